@@ -1,0 +1,80 @@
+# Every target works on a fresh clone: what it needs is installed into .venv first, once.
+#   make demo    make test    make check          and: make help
+
+PYTHON   ?= python3
+PIP_ARGS ?=
+VENV     := .venv
+BIN      := $(VENV)/bin
+PIP      := $(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt
+PYTEST   := $(BIN)/python -m pytest
+QUESTION ?= What is 347 * 86?
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-long check format docs capture bench pocket verify-real dist clean
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-14s%s\n", $$1, $$2 }' Makefile
+	@echo "PYTHON=python3.12 picks the interpreter; PIP_ARGS=\"...\" goes to every pip install."
+
+setup: $(VENV)/.dev  ## .venv with everything that tests and checks need
+
+demo: $(VENV)/.runtime  ## ask the model that ships inside the package
+	@echo '$$ pureqwen generate --show-thinking "$(QUESTION)"'
+	@$(BIN)/pureqwen generate --show-thinking "$(QUESTION)"
+
+test: $(VENV)/.dev  ## the fast tests, one thread per worker
+	OMP_NUM_THREADS=1 $(PYTEST) -n auto --maxprocesses 8 --dist worksteal
+
+test-long: $(VENV)/.dev  ## soak, fuzz, the real 0.6B shape, the wheel in an empty environment
+	$(PYTEST) -m long --durations 10
+
+check: $(VENV)/.dev  ## format, lint, types, fast tests, docs
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	OMP_NUM_THREADS=1 $(PYTEST) -n auto --maxprocesses 8 --dist worksteal
+	$(BIN)/python docs/generate.py --check
+
+format: $(VENV)/.dev  ## rewrite the sources as ruff would have them
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+docs: $(VENV)/.dev  ## write the generated parts of README.md and docs/ again
+	$(BIN)/python docs/generate.py
+
+capture: $(VENV)/.dev  ## run the README's two commands again and keep what they print
+	$(BIN)/python docs/generate.py --capture
+
+bench: $(VENV)/.dev  ## measure; writes benchmarks/results/*.json
+	set -e; for file in benchmarks/bench_*.py; do $(BIN)/python $$file; done
+	$(BIN)/python docs/generate.py
+
+pocket: $(VENV)/.dev  ## train the bundled model again (half an hour on two cores)
+	$(BIN)/python recipes/pocket/make.py
+
+verify-real: $(VENV)/.runtime  ## download Qwen3-0.6B and compare with published values (needs a network)
+	$(BIN)/python recipes/verify_real.py
+
+dist: $(VENV)/.dev  ## wheel and sdist
+	$(BIN)/python -m build --no-isolation
+
+clean:  ## remove .venv, dist and the tools' caches
+	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+$(BIN)/pip:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "pureqwen needs Python 3.11 or newer, but PYTHON=$(PYTHON) is: $$($(PYTHON) --version 2>&1 || true)" >&2; \
+	  echo "Name another one, for example: make setup PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.runtime: pyproject.toml constraints.txt | $(BIN)/pip
+	@echo "Installing pureqwen and torch into $(VENV), once; this takes a minute or a few ..." >&2
+	@$(PIP) -e . $(PIP_ARGS)
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.runtime
+	@echo "Installing what the tests need into $(VENV), once ..." >&2
+	@$(PIP) -e '.[dev]' $(PIP_ARGS)
+	@# The tests read trl's chat template files and never import it, so none of what it depends on is needed.
+	@$(PIP) --no-deps trl $(PIP_ARGS)
+	@touch $@
