@@ -1,4 +1,4 @@
-"""The names and signatures that others build on. Adding one is fine (add it here); changing one is a new version."""
+"""Names and signatures that others build on. Adding one is fine (add it here); changing one breaks them."""
 
 import dataclasses
 import inspect

@@ -1,4 +1,4 @@
-"""Rules of style that a machine can see: sizes, names that say nothing, and what may not be written in src."""
+"""Rules of style that a machine can see: sizes, empty names, and what may not be written in src."""
 
 import ast
 import re

@@ -1,0 +1,152 @@
+"""Fill the generated blocks of README.md and docs/*.md, so that no number, tree or --help is typed by hand.
+
+A block is `<!-- generated: NAME [ARGUMENT] -->`, what this script writes, and `<!-- end -->`.
+
+    python docs/generate.py              (make docs)     write the blocks again
+    python docs/generate.py --check      (make check)    say which pages are stale; exit code 1
+    python docs/generate.py --capture    (make capture)  run `make demo` and `make test`, keep what they print
+                                                         in docs/captured/, then write the blocks
+
+--check runs no model: what the two commands printed is read from docs/captured/.
+"""
+
+import argparse
+import ast
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "src" / "pureqwen"
+CAPTURED = ROOT / "docs" / "captured"
+RESULTS = ROOT / "benchmarks" / "results"
+BLOCK = re.compile(r"(<!-- generated: (\w+)(?: ([\w.-]+))? -->\n).*?(<!-- end -->)", re.DOTALL)
+
+# What can't say for itself what it is: files that are not Python, and folders of them.
+NOTES = {
+    "py.typed": "type checkers may rely on the annotations",
+    "pocket": "the model that ships inside the package: a checkpoint like any other",
+}
+
+
+def first_line(path: Path) -> str:
+    """The first line of a module's docstring; a folder speaks through its __init__.py."""
+    module = path / "__init__.py" if path.is_dir() else path
+    if module.suffix == ".py" and module.exists():
+        text = ast.get_docstring(ast.parse(module.read_text())) or ""
+        return text.split("\n")[0].strip().rstrip(".")
+    return NOTES.get(path.name, "")
+
+
+def entries(folder: Path, depth: int = 0) -> Iterator[tuple[str, str]]:
+    """(indented name, note) of what lies in a folder: files first at the top, then folders, each sorted."""
+    inside = [p for p in folder.iterdir() if not p.name.startswith((".", "__pycache__"))]
+    for path in sorted(inside, key=lambda p: (p.is_dir(), p.name)):
+        if path.name == "__init__.py" and depth:
+            continue  # its docstring stands beside the folder's name
+        yield "  " * depth + path.name + "/" * path.is_dir(), first_line(path)
+        if path.is_dir():
+            yield from entries(path, depth + 1)
+
+
+def tree(_: str) -> str:
+    rows = [("src/pureqwen/", ""), *(("  " + name, note) for name, note in entries(PACKAGE))]
+    width = max(len(name) for name, _ in rows) + 2
+    return fenced("\n".join(f"{name:<{width}}{note}".rstrip() for name, note in rows))
+
+
+def models(_: str) -> str:
+    from pureqwen.config.presets import supported_models_table
+
+    return supported_models_table().strip()
+
+
+def output(name: str) -> str:
+    """What a command printed when `make capture` last ran it."""
+    return fenced((CAPTURED / f"{name}.txt").read_text().rstrip())
+
+
+def usage(verb: str) -> str:
+    """`pureqwen VERB --help`, 100 columns wide, no colour; the verb `pureqwen` is the program itself."""
+    words = [] if verb == "pureqwen" else [verb]
+    plain = {"COLUMNS": "100", "NO_COLOR": "1", "TERM": "dumb", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    command = [str(Path(sys.executable).parent / "pureqwen"), *words, "--help"]
+    done = subprocess.run(command, env=os.environ | plain, capture_output=True, text=True, check=True)
+    return fenced("\n".join(line.rstrip() for line in done.stdout.strip("\n").splitlines()))
+
+
+def benchmark(name: str) -> str:
+    """benchmarks/results/NAME.json as a table: its rows' keys are the columns."""
+    result: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text())
+    rows: list[dict[str, Any]] = result["rows"]
+    columns = list(rows[0])
+    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+    lines += ["| " + " | ".join(str(row.get(column, "")) for column in columns) + " |" for row in rows]
+    versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
+    return "\n".join([*lines, "", f"`{result['command']}` on {result['device']}; {versions}."])
+
+
+BLOCKS: dict[str, Callable[[str], str]] = {
+    "tree": tree,
+    "models": models,
+    "output": output,
+    "usage": usage,
+    "benchmark": benchmark,
+}
+
+
+def fenced(text: str) -> str:
+    return f"```text\n{text}\n```"
+
+
+def filled(text: str) -> str:
+    """A page with all its blocks written again."""
+    return BLOCK.sub(lambda found: f"{found[1]}{BLOCKS[found[2]](found[3] or '')}\n{found[4]}", text)
+
+
+def pages() -> list[Path]:
+    return [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+def stale() -> list[str]:
+    """Pages whose blocks are not what this script would write."""
+    return [str(page.relative_to(ROOT)) for page in pages() if filled(page.read_text()) != page.read_text()]
+
+
+def capture() -> None:
+    """Run the README's two commands for real and keep what a reader would see."""
+    CAPTURED.mkdir(exist_ok=True)
+    for name, last in (("demo", None), ("test", 1)):
+        done = subprocess.run(["make", "-s", name], cwd=ROOT, capture_output=True, text=True, check=True)
+        lines = done.stdout.strip("\n").splitlines()
+        (CAPTURED / f"{name}.txt").write_text("\n".join(lines[-last:] if last else lines) + "\n")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Fill the generated blocks of README.md and docs/*.md.")
+    parser.add_argument("--check", action="store_true", help="only say which files are stale")
+    parser.add_argument("--capture", action="store_true", help="run the README's two commands again first")
+    options = parser.parse_args()
+    if options.check:
+        wrong = stale()
+        print(
+            f"Stale: {', '.join(wrong)}. Run: make docs" if wrong else "The generated parts are up to date."
+        )
+        return 1 if wrong else 0
+    if options.capture:
+        capture()
+    for page in pages():
+        text = filled(page.read_text())
+        if text != page.read_text():
+            page.write_text(text)
+            print(f"wrote {page.relative_to(ROOT)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
