@@ -1,14 +1,21 @@
 """What a model is and what is asked of it, as frozen dataclasses that import no torch."""
 
 from pureqwen.config.model import ModelConfig, RopeScaling, UnsupportedModel
+from pureqwen.config.presets import PresetInfo, preset_info, preset_names, supported_models_table
 from pureqwen.config.sampling import NEUTRAL, NON_THINKING, SamplingParams, eos_ids
+from pureqwen.config.training import TrainConfig
 
 __all__ = [
     "NEUTRAL",
     "NON_THINKING",
     "ModelConfig",
+    "PresetInfo",
     "RopeScaling",
     "SamplingParams",
+    "TrainConfig",
     "UnsupportedModel",
     "eos_ids",
+    "preset_info",
+    "preset_names",
+    "supported_models_table",
 ]

@@ -1,9 +1,9 @@
 """Checks of single values, shared by the configurations of this folder.
 
-Each function takes the field's name (for the message), the value as it came from a file, a command line or Python,
-and returns it as the plain Python type that the field promises. Anything else is a ValueError of the form
-"<field> is <value>: it must be <what is right>". JSON and Python make three mistakes easy, and all are caught here:
-a bool passes for an int, NaN passes every `<`, and a float such as 8.0 passes for a count.
+Each function takes the field's name (for the message), the value as it came from a file, a command line or
+Python, and returns it as the plain Python type that the field promises. Anything else is a ValueError of
+the form "<field> is <value>: it must be <what is right>". JSON and Python make three mistakes easy, and all
+are caught here: a bool passes for an int, NaN passes every `<`, and a float such as 8.0 passes for a count.
 
 What it does not do: checks between fields; those are each configuration's own.
 """

@@ -1,10 +1,12 @@
 """ModelConfig: the shape of one Qwen3 model, under config.json's own field names.
 
-`from_dict` reads the file's content in transformers 4's and 5's spellings (see reading.py), `to_dict` writes one that both
-load, `preset` knows every released model without a network. A config says all that the model's code needs: which
-layers hold experts, how positions are rotated, how many parameters there are (Qwen3 technical report, table 1 and 2).
+`from_dict` reads the file's content in transformers 4's and 5's spellings (see reading.py), `to_dict`
+writes one that both load, `preset` knows every released model without a network. A config says all that the
+model's code needs: which layers hold experts, how positions are rotated, how many parameters there are
+(Qwen3 technical report, table 1 and 2).
 
-What it does not do: it imports no torch, reads no weights, and knows no default for the rotary base: files differ.
+What it does not do: it imports no torch, reads no weights, and knows no default for the rotary base: files
+differ.
 """
 
 from __future__ import annotations
@@ -29,10 +31,11 @@ class UnsupportedModel(ValueError):
 class RopeScaling:
     """YaRN: positions beyond the trained length (Peng et al. 2023), the one kind that Qwen3 uses.
 
-    factor is by how much `original_max_position_embeddings` grows; attention_factor, when None, follows from the
-    factor (0.1 ln(factor) + 1, section 3.4), or from mscale and mscale_all_dim where both are set; beta_fast and
-    beta_slow bound the ramp between kept and stretched frequencies, in rotations over the original length;
-    truncate rounds the ramp's ends to whole dimensions. Raises ValueError on a value out of range.
+    factor is by how much `original_max_position_embeddings` grows; attention_factor, when None, follows
+    from the factor (0.1 ln(factor) + 1, section 3.4), or from mscale and mscale_all_dim where both are set;
+    beta_fast and beta_slow bound the ramp between kept and stretched frequencies, in rotations over the
+    original length; truncate rounds the ramp's ends to whole dimensions. Raises ValueError on a value out
+    of range.
     """
 
     rope_type: str = "yarn"
@@ -64,11 +67,13 @@ class RopeScaling:
 class ModelConfig:
     """The shape of one model. Field names are config.json's; counts are plain integers, ids are token ids.
 
-    head_dim is a field of its own: it is not hidden_size / num_attention_heads in 0.6B, 4B and 32B. For a mixture of
-    experts, layer L holds experts unless it is in mlp_only_layers or (L + 1) % decoder_sparse_step is not 0.
-    max_position_embeddings is the context in tokens, rope_theta the rotary base, torch_dtype the file's own dtype.
+    head_dim is a field of its own: it is not hidden_size / num_attention_heads in 0.6B, 4B and 32B. For a
+    mixture of experts, layer L holds experts unless it is in mlp_only_layers or (L + 1) %
+    decoder_sparse_step is not 0. max_position_embeddings is the context in tokens, rope_theta the rotary
+    base, torch_dtype the file's own dtype.
 
-    Raises ValueError, naming the field, what it was and what it must be; UnsupportedModel for another model_type.
+    Raises ValueError, naming the field, what it was and what it must be; UnsupportedModel for another
+    model_type.
     """
 
     model_type: str
@@ -187,9 +192,17 @@ class ModelConfig:
 
     @classmethod
     def from_pretrained(cls, folder_or_hub_id: str | Path, *, revision: str | None = None) -> ModelConfig:
-        """Read config.json of a folder, or of a repository "owner/name" of the hub (only this file is fetched)."""
+        """Read config.json of a folder, or of a repository "owner/name" of the hub (it alone is fetched).
+
+        Raises UnsupportedModel or ValueError, naming the file; HubError where it can't be fetched.
+        """
         folder = Path(folder_or_hub_id)
-        if not folder.is_dir():
+        if folder.is_dir():
+            if revision is not None:
+                raise ValueError(
+                    f"revision is {revision!r}, but {folder} is a folder: only the hub has revisions"
+                )
+        else:
             from pureqwen.hub import fetch
 
             folder = fetch(str(folder_or_hub_id), revision=revision, allow_patterns=("config.json",))
@@ -206,13 +219,16 @@ class ModelConfig:
 
     @classmethod
     def preset(cls, name: str) -> ModelConfig:
-        """The config of a released model, "Qwen3-0.6B" or "Qwen/Qwen3-0.6B", without a network. ValueError if unknown."""
+        """The config of a released model, "Qwen3-0.6B" or "Qwen/Qwen3-0.6B", without a network.
+
+        A checkpoint's own file wins over it. Raises ValueError, with the nearest names, where it is unknown.
+        """
         from pureqwen.config.presets import preset_info
 
         return preset_info(name).config
 
     def to_dict(self) -> dict[str, Any]:
-        """The content of a config.json that transformers 4 and 5 load; from_dict reads it back to an equal config."""
+        """The content of a config.json for transformers 4 and 5; from_dict reads it back to an equal one."""
         from pureqwen.config.reading import write_fields
 
         return write_fields(self)
@@ -234,7 +250,7 @@ class ModelConfig:
         return self._count(self.num_experts)
 
     def num_active_parameters(self) -> int:
-        """The numbers that one token meets: of the experts only the chosen ones, and both vocabulary tables."""
+        """The numbers that a token meets: both vocabulary tables, of the experts the chosen ones only."""
         return self._count(self.num_experts_per_tok)
 
     def num_non_embedding_parameters(self) -> int:

@@ -3,14 +3,15 @@
 transformers 4 and 5 spell the same facts differently, and both spellings are read and written:
 
     transformers 4                        transformers 5
-    rope_theta, rope_scaling              rope_parameters {rope_theta, rope_type, ...}, possibly nested by layer type
+    rope_theta, rope_scaling              rope_parameters {rope_theta, rope_type, ...}, or one per layer type
     rope_scaling's "type"                 "rope_type"
     num_experts                           num_local_experts
     torch_dtype                           dtype
 
-A file that gives both and contradicts itself is refused, since either half could be the wrong one. So is every switch
-that changes what is computed and that this package does not compute (a sliding window, another activation, partial
-rotation). Settings without effect on the numbers (use_cache, attention_dropout, ...) are left alone.
+A file that gives both and contradicts itself is refused, since either half could be the wrong one. So is
+every switch that changes what is computed and that this package does not compute (a sliding window, another
+activation, partial rotation). Settings without effect on the numbers (use_cache, attention_dropout, ...)
+are left alone.
 """
 
 from __future__ import annotations

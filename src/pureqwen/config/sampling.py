@@ -1,14 +1,17 @@
 """SamplingParams: how the next token is chosen, and when to stop.
 
-Every field is None by default, which means "not set": `user.over(mode).over(file).over(NEUTRAL)` fills what the user
-left open from the mode, then from the checkpoint's generation_config.json, then from the neutral values. So a value
-that somebody did set is never overridden by a default, and `temperature=0` stays greedy on a model whose file says 0.6.
+Every field is None by default, which means "not set": `user.over(mode).over(file).over(NEUTRAL)` fills what
+the user left open from the mode, then from the checkpoint's generation_config.json, then from the neutral
+values. So a value that somebody did set is never overridden by a default, and `temperature=0` stays greedy
+on a model whose file says 0.6.
 
-The order in which the fields are applied is generate/sampling's: masks and logit_bias, repetition, presence and
-frequency penalty, temperature, top_k, top_p (Holtzman et al. 2019), min_p (Nguyen et al. 2024), the draw.
+The order in which the fields are applied is generate/sampling's: masks and logit_bias, repetition, presence
+and frequency penalty, temperature, top_k, top_p (Holtzman et al. 2019), min_p (Nguyen et al. 2024), the
+draw.
 
-What it does not do: it knows no model and no tokenizer. Whether an id exists, whether a budget fits max_tokens, and what
-the end-of-text ids are is checked where the model is known (`eos_ids` reads them from the files' contents).
+What it does not do: it knows no model and no tokenizer. Whether an id exists, whether a budget fits
+max_tokens, and what the end-of-text ids are is checked where the model is known (`eos_ids` reads them from
+the files' contents).
 """
 
 from __future__ import annotations
@@ -24,10 +27,11 @@ from pureqwen.config.check import check_bool, check_float, check_ids, check_int,
 if TYPE_CHECKING:
     from pureqwen.config.model import ModelConfig
 
-# What Qwen's technical report (section 4.3) writes where the budget ends; `</think>` is sent as the control token.
+# What Qwen's technical report (section 4.3) writes where the budget ends; `</think>` is sent as the control
+# token.
 THINKING_END = (
-    "\n\nConsidering the limited time by the user, I have to give the solution based on the thinking directly now."
-    "\n</think>\n\n"
+    "\n\nConsidering the limited time by the user, "
+    "I have to give the solution based on the thinking directly now.\n</think>\n\n"
 )
 MAX_TOP_LOGPROBS = 20
 
@@ -46,10 +50,11 @@ class SamplingParams:
     seed                0 to 2**63 - 1; the draw at a position depends on (seed, position) alone
     max_tokens          upper bound of new tokens, at least 1; not set: the rest of the context
     min_tokens          no end of text before so many new tokens
-    stop                a string or several: the answer ends before the first that appears (not in the reasoning)
+    stop                a string or several: the answer (not the reasoning) ends before the first that appears
     stop_token_ids      token ids that end the answer, besides the model's own
     ignore_eos          go on after the end of text
-    logprobs, top_logprobs   log-probabilities of the chosen and of the 0 to 20 most likely tokens (implies logprobs)
+    logprobs            log-probabilities of the chosen tokens
+    top_logprobs        and of the 0 to 20 most likely ones; more than 0 implies logprobs
     thinking_budget     most tokens inside the thinking; 0 closes it at once
     thinking_end        the text that is forced at the budget; it holds one `</think>`
 
@@ -109,8 +114,8 @@ class SamplingParams:
     def from_generation_config(cls, generation_config: Mapping[str, Any] | None) -> SamplingParams:
         """What a checkpoint's generation_config.json sets; None (no file) sets nothing.
 
-        As in transformers, a file without "do_sample": true means greedy, whatever its temperature says. Keys that
-        are no sampling parameter are left alone; the end-of-text ids are `eos_ids`'s.
+        As in transformers, a file without "do_sample": true means greedy, whatever its temperature says.
+        Keys that are no sampling parameter are left alone; the end-of-text ids are `eos_ids`'s.
         """
         if generation_config is None:
             return cls()
@@ -125,9 +130,10 @@ class SamplingParams:
 
 
 def eos_ids(generation_config: Mapping[str, Any] | None, config: ModelConfig) -> frozenset[int]:
-    """The token ids that end a text: generation_config.json's where it names any, else config.json's, else none.
+    """The token ids that end a text: generation_config.json's where it names any, else config.json's.
 
-    The two files may differ (instruct models list end of turn and end of text in the first, one of them in the second).
+    The two files may differ (instruct models list end of turn and end of text in the first, one of them in
+    the second).
     """
     found = (generation_config or {}).get("eos_token_id")
     if found is None:
@@ -227,5 +233,6 @@ NEUTRAL = SamplingParams(
     top_logprobs=0,
     thinking_end=THINKING_END,
 )
-# Qwen's model card for the hybrid models with thinking turned off; their generation_config.json is for thinking.
+# Qwen's model card for the hybrid models with thinking turned off; their generation_config.json is for
+# thinking.
 NON_THINKING = SamplingParams(temperature=0.7, top_p=0.8, top_k=20)
