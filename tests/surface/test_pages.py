@@ -128,3 +128,9 @@ def test_every_dependency_has_a_pin(root: Path) -> None:
     missing = [text for text in wanted if (found := name.match(text)) and found[0].lower() not in pins]
     assert not missing
     assert "torch==2.13.0\n" in (root / "constraints.txt").read_text()
+
+
+def test_the_readme_s_python_runs_and_answers(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", (root / "README.md").read_text(), re.DOTALL)
+    exec(compile(code, "README.md", "exec"), {})
+    assert "29842" in capsys.readouterr().out
