@@ -1,0 +1,220 @@
+"""Weight files -> a model. The model is built without memory (meta device), then each leaf pulls its tensors.
+
+    file and parameter agree in dtype, on a CPU     the parameter is a view of the map: no copy, no time
+    anything else                                   copied in blocks of rows, whose pages go back at once
+
+So the peak of memory is the weights and one block. Before the first number is read, names and shapes are
+compared: every tensor of the file belongs to the model and every parameter has its tensor, or loading fails
+and names them. Only two are left out of that account: the head of a tied model (it must equal the
+embedding; one matrix is kept) and the rotary frequencies of old files, which follow from the config.
+
+It reads no quantised files yet, and knows no tokenizer.
+"""
+
+import logging
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from pureqwen.config import ModelConfig
+from pureqwen.model import Pulled, Qwen3
+from pureqwen.weights.files import Checkpoint, Entry, WeightError, open_folder, shown
+from pureqwen.weights.names import EMBEDDING, HEAD, canonical, is_bare, leaves, stored_tensors
+
+BLOCK = 16 << 20  # bytes of file that are converted at a time
+DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float16": torch.float16}
+QUANTISED_NAME = re.compile(r"\.(qweight|qzeros|scales|g_idx|weight_scale|weight_scale_inv|absmax)$")
+QUANTISED_SUFFIX = re.compile(r"-(FP8|AWQ|GPTQ-Int[48]|bnb-4bit)$", re.IGNORECASE)
+
+_log = logging.getLogger(__name__)
+
+
+class NoHead(nn.Module):
+    """Stands for the head that an embedding checkpoint with untied weights does not have."""
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        raise ValueError(
+            "this checkpoint has no lm_head (an embedding model): it gives hidden states, no logits"
+        )
+
+
+def load_model(
+    folder: str | Path,
+    config: ModelConfig,
+    *,
+    dtype: torch.dtype | str = "auto",
+    device: torch.device | str = "cpu",
+) -> Qwen3:
+    """The model of `config` with the weights of `folder`, in eval mode.
+
+    dtype: "auto" (the file's; float16 becomes bfloat16 on a CPU), "bfloat16", "float32", or a torch dtype.
+    Raises WeightError (a ValueError) when the files are broken, incomplete, quantised, or of another model,
+    and ValueError for a dtype that this device should not compute in.
+    """
+    folder, device = Path(folder), torch.device(device)
+    refuse_quantised(config, folder)
+    files = open_folder(folder)
+    headless = is_bare(files.entries) and HEAD not in files and not config.tie_word_embeddings
+    checkpoint = Checkpoint(folder, canonical(files.entries))
+    _refuse_quantised_tensors(checkpoint)
+    with torch.device("meta"):
+        model = Qwen3(config)
+    if headless:
+        model.add_module("lm_head", NoHead())
+    _refuse_mismatch(checkpoint, stored_tensors(model), tied=config.tie_word_embeddings)
+    chosen = choose_dtype(dtype, checkpoint.entries, device=device)
+    if config.tie_word_embeddings and HEAD in checkpoint:
+        _refuse_other_head(checkpoint)
+    _pull(model, Reader(checkpoint, dtype=chosen, device=device))
+    assert not any(parameter.is_meta for parameter in model.parameters())
+    return model.eval()
+
+
+@torch.no_grad()
+def _pull(model: Qwen3, reader: "Reader") -> None:
+    for path, module in leaves(model):
+        if isinstance(module, Pulled):
+            module.fill(path, reader)
+        elif module is not model.lm_head or not model.config.tie_word_embeddings:
+            for name, like in list(module.named_parameters(recurse=False)):
+                setattr(module, name, reader.parameter(f"{path}.{name}", like))
+    model.tie()  # a head of its own, if the file has one, is not kept
+
+
+class Reader:
+    """Hands the tensors of a checkpoint to modules (the `Read` protocol), in one dtype on one device."""
+
+    def __init__(self, checkpoint: Checkpoint, *, dtype: torch.dtype, device: torch.device) -> None:
+        self.checkpoint = checkpoint
+        self.dtype = dtype
+        self.device = device
+
+    def __call__(self, name: str, rows: slice | None = None) -> Tensor:
+        """The tensor `name` (or some of its rows) as it lies in the file, on the CPU."""
+        return self.checkpoint.read(name, rows)
+
+    def empty(self, like: Tensor) -> Tensor:
+        """Memory for the (meta) parameter `like`."""
+        return torch.empty(like.shape, dtype=self.dtype, device=self.device)
+
+    def into(self, target: Tensor, name: str) -> None:
+        """Copy the tensor `name` into `target`, converting it, a block of rows at a time."""
+        entry = self.checkpoint.entries[name]
+        assert target.shape == entry.shape, (name, target.shape, entry.shape)
+        for rows in _blocks(entry):
+            target[rows].copy_(self.checkpoint.read(name, rows))
+            self.checkpoint.release(name, rows)
+
+    def parameter(self, name: str, like: Tensor) -> nn.Parameter:
+        """The tensor `name` as a parameter: a view of the map where that is possible."""
+        if self.device.type == "cpu" and self.checkpoint.entries[name].dtype == self.dtype:
+            return nn.Parameter(self.checkpoint.read(name))
+        memory = self.empty(like)
+        self.into(memory, name)
+        return nn.Parameter(memory)
+
+
+def _blocks(entry: Entry) -> list[slice]:
+    num_rows = entry.shape[0]
+    row = math.prod(entry.shape[1:]) * entry.dtype.itemsize
+    step = max(1, BLOCK // max(row, 1))
+    return [slice(start, min(start + step, num_rows)) for start in range(0, num_rows, step)]
+
+
+def choose_dtype(
+    dtype: torch.dtype | str, entries: Mapping[str, Entry], *, device: torch.device
+) -> torch.dtype:
+    """The dtype to compute in: what was asked for, or that of most of the file."""
+    if isinstance(dtype, str) and dtype != "auto":
+        if dtype not in DTYPES:
+            raise ValueError(f'dtype {dtype!r} is none of "auto", "bfloat16", "float32"')
+        dtype = DTYPES[dtype]
+    if isinstance(dtype, torch.dtype):
+        return _allowed(dtype, device)
+    sizes: dict[torch.dtype, int] = {}
+    for entry in entries.values():
+        sizes[entry.dtype] = sizes.get(entry.dtype, 0) + entry.stop - entry.start
+    stored = max(sizes, key=lambda kind: sizes[kind])
+    if stored == torch.float16 and device.type == "cpu":
+        _log.warning("the weights are float16, which overflows and is slow on a CPU: converted to bfloat16")
+        return torch.bfloat16
+    return _allowed(torch.float32 if stored == torch.float64 else stored, device)
+
+
+def _allowed(dtype: torch.dtype, device: torch.device) -> torch.dtype:
+    if dtype not in (torch.bfloat16, torch.float32, torch.float64, torch.float16):
+        raise ValueError(f"dtype {dtype} can't be computed in: use bfloat16 or float32")
+    if dtype == torch.float16 and device.type == "cpu":
+        raise ValueError("float16 is a hundred times slower than bfloat16 on a CPU: use bfloat16 or float32")
+    if dtype == torch.float16:
+        _log.warning('float16 overflows in Qwen3 (answers turn into "!!!!"): bfloat16 is safe')
+    return dtype
+
+
+def _refuse_mismatch(checkpoint: Checkpoint, wanted: Mapping[str, Tensor], *, tied: bool) -> None:
+    entries = checkpoint.entries
+    spare = {name for name in entries if name.endswith("rotary_emb.inv_freq") or (tied and name == HEAD)}
+    missing = [name for name in wanted if name not in entries]
+    surplus = [name for name in entries if name not in wanted and name not in spare]
+    shapes = [
+        f"{name} is {entries[name].shape}, by the config {tuple(tensor.shape)}"
+        for name, tensor in wanted.items()
+        if name in entries and entries[name].shape != tuple(tensor.shape)
+    ]
+    kinds = [
+        (missing, "of the model's tensors are missing"),
+        (surplus, "tensors do not belong to the model"),
+        (shapes, "tensors have another shape"),
+    ]
+    problems = [f"{len(names):,} {words}: {shown(names)}" for names, words in kinds if names]
+    if problems:
+        raise WeightError(f"{checkpoint.folder}: the weights do not fit the config. {'; '.join(problems)}")
+
+
+def _refuse_other_head(checkpoint: Checkpoint) -> None:
+    """Tied models may store the head as well (0.6B does): then it must be the embedding, and is not kept."""
+    head, embedding = checkpoint.entries[HEAD], checkpoint.entries[EMBEDDING]
+    if head.shape != embedding.shape:
+        raise WeightError(
+            f"{head.path}: {HEAD} is {head.shape}, the embedding it is tied to {embedding.shape}"
+        )
+    for rows in _blocks(head):
+        ours, theirs = checkpoint.read(EMBEDDING, rows), checkpoint.read(HEAD, rows)
+        if not torch.equal(ours, theirs.to(ours.dtype)):
+            raise WeightError(
+                f"{head.path}: the config ties {HEAD} to {EMBEDDING}, but they differ in rows "
+                f"{rows.start} to {rows.stop - 1}: the config or the file is wrong"
+            )
+        for name in (HEAD, EMBEDDING):
+            checkpoint.release(name, rows)
+
+
+def refuse_quantised(config: ModelConfig, folder: str | Path) -> None:
+    """WeightError for a config that says its weights are quantised; `folder` may be a hub name as well."""
+    if config.quantization_config is not None:
+        method = config.quantization_config.get("quant_method", "an unnamed method")
+        raise WeightError(_unread(Path(folder), f"quantised with {method}"))
+
+
+def _refuse_quantised_tensors(checkpoint: Checkpoint) -> None:
+    found = [
+        name
+        for name, entry in checkpoint.entries.items()
+        if QUANTISED_NAME.search(name)
+        or (name.endswith(".weight") and (entry.dtype.itemsize == 1 or not entry.dtype.is_floating_point))
+    ]
+    if found:
+        raise WeightError(_unread(checkpoint.folder, f"quantised ({shown(found, 3)})"))
+
+
+def _unread(folder: Path, what: str) -> str:
+    name = str(folder)
+    if folder.parent.name == "snapshots":  # the hub's cache: models--Qwen--Qwen3-4B-AWQ/snapshots/1cfa9a72...
+        name = folder.parent.parent.name.removeprefix("models--").replace("--", "/")
+    sibling = QUANTISED_SUFFIX.sub("", name)
+    advice = f"{sibling} has" if sibling != name else "the model it was made from has"
+    return f"{name} is {what}, a format that is not read yet: {advice} the weights without quantisation"

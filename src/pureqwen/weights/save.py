@@ -1,0 +1,189 @@
+"""A model -> weight files that transformers, and everyone else, reads: shards, index, config.json.
+
+    model.safetensors                                  when all fits in one file, else
+    model-00001-of-00002.safetensors, ...  and  model.safetensors.index.json
+    config.json                                        with the dtype that was saved
+
+Names and shapes are the checkpoint's (names.py undoes the stacking of experts, and a tied head is not
+written). A file is streamed tensor by tensor. Its data begin at a multiple of 64 bytes, and tensors whose
+size is a multiple of 64 come first, so that each of those is aligned for any vector unit when the file is
+mapped (the format allows no holes between tensors).
+
+All files are written under temporary names and put in place by a rename when every one is complete. So a
+crash or a full disk leaves what was there, and a model may be saved over the folder that its own weights
+are mapped from. It writes no tokenizer, no template, no generation_config.json: those are copied by who
+holds them.
+"""
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+from torch import Tensor, nn
+
+from pureqwen.config import ModelConfig
+from pureqwen.weights.files import DTYPES, INDEX, SINGLE
+from pureqwen.weights.names import stored_tensors
+
+ALIGNMENT = 64
+NAMES = {dtype: name for name, dtype in DTYPES.items()}
+OURS = re.compile(r"model(-\d+-of-\d+)?\.safetensors|model\.safetensors\.index\.json|\.model.*\.tmp")
+
+
+def save_model(
+    model: nn.Module,
+    folder: str | Path,
+    *,
+    config: ModelConfig,
+    max_shard_bytes: int = 5_000_000_000,
+) -> None:
+    """Write the weights and config.json of `model` into `folder`, which is made if need be.
+
+    A shard holds at most max_shard_bytes of tensors, or one tensor that is larger. Weight files of an
+    earlier save that the new one does not replace are removed. Raises ValueError for a folder that can't be
+    one and OSError (disk full, no permission) with what was there left as it was.
+    """
+    if max_shard_bytes < 1:
+        raise ValueError(f"max_shard_bytes is {max_shard_bytes}, it must be at least 1")
+    folder = Path(folder)
+    tensors = stored_tensors(model)
+    shards = _split(tensors, max_shard_bytes)
+    files = [SINGLE] if len(shards) == 1 else [_shard_name(n, len(shards)) for n in range(1, len(shards) + 1)]
+    with Replacement(folder) as new:
+        for name, shard in zip(files, shards, strict=True):
+            _write_safetensors(new.path(name), shard)
+        if len(files) > 1:
+            index = {
+                "metadata": {"total_size": sum(t.nbytes for t in tensors.values())},
+                "weight_map": {t: name for name, shard in zip(files, shards, strict=True) for t in shard},
+            }
+            _write_json(new.path(INDEX), index)
+        _write_json(new.path("config.json"), _config_dict(config, tensors))
+    kept = {*files, INDEX} if len(files) > 1 else set(files)
+    for path in folder.iterdir():
+        if OURS.fullmatch(path.name) and path.name not in kept:
+            path.unlink()
+
+
+def write_json(path: str | Path, content: Mapping[str, Any]) -> None:
+    """Write a JSON file whole or not at all: under a temporary name, then renamed."""
+    path = Path(path)
+    with Replacement(path.parent) as new:
+        _write_json(new.path(path.name), content)
+
+
+class Replacement:
+    """Files that replace those of a folder together, at the end of a `with` block that did not fail."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.pending: dict[Path, Path] = {}
+
+    def __enter__(self) -> "Replacement":
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError) as error:
+            raise ValueError(f"can't save into {self.folder}: a file of that name is in the way") from error
+        except OSError as error:
+            raise _explained(error, self.folder) from error
+        return self
+
+    def path(self, name: str) -> Path:
+        """Where to write what will be `name` in the folder."""
+        temporary = self.folder / f".{name}.tmp"  # a fixed name: what a killed process left is overwritten
+        self.pending[temporary] = self.folder / name
+        return temporary
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        try:
+            if error is None:
+                for temporary, final in self.pending.items():
+                    os.replace(temporary, final)
+        except OSError as replacing:
+            raise _explained(replacing, self.folder) from replacing
+        finally:
+            for temporary in self.pending:
+                temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise _explained(error, self.folder) from error
+
+
+def _explained(error: OSError, folder: Path) -> OSError:
+    """The same error, saying what was being done and that nothing was lost."""
+    words = f"can't save into {folder}: {error.strerror or error}; the files that were there are as they were"
+    found = type(error)(words)
+    found.errno = error.errno
+    return found
+
+
+def _split(tensors: Mapping[str, Tensor], most: int) -> list[dict[str, Tensor]]:
+    shards: list[dict[str, Tensor]] = [{}]
+    size = 0
+    for name, tensor in tensors.items():
+        if shards[-1] and size + tensor.nbytes > most:
+            shards.append({})
+            size = 0
+        shards[-1][name] = tensor
+        size += tensor.nbytes
+    return shards
+
+
+def _shard_name(number: int, total: int) -> str:
+    return f"model-{number:05}-of-{total:05}.safetensors"
+
+
+def _write_safetensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    # Sizes that are multiples of 64 first, then of 32, 16, ...: each tensor starts at a multiple of what
+    # divides its own size, the first ones at multiples of 64.
+    ordered = sorted(tensors, key=lambda name: -_alignment(tensors[name].nbytes))
+    with open(path, "wb") as file:
+        file.write(_header({name: tensors[name] for name in ordered}))
+        for name in ordered:
+            _write_tensor(file, tensors[name])
+        file.flush()
+        os.fsync(file.fileno())  # a rename may reach the disk before the data do
+
+
+def _alignment(num_bytes: int) -> int:
+    return min(num_bytes & -num_bytes, ALIGNMENT) or ALIGNMENT
+
+
+def _header(tensors: Mapping[str, Tensor]) -> bytes:
+    """Length and JSON, padded with spaces so that the data begin at a multiple of 64."""
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}  # transformers asks for this word
+    start = 0
+    for name, tensor in tensors.items():
+        stop = start + tensor.nbytes
+        shape = list(tensor.shape)
+        header[name] = {"dtype": NAMES[tensor.dtype], "shape": shape, "data_offsets": [start, stop]}
+        start = stop
+    raw = json.dumps(header, separators=(",", ":")).encode()
+    raw += b" " * (-(8 + len(raw)) % ALIGNMENT)
+    return len(raw).to_bytes(8, "little") + raw
+
+
+def _write_tensor(file: BinaryIO, tensor: Tensor) -> None:
+    flat = tensor.detach().to("cpu").contiguous().view(-1)
+    if flat.numel():
+        file.write(flat.view(torch.uint8).numpy().data)
+
+
+def _config_dict(config: ModelConfig, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """config.json with the dtype of most of what is saved."""
+    sizes: dict[torch.dtype, int] = {}
+    for tensor in tensors.values():
+        sizes[tensor.dtype] = sizes.get(tensor.dtype, 0) + tensor.nbytes
+    name = str(max(sizes, key=lambda kind: sizes[kind])).removeprefix("torch.")
+    return replace(config, torch_dtype=name).to_dict()
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+        file.flush()
+        os.fsync(file.fileno())

@@ -1,0 +1,53 @@
+"""What a user calls a model -> the folder that holds it.
+
+    a folder that exists                    itself (also when its name has the form of a repository)
+    "pocket"                                the model that ships inside the package
+    owner/name, e.g. Qwen/Qwen3-0.6B        fetched from the hub, or found in its cache
+    ./x, ../x, ~/x, /x, x\\y                 meant as a folder: "no such folder" when it is none
+
+It reads nothing of the folder; hub.py does the fetching.
+"""
+
+import os
+from importlib.resources import files
+from pathlib import Path
+
+from pureqwen.hub import fetch
+
+POCKET = "pocket"
+
+
+def resolve(name: str | Path, *, revision: str | None = None) -> Path:
+    """The folder that `name` means. ValueError: no such folder, or HubError (a subclass) when fetching fails.
+
+    revision is a branch, tag or commit of the hub; a folder on this machine has none, so giving both is an
+    error.
+    """
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return _without(revision, folder, "a folder on this machine")
+    if str(name) == POCKET:
+        return _without(revision, _pocket(), "the model inside the package")
+    if folder.exists():
+        raise ValueError(f"{folder} is a file: give the folder that holds config.json and the weights")
+    if isinstance(name, Path) or looks_like_a_path(name):
+        raise ValueError(f"no such folder: {folder}")
+    return fetch(name, revision=revision)
+
+
+def looks_like_a_path(name: str) -> bool:
+    """Whether a name that is no folder was surely meant as one: no repository is called so."""
+    return not name or name[0] in ".~/" or "\\" in name or name.count("/") > 1 or os.path.isabs(name)
+
+
+def _without(revision: str | None, folder: Path, what: str) -> Path:
+    if revision is not None:
+        raise ValueError(f"revision {revision!r} is for models of the hub, but {folder} is {what}")
+    return folder
+
+
+def _pocket() -> Path:
+    folder = Path(str(files("pureqwen"))) / POCKET
+    if not folder.is_dir():
+        raise ValueError(f"the model inside the package is missing ({folder}): install pureqwen again")
+    return folder
