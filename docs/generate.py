@@ -39,7 +39,7 @@ def first_line(path: Path) -> str:
     module = path / "__init__.py" if path.is_dir() else path
     if module.suffix == ".py" and module.exists():
         text = ast.get_docstring(ast.parse(module.read_text())) or ""
-        return text.split("\n")[0].strip().rstrip(".")
+        return text.split("\n")[0].strip().rstrip(".:")
     return NOTES.get(path.name, "")
 
 
