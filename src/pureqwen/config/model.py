@@ -105,7 +105,7 @@ class ModelConfig:
     quantization_config: dict[str, Any] | None = field(default=None, hash=False)
 
     def __post_init__(self) -> None:
-        if self.model_type not in ARCHITECTURES:
+        if not isinstance(self.model_type, str) or self.model_type not in ARCHITECTURES:
             raise UnsupportedModel(
                 f"model_type is {self.model_type!r}: supported are {' and '.join(ARCHITECTURES)}"
             )
@@ -115,7 +115,9 @@ class ModelConfig:
 
     def _check_sizes(self) -> None:
         for name in _SIZES:
-            _set(self, name, check_int(name, getattr(self, name), low=1))
+            # The bound is for hostile files: a model of a billion layers would be built before it fails.
+            high = 10_000 if name == "num_hidden_layers" else 2**31 - 1
+            _set(self, name, check_int(name, getattr(self, name), low=1, high=high))
         if self.num_attention_heads % self.num_key_value_heads:
             refuse(
                 "num_key_value_heads",
@@ -214,7 +216,7 @@ class ModelConfig:
             return cls.from_dict(content)
         except UnsupportedModel as error:
             raise UnsupportedModel(f"{path}: {error}") from error
-        except ValueError as error:  # json and UTF-8 errors are ValueErrors too
+        except (ValueError, RecursionError) as error:  # json's and UTF-8's errors are ValueErrors too
             raise ValueError(f"{path}: {error}") from error
 
     @classmethod

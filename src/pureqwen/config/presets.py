@@ -167,7 +167,8 @@ def supported_models_table() -> str:
         config = info.config
         weights = f", {info.quantization.upper()} (config only)" if info.quantization else ""
         lines.append(
-            f"| {info.name} | {_billions(config.num_parameters())} | {_billions(config.num_active_parameters())} "
+            f"| {info.name} "
+            f"| {_billions(config.num_parameters())} | {_billions(config.num_active_parameters())} "
             f"| {config.num_hidden_layers} | {config.hidden_size:,} "
             f"| {config.num_attention_heads} / {config.num_key_value_heads} "
             f"| {config.max_position_embeddings:,} | {info.kind}{weights} "

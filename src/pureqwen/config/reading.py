@@ -1,6 +1,6 @@
 """config.json's content -> ModelConfig's fields, and back.
 
-transformers 4 and 5 spell the same facts differently, and both spellings are read and written:
+transformers 4 and 5 spell the same facts differently, and both spellings are read:
 
     transformers 4                        transformers 5
     rope_theta, rope_scaling              rope_parameters {rope_theta, rope_type, ...}, or one per layer type
@@ -63,6 +63,8 @@ _FIXED = {
     "qkv_bias": False,
     "shared_expert_intermediate_size": 0,
 }
+# what a rope dictionary may hold besides YaRN's settings
+_NOT_SCALING = ("type", "rope_type", "rope_theta", "partial_rotary_factor")
 # What transformers' Qwen3Config takes when the file has none. Qwen3MoeConfig has no such default.
 _DENSE_HEAD_DIM = 128
 
@@ -73,6 +75,7 @@ def read_fields(config: Mapping[str, Any]) -> dict[str, Any]:
         raise ValueError(f"a config is a JSON object, not {type(config).__name__}")
     model_type = _model_type(config)
     _check_fixed(config)
+    _check_layer_types(config)
     moe = model_type == "qwen3_moe"
     fields: dict[str, Any] = {"model_type": model_type}
     for name in _REQUIRED + (_REQUIRED_MOE if moe else ()):
@@ -94,31 +97,29 @@ def read_fields(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def write_fields(config: ModelConfig) -> dict[str, Any]:
-    """config.json's content in both spellings, keys sorted as transformers sorts them."""
+    """The content of a config.json in transformers 4's spelling, which 5 reads too; keys are sorted.
+
+    Not both spellings: whoever changes one of the two (transformers 4 carries the other along unread) would
+    leave a file that contradicts itself.
+    """
     fields = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
-    scaling = fields.pop("rope_scaling")
-    rope = {"rope_type": "default"} if scaling is None else _write_scaling(scaling)
-    if isinstance(fields["eos_token_id"], tuple):
-        fields["eos_token_id"] = list(fields["eos_token_id"])
+    if config.rope_scaling is not None:
+        fields["rope_scaling"] = _write_scaling(config.rope_scaling)
+    for name in ("eos_token_id", "mlp_only_layers"):
+        if isinstance(fields[name], tuple):
+            fields[name] = list(fields[name])
     if fields["quantization_config"] is None:
         del fields["quantization_config"]  # null would be read as "quantised" by some
     if config.num_experts:
-        fields.update(
-            num_local_experts=config.num_experts,
-            mlp_only_layers=list(config.mlp_only_layers),
-            output_router_logits=False,
-        )
+        fields["output_router_logits"] = False
     else:
         for name in ("num_experts", *_REQUIRED_MOE, *_OPTIONAL_MOE):
             del fields[name]
     fields.update(
         architectures=[ARCHITECTURES[config.model_type]],
         attention_dropout=0.0,
-        dtype=config.torch_dtype,
         hidden_act="silu",
         max_window_layers=config.num_hidden_layers,
-        rope_parameters={**rope, "rope_theta": config.rope_theta},
-        rope_scaling=None if scaling is None else rope,
         sliding_window=None,
         use_cache=True,
         use_sliding_window=False,
@@ -133,6 +134,8 @@ def _model_type(config: Mapping[str, Any]) -> str:
         not isinstance(classes, list | tuple) or not all(isinstance(c, str) for c in classes)
     ):
         refuse("architectures", classes, "a list of class names")
+    if found is not None and not isinstance(found, str):
+        refuse("model_type", found, "a string")
     said = f"model_type {found!r}, architectures {list(classes) if classes else classes!r}"
     by_class = {_CLASSES.get(name) for name in classes or ()}
     if None in by_class or (found is not None and found not in ARCHITECTURES):
@@ -145,17 +148,20 @@ def _model_type(config: Mapping[str, Any]) -> str:
     return types.pop()
 
 
-def _check_fixed(config: Mapping[str, Any]) -> None:
-    for name, only in _FIXED.items():
-        value = config.get(name)
+def _check_fixed(config: Mapping[str, Any], *names: str) -> None:
+    for name in names or _FIXED:
+        value, only = config.get(name), _FIXED[name]
         if value is not None and (value != only or isinstance(value, bool) != isinstance(only, bool)):
             raise UnsupportedModel(f"{name} is {value!r}: only {only!r} is computed here")
+
+
+def _check_layer_types(config: Mapping[str, Any]) -> None:
     layer_types = config.get("layer_types")
     if layer_types is None:
         return
     if not isinstance(layer_types, list | tuple) or len(layer_types) != config.get("num_hidden_layers"):
         refuse("layer_types", layer_types, "a list of one entry per layer")
-    other = sorted({str(kind) for kind in layer_types} - {"full_attention"})
+    other = sorted({str(kind) for kind in layer_types if kind != "full_attention"})
     if other:
         raise UnsupportedModel(f"layer_types holds {', '.join(other)}: only full_attention is computed here")
 
@@ -206,12 +212,23 @@ def _read_rope(config: Mapping[str, Any]) -> tuple[Any, RopeScaling | None]:
     if any(value != values[0] for value in values):
         said = ", ".join(f"{where} is {value!r}" for where, value in thetas.items())
         raise ValueError(f"the config contradicts itself: {said}")
-    first, second = _read_scaling(config, old), _read_scaling(config, new)
-    if old and new and first != second:
+    scalings = [_read_scaling(config, rope) for rope in (old, new) if _says_kind(rope)]
+    if len(scalings) == 2 and scalings[0] != scalings[1]:
         raise ValueError(
             f"the config contradicts itself: rope_scaling is {old!r}, rope_parameters is {new!r}"
         )
-    return values[0], first if old else second
+    return values[0], scalings[0] if scalings else None
+
+
+def _says_kind(rope: Mapping[str, Any]) -> bool:
+    """Whether the dictionary names its kind. One that has settings but no kind is refused, never ignored."""
+    _check_fixed(rope, "partial_rotary_factor")
+    if _either(rope, "type", "rope_type") is not None:
+        return True
+    settings = sorted(k for k, v in rope.items() if v is not None and k not in _NOT_SCALING)
+    if settings:
+        raise ValueError(f"rope_scaling holds {', '.join(settings)} but no rope_type")
+    return False
 
 
 def _flat(rope: Any, name: str) -> Mapping[str, Any]:
@@ -230,30 +247,32 @@ def _flat(rope: Any, name: str) -> Mapping[str, Any]:
 
 def _read_scaling(config: Mapping[str, Any], rope: Mapping[str, Any]) -> RopeScaling | None:
     kind = _either(rope, "type", "rope_type")
-    if kind is None or kind == "default":
+    if kind == "default":
         return None
     if kind != "yarn":
         raise UnsupportedModel(f'rope_type is {kind!r}: "default" and "yarn" are computed here')
-    fields = {k: v for k, v in rope.items() if v is not None and k not in ("type", "rope_type", "rope_theta")}
-    if fields.pop("partial_rotary_factor", 1.0) != 1.0:
-        raise UnsupportedModel(
-            f"partial_rotary_factor is {rope['partial_rotary_factor']!r}: only 1.0 is computed here"
-        )
+    fields = {k: v for k, v in rope.items() if v is not None and k not in _NOT_SCALING}
     unknown = sorted(set(fields) - {f.name for f in dataclasses.fields(RopeScaling)})
     if unknown:
         raise ValueError(f"rope_scaling holds {', '.join(unknown)}, which YaRN does not know")
-    # As in transformers: a length beside the dictionary wins, and without any it is the file's own context.
-    beside = config.get("original_max_position_embeddings")
-    if beside is not None:
-        fields["original_max_position_embeddings"] = beside
-    length = fields.setdefault("original_max_position_embeddings", config["max_position_embeddings"])
+    # As in transformers: the length may lie beside the dictionary, and without any it is the file's context.
+    beside = "original_max_position_embeddings"
+    given = [length for length in (config.get(beside), fields.get(beside)) if length is not None]
+    if len(given) == 2 and given[0] != given[1]:
+        raise ValueError(
+            f"the config contradicts itself: {beside} is {given[0]!r} and, for YaRN, {given[1]!r}"
+        )
+    fields[beside] = given[0] if given else config["max_position_embeddings"]
     if "factor" not in fields:
         if "factor" not in rope:
             raise ValueError("rope_scaling holds no factor: YaRN needs one")
         context = check_int("max_position_embeddings", config["max_position_embeddings"], low=1)
-        fields["factor"] = context / check_int("original_max_position_embeddings", length, low=1)
+        fields["factor"] = context / check_int(beside, fields[beside], low=1)  # null: again as transformers
     return RopeScaling(**fields)
 
 
 def _write_scaling(scaling: RopeScaling) -> dict[str, Any]:
-    return {k: v for k, v in dataclasses.asdict(scaling).items() if v is not None}
+    fields = {k: v for k, v in dataclasses.asdict(scaling).items() if v is not None}
+    if scaling.truncate:  # the default, and a key that transformers 4 does not know
+        del fields["truncate"]
+    return fields
