@@ -25,7 +25,7 @@ from pureqwen.model import Pulled, Qwen3
 from pureqwen.weights.files import Checkpoint, Entry, WeightError, open_folder, shown
 from pureqwen.weights.names import EMBEDDING, HEAD, canonical, is_bare, leaves, stored_tensors
 
-BLOCK = 16 << 20  # bytes of file that are converted at a time
+BLOCK = 4 << 20  # bytes of file that are converted at a time
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float16": torch.float16}
 QUANTISED_NAME = re.compile(r"\.(qweight|qzeros|scales|g_idx|weight_scale|weight_scale_inv|absmax)$")
 QUANTISED_SUFFIX = re.compile(r"-(FP8|AWQ|GPTQ-Int[48]|bnb-4bit)$", re.IGNORECASE)

@@ -23,12 +23,14 @@ def resolve(name: str | Path, *, revision: str | None = None) -> Path:
     revision is a branch, tag or commit of the hub; a folder on this machine has none, so giving both is an
     error.
     """
-    folder = Path(name).expanduser()
-    if folder.is_dir():
+    if not str(name).strip():
+        raise ValueError("the name of the model is empty: give a folder, owner/name, or pocket")
+    folder = Path(os.path.expanduser(name))
+    if os.path.isdir(folder):  # unlike Path's own, these two only answer, also for names no system allows
         return _without(revision, folder, "a folder on this machine")
     if str(name) == POCKET:
         return _without(revision, _pocket(), "the model inside the package")
-    if folder.exists():
+    if os.path.exists(folder):
         raise ValueError(f"{folder} is a file: give the folder that holds config.json and the weights")
     if isinstance(name, Path) or looks_like_a_path(name):
         raise ValueError(f"no such folder: {folder}")
@@ -37,7 +39,7 @@ def resolve(name: str | Path, *, revision: str | None = None) -> Path:
 
 def looks_like_a_path(name: str) -> bool:
     """Whether a name that is no folder was surely meant as one: no repository is called so."""
-    return not name or name[0] in ".~/" or "\\" in name or name.count("/") > 1 or os.path.isabs(name)
+    return name[0] in ".~/" or "\\" in name or name.count("/") > 1 or os.path.isabs(name)
 
 
 def _without(revision: str | None, folder: Path, what: str) -> Path:
@@ -48,6 +50,6 @@ def _without(revision: str | None, folder: Path, what: str) -> Path:
 
 def _pocket() -> Path:
     folder = Path(str(files("pureqwen"))) / POCKET
-    if not folder.is_dir():
+    if not (folder / "config.json").is_file():
         raise ValueError(f"the model inside the package is missing ({folder}): install pureqwen again")
     return folder
