@@ -172,7 +172,7 @@ def test_a_name_without_its_owner_gets_a_suggestion() -> None:
         fetch("Qwen3-0.6B")
 
 
-@pytest.mark.parametrize("revision", ["", "../../x", "/etc/passwd", "a b", "-x", "main\n"])
+@pytest.mark.parametrize("revision", ["", "../../x", "a/../../x", "/etc/passwd", "a b", "-x", "main\n"])
 def test_a_revision_that_could_leave_the_cache_is_refused(hub: Callable[..., Path], revision: str) -> None:
     hub(raises=AssertionError("the hub was asked"))
     with pytest.raises(HubError, match="revision"):

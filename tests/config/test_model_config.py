@@ -134,6 +134,11 @@ def test_a_value_of_yarn_out_of_range_is_named(dense: Config, change: Config, na
         ModelConfig.from_dict({**dense, "rope_scaling": {**YARN, **change}})
 
 
+def test_a_scaling_of_another_kind_is_refused_from_python_too() -> None:
+    with pytest.raises(ValueError, match="rope_type is 'linear'"):
+        RopeScaling(rope_type="linear", factor=2.0, original_max_position_embeddings=128)
+
+
 def test_yarn_without_a_factor_is_an_error(dense: Config) -> None:
     with pytest.raises(ValueError, match="factor"):
         ModelConfig.from_dict({**dense, "rope_scaling": without(YARN, "factor")})
@@ -375,6 +380,12 @@ def test_a_dense_model_has_no_experts_whatever_its_file_says_beside(dense: Confi
     )
     assert not any(config.is_moe(layer) for layer in range(4))
     assert config.num_active_parameters() == config.num_parameters()
+
+
+def test_biases_of_attention_are_counted(dense: Config) -> None:
+    config = ModelConfig.from_dict({**dense, "attention_bias": True})
+    biases = 4 * (4 * 32 + 2 * 2 * 32 + 64)  # per layer: q, k and v, o
+    assert config.num_parameters() - ModelConfig.from_dict(dense).num_parameters() == biases
 
 
 # --- folders ---
