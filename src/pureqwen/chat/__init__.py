@@ -1,0 +1,28 @@
+"""Messages to a prompt, and a model's ids to an answer. No tensor comes here.
+
+    messages --ChatTemplate.encode--> ids --the model--> ids --Reply--> reasoning, content, tool calls
+"""
+
+from pureqwen.chat.budget import TemplateError
+from pureqwen.chat.events import Content, Event, Finish, FinishReason, Reasoning, Recast, ToolCallDelta
+from pureqwen.chat.reply import Reply, ReplyOptions, parse_tool_calls, split_reasoning
+from pureqwen.chat.template import ChatTemplate, thinking_mode
+from pureqwen.chat.tools import ToolCall
+
+__all__ = [
+    "ChatTemplate",
+    "Content",
+    "Event",
+    "Finish",
+    "FinishReason",
+    "Reasoning",
+    "Recast",
+    "Reply",
+    "ReplyOptions",
+    "TemplateError",
+    "ToolCall",
+    "ToolCallDelta",
+    "parse_tool_calls",
+    "split_reasoning",
+    "thinking_mode",
+]
