@@ -1,43 +1,49 @@
 """Which folder a name means."""
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
 
+import peers
 import pytest
 
-from pureqwen.hub import HubError
-from pureqwen.weights import resolve, sources
+from pureqwen.config import UnsupportedModel
+from pureqwen.hub import MODEL_FILES, HubError
+from pureqwen.weights import WeightError, resolve, sources
+
+Calls = list[tuple[str, str | None, bool]]  # name, revision, whether the weights were fetched
 
 
 @pytest.fixture
-def fetched(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str | None]]:
-    """Calls that reach the hub."""
-    calls: list[tuple[str, str | None]] = []
+def fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Calls:
+    """Calls that reach the hub, which has one snapshot with one config.json."""
+    calls: Calls = []
+    (tmp_path / "snapshot").mkdir()
+    (tmp_path / "snapshot/config.json").write_text(json.dumps(peers.tiny().to_dict()))
 
-    def fetch(name: str, *, revision: str | None = None) -> Path:
-        calls.append((name, revision))
-        return Path("snapshot")
+    def fetch(name: str, *, revision: str | None = None, allow_patterns: Sequence[str] = MODEL_FILES) -> Path:
+        calls.append((name, revision, "*.safetensors" in allow_patterns))
+        return tmp_path / "snapshot"
 
     monkeypatch.setattr(sources, "fetch", fetch)
     return calls
 
 
 def test_a_folder_wins_over_a_repository_of_the_same_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fetched: list[tuple[str, str | None]]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fetched: Calls
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert resolve("Qwen/Qwen3-0.6B") == Path("snapshot")
+    assert resolve("Qwen/Qwen3-0.6B") == tmp_path / "snapshot"
     (tmp_path / "Qwen/Qwen3-0.6B").mkdir(parents=True)
     assert resolve("Qwen/Qwen3-0.6B") == Path("Qwen/Qwen3-0.6B")
     (tmp_path / "pocket").mkdir()
     assert resolve("pocket") == Path("pocket")
-    assert len(fetched) == 1
+    assert len(fetched) == 2
 
 
-def test_a_revision_goes_to_the_hub_and_nowhere_else(
-    tmp_path: Path, fetched: list[tuple[str, str | None]]
-) -> None:
+def test_a_revision_goes_to_the_hub_and_nowhere_else(tmp_path: Path, fetched: Calls) -> None:
     resolve("Qwen/Qwen3-0.6B", revision="v1")
-    assert fetched == [("Qwen/Qwen3-0.6B", "v1")]
+    assert fetched == [("Qwen/Qwen3-0.6B", "v1", False), ("Qwen/Qwen3-0.6B", "v1", True)]
     with pytest.raises(ValueError, match="revision 'v1' is for models of the hub"):
         resolve(tmp_path, revision="v1")
 
@@ -47,7 +53,7 @@ def test_a_revision_goes_to_the_hub_and_nowhere_else(
     ["./nowhere", "../nowhere", "/nowhere/at/all", "~/nowhere", "a/b/c", "a\\b", "~no-such-user/x"],
 )
 def test_what_looks_like_a_path_is_no_such_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, fetched: list[tuple[str, str | None]]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, fetched: Calls
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match="no such folder"):
@@ -73,10 +79,22 @@ def test_a_package_without_its_pocket_says_so(monkeypatch: pytest.MonkeyPatch) -
         resolve("empty-pocket")
 
 
-def test_a_path_object_never_reaches_the_hub(fetched: list[tuple[str, str | None]]) -> None:
+def test_a_path_object_never_reaches_the_hub(fetched: Calls) -> None:
     with pytest.raises(ValueError, match="no such folder: Qwen"):
         resolve(Path("Qwen") / "nowhere")
     assert not fetched
+
+
+def test_weights_that_cannot_be_read_are_not_downloaded(tmp_path: Path, fetched: Calls) -> None:
+    path = tmp_path / "snapshot/config.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({**content, "quantization_config": {"quant_method": "fp8"}}))
+    with pytest.raises(WeightError, match=r"Qwen/Qwen3-8B-FP8 is quantised with fp8.* Qwen/Qwen3-8B has"):
+        resolve("Qwen/Qwen3-8B-FP8")
+    path.write_text(json.dumps({**content, "model_type": "llama"}))
+    with pytest.raises(UnsupportedModel, match="llama"):
+        resolve("meta-llama/Llama-3.2-1B")
+    assert not any(weights for _, _, weights in fetched)
 
 
 def test_a_file_is_not_a_model(tmp_path: Path) -> None:

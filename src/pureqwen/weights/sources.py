@@ -5,20 +5,26 @@
     owner/name, e.g. Qwen/Qwen3-0.6B        fetched from the hub, or found in its cache
     ./x, ../x, ~/x, /x, x\\y                 meant as a folder: "no such folder" when it is none
 
-It reads nothing of the folder; hub.py does the fetching.
+Of a repository, config.json is fetched and judged first, so that nobody waits for gigabytes that can't be
+read. It reads nothing else; hub.py does the fetching.
 """
 
 import os
 from importlib.resources import files
 from pathlib import Path
 
+from pureqwen.config import ModelConfig
 from pureqwen.hub import fetch
+from pureqwen.weights.load import refuse_quantised
 
 POCKET = "pocket"
 
 
 def resolve(name: str | Path, *, revision: str | None = None) -> Path:
-    """The folder that `name` means. ValueError: no such folder, or HubError (a subclass) when fetching fails.
+    """The folder that `name` means.
+
+    Raises ValueError: no such folder; HubError when fetching fails; UnsupportedModel or WeightError when the
+    repository holds another architecture or a quantised format, before its weights are fetched.
 
     revision is a branch, tag or commit of the hub; a folder on this machine has none, so giving both is an
     error.
@@ -34,6 +40,8 @@ def resolve(name: str | Path, *, revision: str | None = None) -> Path:
         raise ValueError(f"{folder} is a file: give the folder that holds config.json and the weights")
     if isinstance(name, Path) or looks_like_a_path(name):
         raise ValueError(f"no such folder: {folder}")
+    config = ModelConfig.from_pretrained(fetch(name, revision=revision, allow_patterns=("config.json",)))
+    refuse_quantised(config, name)
     return fetch(name, revision=revision)
 
 
