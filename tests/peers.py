@@ -1,6 +1,7 @@
 """Tiny random models and their twins in transformers, with the same weights: what the ladder stands on.
 
-initializer_range is 0.2 and not 0.02: with the usual value greedy output collapses to one token and proves nothing.
+initializer_range is 0.2 and not 0.02: with the usual value greedy output collapses to one token and proves
+nothing.
 """
 
 from typing import Any
@@ -57,7 +58,7 @@ def tiny(**changes: Any) -> ModelConfig:
 
 
 def build(config: ModelConfig, *, seed: int = 0) -> Qwen3:
-    """Our model with seeded random weights; norms and biases too, since weights of 1 and 0 would hide mistakes."""
+    """Our model with seeded random weights; norms and biases too, since 1 and 0 would hide mistakes."""
     torch.manual_seed(seed)
     model = Qwen3(config).eval()
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""The static cache: the same logits as the plain forward, in bounded memory, in at most two compiled graphs."""
+"""The static cache: logits of the plain forward, bounded memory, at most two compiled graphs."""
 
 import pytest
 import torch

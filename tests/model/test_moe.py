@@ -1,4 +1,4 @@
-"""The mixture of experts: every way of computing it equals the naive loop, and no idle expert is looked at."""
+"""The mixture of experts: every way of computing it equals the naive loop; no idle expert is looked at."""
 
 import pytest
 import torch

@@ -1,14 +1,14 @@
-"""The static cache: each row of the batch owns one stretch of memory per layer, and position p lives in slot p.
+"""The static cache: each row of a batch owns one stretch of memory per layer; position p lives in slot p.
 
     row 0   [ k0 k1 k2 k3 k4 k5 .  .  .  . | x ]        C slots, and one to throw things into
     row 1   [ k0 k1 k2 .  .  .  .  .  .  . | x ]
 
-A token may look at the slots up to its own position: that one rule is causality, the padding mask and the fence
-against what an earlier text left in the slots behind. A batch is computed as a rectangle (B, S); where a row has
-fewer than S tokens to compute, the filler's keys go to the last slot, which nobody looks at.
+A token may look at the slots up to its own position: that one rule is causality, the padding mask and the
+fence against what an earlier text left in the slots behind. A batch is computed as a rectangle (B, S); where
+a row has fewer than S tokens to compute, the filler's keys go to the last slot, which nobody looks at.
 
-The memory doubles when it is full, up to `limit` tokens. Kwon et al. 2023 ("PagedAttention") show what is lost by
-one stretch per row when many rows share a machine; for one conversation nothing is.
+The memory doubles when it is full, up to `limit` tokens. Kwon et al. 2023 ("PagedAttention") show what is
+lost by one stretch per row when many rows share a machine; for one conversation nothing is.
 """
 
 from collections.abc import Sequence
@@ -40,8 +40,9 @@ class Step:
 class StaticAttend:
     """One layer's attention over the cache: writes k and v into their slots, then reads the row's.
 
-    The G query heads that share a key/value head are folded into the sequence, (B, S, H, Dh) -> (B, Hkv, S*G, Dh):
-    each key is then read once and not G times (2.7 to 4.6 times faster for a single bf16 query on a CPU).
+    The G query heads that share a key/value head are folded into the sequence, (B, S, H, Dh) -> (B, Hkv, S*G,
+    Dh): each key is then read once and not G times (2.7 to 4.6 times faster for a single bf16 query on a
+    CPU).
     """
 
     def __init__(self, step: Step) -> None:
@@ -130,7 +131,7 @@ class StaticCache:
 
 
 def widen(old: Tensor, slots: int, *, kept: int) -> Tensor:
-    """A tensor with `slots` slots whose first `kept` are the old one's. Zeros: a masked slot must not hold a NaN."""
+    """`slots` slots, the first `kept` of them the old ones. Zeros: a masked slot must not hold a NaN."""
     new = old.new_zeros(old.shape[0], slots, *old.shape[2:])
     new[:, :kept] = old[:, :kept]
     return new

@@ -1,7 +1,7 @@
 """What is computed: Qwen3 as tensors in, tensors out. No files, no caches, no processes, no phases.
 
-Read in this order: layers (RMSNorm, SwiGLU), rope (positions), attention (grouped queries, QK-norm, `attend`),
-moe (router and experts), transformer (block, model, head).
+Read in this order: layers (RMSNorm, SwiGLU), rope (positions), attention (grouped queries, QK-norm,
+`attend`), moe (router and experts), transformer (block, model, head).
 
 The shapes in the comments, everywhere in the package:
 

@@ -1,16 +1,17 @@
 r"""Attention: each position asks (query) and mixes the values of the earlier positions whose keys answer.
 
-    softmax( q k^T / sqrt(Dh) ) v                       Vaswani et al. 2017, section 3.2.1
-    G query heads share one key/value head              Ainslie et al. 2023, "GQA", section 2.2
-    RMSNorm over each head of q and k, before RoPE      Qwen3 Technical Report 2025, section 2 (after Dehghani et al.
-                                                        2023); it replaces the QKV bias of Qwen2
+    softmax( q k^T / sqrt(Dh) ) v                     Vaswani et al. 2017, section 3.2.1
+    G query heads share one key/value head            Ainslie et al. 2023, "GQA", section 2.2
+    RMSNorm over each head of q and k, before RoPE    Qwen3 Technical Report 2025, section 2, after Dehghani
+                                                      et al. 2023; it replaces the QKV bias of Qwen2
 
     q heads   0 1   2 3   4 5   6 7          H = 8
-               \|    \|    \|    \|          G = 2: two query heads read the same keys and values, so the cache
-    kv heads    0     1     2     3          Hkv = 4   holds half of what multi-head attention would need
+               \|    \|    \|    \|          G = 2: two query heads read the same keys and values,
+    kv heads    0     1     2     3          Hkv = 4   so the cache holds half of what H heads would need
 
-`attend(q, k, v) -> o` is the one seam between this arithmetic and memory: whoever calls the model decides whether
-keys and values are forgotten (`CausalAttend`), fenced by documents (`PackedAttend`) or kept (pureqwen.cache).
+`attend(q, k, v) -> o` is the one seam between this arithmetic and memory: whoever calls the model decides
+whether keys and values are forgotten (`CausalAttend`), fenced by documents (`PackedAttend`) or kept
+(pureqwen.cache).
 """
 
 from collections.abc import Sequence
@@ -28,9 +29,9 @@ from pureqwen.model.rope import rotate
 class Attend(Protocol):
     """What one layer's attention does with its queries, keys and values; one callable per layer.
 
-    q (..., H, Dh); k and v (..., Hkv, Dh), k already rotated; returns o, shaped as q. Scale, causality and the
-    keeping of k and v are its own affair. Its attributes are tensors only: a number that changes from step to step
-    would make torch.compile build a new graph for each.
+    q (..., H, Dh); k and v (..., Hkv, Dh), k already rotated; returns o, shaped as q. Scale, causality and
+    the keeping of k and v are its own affair. Its attributes are tensors only: a number that changes from
+    step to step would make torch.compile build a new graph for each.
     """
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor: ...
@@ -62,7 +63,7 @@ class PackedAttend:
 
 
 def scaled_dot_product(q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None) -> Tensor:
-    """Attention of q (..., S, H, Dh) over k, v (..., S, Hkv, Dh): causal, or where `mask` (..., 1, S, S) is true."""
+    """q (..., S, H, Dh) over k and v (..., S, Hkv, Dh): causal, or where `mask` (..., 1, S, S) is true."""
     batched = q.dim() > 3
     q, k, v = (
         t.transpose(-3, -2) if batched else t.transpose(-3, -2)[None] for t in (q, k, v)

@@ -1,8 +1,9 @@
 """The two blocks that every position goes through alone: RMSNorm and the SwiGLU feed-forward network.
 
-    RMSNorm(x) = x / sqrt(mean(x^2) + eps) * weight          Zhang & Sennrich 2019, "Root Mean Square Layer
-                                                             Normalization", section 4
-    MLP(x)     = down( silu(gate(x)) * up(x) )               Shazeer 2020, "GLU Variants Improve Transformer", eq. 6
+    RMSNorm(x) = x / sqrt(mean(x^2) + eps) * weight     Zhang & Sennrich 2019, "Root Mean Square Layer
+                                                        Normalization", section 4
+    MLP(x)     = down( silu(gate(x)) * up(x) )          Shazeer 2020, "GLU Variants Improve
+                                                        Transformer", equation 6
 
 Also here: `Pulled`, by which a module says that its parameters are not in the file under their own names.
 It does no attention and knows no positions.
@@ -18,8 +19,8 @@ from torch.nn import functional as F
 class RMSNorm(nn.Module):
     """Scale each vector to root-mean-square 1, then stretch it by a learned weight per dimension.
 
-    Shapes: (..., dim) -> (..., dim). LayerNorm without the mean and without the bias: GPT-2's norm centres the
-    vector first; dropping that costs nothing in quality and saves a pass.
+    Shapes: (..., dim) -> (..., dim). LayerNorm without the mean and without the bias: GPT-2's norm centres
+    the vector first; dropping that costs nothing in quality and saves a pass.
     """
 
     def __init__(self, dim: int, *, eps: float) -> None:

@@ -10,7 +10,7 @@ Shazeer et al. 2017, "Outrageously Large Neural Networks", section 2; Qwen3 Tech
 `naive_experts` is the definition. `Experts.forward` gives the same numbers without looking at idle experts:
 
     pairs (token, expert)     t0:e5  t0:e2  t1:e2  t1:e7        T * K of them
-    sorted by expert          e2: t0 t1    e5: t0    e7: t1     one sort, and each expert's tokens lie together
+    sorted by expert          e2: t0 t1    e5: t0    e7: t1     one sort: each expert's tokens lie together
     one product per expert    that was hit, on a view of its weights
     summed per token          out[t] += weight * y
 """
@@ -70,7 +70,7 @@ class Experts(nn.Module):
         return torch.zeros_like(x).index_add_(0, tokens, y.to(x.dtype))
 
     def loop(self, x: Tensor, ends: Tensor) -> Tensor:
-        """x (T*K, D) sorted by expert, `ends` (E,) where each expert's rows end: one product per expert hit."""
+        """x (T*K, D) sorted by expert, whose rows end at `ends` (E,): one product per expert hit."""
         bounds = ends.tolist()  # the one wait for the device; on a CPU it is none
         starts = [0, *bounds[:-1]]
         hit = [

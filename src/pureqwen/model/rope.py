@@ -2,11 +2,12 @@
 
 Su et al. 2021, "RoFormer", section 3.2.2; Peng et al. 2023, "YaRN", sections 3.2 and 3.4.
 
-Dimension i of a head is paired with dimension i + Dh/2 (the half-split layout; not neighbours, as in the paper),
+Dimension i of a head is paired with dimension i + Dh/2 (the half-split layout; not neighbours, as in the
+paper),
 and the pair is turned by the angle  position * theta^(-2i/Dh):
 
         first half          second half
-    [ x0 x1 ... x63 | x64 x65 ... x127 ]         x0, x64 turn fast;   x63, x127 turn once in theta * 2 pi positions
+    [ x0 x1 ... x63 | x64 x65 ... x127 ]         x0, x64 turn fast;   x63, x127 once in theta * 2 pi
        `---- a pair ---'
 
 The angles are computed from the positions at each forward, in float32, and never kept in the model: there is
@@ -30,7 +31,7 @@ class Rope:
         self.scaling = config.rope_scaling
 
     def __call__(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Positions (...) to cos and sin (..., 1, Dh/2) in `dtype`; the 1 stands for the heads, which share them."""
+        """Positions (...) to cos and sin (..., 1, Dh/2) in `dtype`; the 1 stands for the heads."""
         angles = positions.float()[..., None, None] * self.frequencies(positions.device)  # (..., 1, Dh/2)
         scale = 1.0 if self.scaling is None else attention_factor(self.scaling)
         return (angles.cos() * scale).to(dtype), (angles.sin() * scale).to(dtype)
@@ -42,9 +43,9 @@ class Rope:
         frequencies = 1.0 / wavelengths
         if self.scaling is None:
             return frequencies
-        # YaRN: pairs that turn many times within the original context keep their frequency (they tell neighbours
-        # apart); pairs that do not even turn once are slowed by `factor` (their angles stay within what training
-        # saw); a ramp joins the two.
+        # YaRN: pairs that turn many times within the original context keep their frequency (they tell
+        # neighbours apart); pairs that do not even turn once are slowed by `factor` (their angles stay within
+        # what training saw); a ramp joins the two.
         slowed = 1.0 / (self.scaling.factor * wavelengths)
         low, high = ramp(self.scaling, self.head_dim, self.theta)
         pair = torch.arange(self.head_dim // 2, device=device).float()

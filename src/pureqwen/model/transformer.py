@@ -5,8 +5,8 @@
         -> norm -> lm_head -> logits
 
 Qwen3 Technical Report 2025, section 2: a pre-norm decoder with RMSNorm, RoPE, grouped-query attention with
-QK-norm, SwiGLU, no biases. Parameter names are the checkpoint's. Which layers are mixtures of experts is decided
-in one line of `Block.__init__`; nothing else differs between dense and MoE models.
+QK-norm, SwiGLU, no biases. Parameter names are the checkpoint's. Which layers are mixtures of experts is
+decided in one line of `Block.__init__`; nothing else differs between dense and MoE models.
 """
 
 from collections.abc import Sequence
@@ -60,7 +60,8 @@ class Decoder(nn.Module):
 class Qwen3(nn.Module):
     """A Qwen3 language model, dense or mixture of experts, with random weights until others are loaded.
 
-    `model(ids)` with ids (B, S), or (T,) packed, gives float32 logits (B, S, V) or (T, V): the plain causal forward.
+    `model(ids)` with ids (B, S), or (T,) packed, gives float32 logits (B, S, V) or (T, V): the plain causal
+    forward.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -82,7 +83,8 @@ class Qwen3(nn.Module):
 
         positions: shaped as ids; the place of each token in its text. Default 0, 1, 2, ...
         attends: one `Attend` per layer. Default: causal attention that keeps nothing.
-        keep: which positions to compute logits for: anything that indexes ids (a mask, indices, a tuple of them).
+        keep: which positions to compute logits for: anything that indexes ids (a mask, indices, a tuple of
+        them).
             Default all, which for long prompts is most of the memory: V is 151,936.
         """
         x = self.hidden(ids, positions, attends)
@@ -91,7 +93,7 @@ class Qwen3(nn.Module):
     def hidden(
         self, ids: Tensor, positions: Tensor | None = None, attends: Sequence[Attend] | None = None
     ) -> Tensor:
-        """The final, normed hidden states (..., D): what the head reads, and what embedding models are made of."""
+        """The final, normed hidden states (..., D): what the head reads, and what embeddings are made of."""
         if positions is None:
             positions = torch.arange(ids.shape[-1], device=ids.device).expand_as(ids)
         if attends is None:
@@ -105,7 +107,7 @@ class Qwen3(nn.Module):
         return out
 
     def tie(self) -> None:
-        """Let head and embedding be one matrix where the config says so (0.6B to 4B): held once, trained once."""
+        """Let head and embedding be one matrix where the config says so: held once, trained once."""
         if self.config.tie_word_embeddings:
             self.lm_head.weight = self.model.embed_tokens.weight
 

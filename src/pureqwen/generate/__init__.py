@@ -1,0 +1,29 @@
+"""From a prompt to an answer: the definition that every faster way must equal.
+
+sampling chooses a token from logits; row is one prompt on its way; loop computes the logits and runs the
+rows; result is what the caller gets.
+"""
+
+from pureqwen.generate.intake import Intake, Messages, Prompt, Tools
+from pureqwen.generate.loop import Cached, Full, decode, greedy
+from pureqwen.generate.result import Logprob, Result, Timings, Usage
+from pureqwen.generate.row import Budget, Row
+from pureqwen.generate.sampling import Sampler
+
+__all__ = [
+    "Budget",
+    "Cached",
+    "Full",
+    "Intake",
+    "Logprob",
+    "Messages",
+    "Prompt",
+    "Result",
+    "Row",
+    "Sampler",
+    "Timings",
+    "Tools",
+    "Usage",
+    "decode",
+    "greedy",
+]

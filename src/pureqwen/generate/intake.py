@@ -1,0 +1,164 @@
+"""From what a caller gives to a row: encode it, fill in what is left open, refuse what can't be computed.
+
+Precedence of the parameters, field by field: the caller's, then the mode's (a hybrid model whose thinking is
+off), then generation_config.json's, then neutral ones. Nothing is truncated or clamped: what does not fit is
+an error that says what would. Only max_tokens is an upper bound by nature; a full context ends the answer.
+"""
+
+import dataclasses
+import secrets
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import torch
+
+from pureqwen.chat import ChatTemplate, Reply, ReplyOptions, thinking_mode
+from pureqwen.config import NEUTRAL, NON_THINKING, ModelConfig, SamplingParams
+from pureqwen.generate.row import Budget, Row
+from pureqwen.generate.sampling import Sampler
+from pureqwen.tokenizer import Tokenizer
+
+Messages: TypeAlias = Sequence[Mapping[str, Any]]
+Prompt: TypeAlias = str | Sequence[int] | torch.Tensor
+Tools: TypeAlias = Sequence[Mapping[str, Any]] | None
+
+END_THINK = "</think>"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Intake:
+    """What turns prompts into rows, for one model.
+
+    name: how errors call the model. context: most tokens of prompt and answer. eos_ids: the ids that end a
+    text.
+    """
+
+    name: str
+    config: ModelConfig
+    context: int
+    tokenizer: Tokenizer | None
+    template: ChatTemplate | None
+    defaults: SamplingParams
+    eos_ids: frozenset[int]
+
+    def text(self, prompt: Prompt, params: SamplingParams) -> Row:
+        """Continue a text, whose control tokens are parsed, or ids."""
+        if isinstance(prompt, str):
+            ids = self._need("text").encode(prompt, allow_special=True)
+        else:
+            ids = prompt.tolist() if isinstance(prompt, torch.Tensor) else list(prompt)
+        return self._row(ids, params.over(self.defaults), ReplyOptions(enabled=False, style=None))
+
+    def chat(self, messages: Any, tools: Tools, thinking: bool | None, params: SamplingParams) -> Row:
+        if isinstance(messages, str):
+            messages = [{"role": "user", "content": messages}]
+        tokenizer, template = self._need("a chat"), self.template
+        if template is None:
+            raise ValueError(f"{self.name} has no chat template: use generate(), which continues a text")
+        template.check_thinking(thinking)
+        variables = {} if thinking is None else {"enable_thinking": thinking}
+        ids = template.encode(tokenizer, messages, tools=tools, **variables)
+        thinks = thinking_mode(messages, thinking, template)
+        # A checkpoint whose file says greedy stays greedy: the mode's values are for those that sample.
+        if template.thinking == "hybrid" and not thinks and self.defaults.temperature != 0:
+            params = params.over(NON_THINKING)
+        options = ReplyOptions(
+            inside=template.prompt_inside(tokenizer, ids),
+            enabled=thinking is not False,
+            style=template.tool_style if tools else None,
+            tools=list(tools) if tools else None,
+        )
+        return self._row(ids, params.over(self.defaults), options)
+
+    def _row(self, ids: list[int], params: SamplingParams, options: ReplyOptions) -> Row:
+        params = params.over(NEUTRAL)
+        self._check(ids, params)
+        room = self.context - len(ids)
+        params = dataclasses.replace(params, max_tokens=min(params.max_tokens or room, room))
+        ends = frozenset(params.stop_token_ids or ()) | (frozenset() if params.ignore_eos else self.eos_ids)
+        return Row(
+            ids,
+            params=params,
+            sampler=Sampler(
+                params,
+                prompt=ids,
+                seed=secrets.randbits(48) if params.seed is None else params.seed,
+                num_tokens=self.tokenizer.vocab_size if self.tokenizer else None,
+                end_ids=ends,
+            ),
+            reply=Reply(
+                self.tokenizer or Mute(),
+                options=dataclasses.replace(options, stop=params.stop_strings, end_ids=ends),
+            ),
+            text_of=self._text_of,
+            budget=self._budget(params),
+        )
+
+    def _budget(self, params: SamplingParams) -> Budget | None:
+        """The thinking budget with its closing sentence as ids: the tag in it is the control token."""
+        if params.thinking_budget is None:
+            return None
+        tokenizer = self._need("a thinking budget")
+        close = tokenizer.token_id(END_THINK)
+        if close is None:
+            raise ValueError(
+                f"{self.name} has no {END_THINK} token: there is no thinking to set a budget for"
+            )
+        assert params.thinking_end is not None and params.max_tokens is not None
+        before, _, after = params.thinking_end.partition(END_THINK)
+        ending = (*tokenizer.encode(before), close, *tokenizer.encode(after))
+        least = params.thinking_budget + len(ending) + 1
+        if params.max_tokens < least:
+            raise ValueError(
+                f"thinking_budget is {params.thinking_budget} and its closing sentence has {len(ending)} tokens, "
+                f"which leaves nothing of max_tokens {params.max_tokens} for the answer: give at least {least}"
+            )
+        return Budget(tokens=params.thinking_budget, ending=ending)
+
+    def _check(self, ids: Sequence[int], params: SamplingParams) -> None:
+        """Refuse what can't be computed: no ids, too many, or ids that have no row in the embedding."""
+        if not ids:
+            raise ValueError("the prompt is empty: there is nothing to continue")
+        if len(ids) >= self.context:
+            raise ValueError(
+                f"the prompt has {len(ids)} tokens and the context holds {self.context}: nothing is left for "
+                "an answer; shorten the prompt, or load the model with a larger context"
+            )
+        self._check_ids("the prompt", ids)
+        self._check_ids("logit_bias", params.logit_bias or {})
+        self._check_ids("stop_token_ids", params.stop_token_ids or ())
+
+    def _check_ids(self, place: str, ids: Iterable[int]) -> None:
+        rows = self.config.vocab_size
+        for token in ids:
+            if type(token) is not int or not 0 <= token < rows:
+                text = self._text_of(token) if type(token) is int and token >= 0 else ""
+                raise ValueError(
+                    f"{place} holds the token {token!r}{f' ({text!r})' if text else ''}, but {self.name} has "
+                    f"rows for the ids 0 to {rows - 1} only"
+                )
+
+    def _text_of(self, token: int) -> str:
+        return self.tokenizer.decode([token]) if self.tokenizer else ""
+
+    def _need(self, what: str) -> Tokenizer:
+        if self.tokenizer is None:
+            raise ValueError(f"{self.name} has no tokenizer.json: it can't do {what}; give ids to generate()")
+        return self.tokenizer
+
+
+class Mute:
+    """Stands for the tokenizer of a checkpoint that has none: ids go in and out, no text comes."""
+
+    def stream(self) -> "Mute":
+        return self
+
+    def token_id(self, text: str, /) -> int | None:
+        return None
+
+    def push(self, token: int, /) -> str:
+        return ""
+
+    def finish(self) -> str:
+        return ""

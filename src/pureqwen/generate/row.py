@@ -1,0 +1,133 @@
+"""One prompt on its way to an answer: its ids, its sampler, its reply, and the queue of tokens forced on it.
+
+ids   [ p p p p p p | o o o o ]          p prompt, o output
+        ^ num_computed ----^             what lies in the cache; the next step computes the rest
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from pureqwen.chat import Event, Reply
+from pureqwen.config import SamplingParams
+from pureqwen.generate.result import Logprob, Result, Timings, Usage
+from pureqwen.generate.sampling import Sampler
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """After `tokens` tokens inside the thinking, `ending` (a sentence and the closing tag) is forced."""
+
+    tokens: int
+    ending: tuple[int, ...]
+
+
+class Row:
+    """A prompt, what has been generated for it, and the rules for what comes next."""
+
+    def __init__(
+        self,
+        prompt: Sequence[int],
+        *,
+        params: SamplingParams,
+        sampler: Sampler,
+        reply: Reply,
+        text_of: Callable[[int], str],
+        budget: Budget | None = None,
+    ) -> None:
+        """`params` with every field set, max_tokens too: at most what fits in the context."""
+        self.ids = list(prompt)
+        self.num_prompt = len(self.ids)
+        self.num_computed = 0
+        self.num_cached = 0  # of the prompt, found in the cache when the row began
+        self.params, self.sampler, self.reply, self.budget = params, sampler, reply, budget
+        self.text_of = text_of  # a token by itself, for log-probabilities
+        self.logprobs: list[Logprob] = []
+        self.forced: deque[int] = deque()
+        self.num_forced = self.num_reasoning = self.num_thought = 0
+        self.started = self.first = self.last = time.perf_counter()
+        self.close_thinking()
+
+    @property
+    def output(self) -> list[int]:
+        return self.ids[self.num_prompt :]
+
+    @property
+    def finished(self) -> bool:
+        return self.reply.finish_reason is not None
+
+    def reuse(self, num_cached: int) -> None:
+        """The first `num_cached` ids lie in the cache already."""
+        self.num_computed = self.num_cached = num_cached
+
+    def accept(self, logits: Tensor) -> list[Event]:
+        """Choose the next token from its raw logits (V,), and say what that adds to the answer."""
+        count = len(self.ids) - self.num_prompt
+        forced, thinking = bool(self.forced), self.reply.in_reasoning
+        if forced:
+            token = self.forced.popleft()
+        else:
+            token = self.sampler.choose(logits, position=len(self.ids), count=count)
+        if self.params.logprobs:
+            self.logprobs.append(self.score(logits, token, forced=forced))
+        self.ids.append(token)
+        self.sampler.saw(token)
+        self.num_forced += forced
+        self.last = time.perf_counter()
+        if count == 0:
+            self.first = self.last
+        events = self.reply.push(token)
+        inside = thinking and self.reply.in_reasoning
+        self.num_reasoning += inside
+        self.num_thought += inside and not forced  # what counts against the budget
+        self.close_thinking()
+        if not self.finished and count + 1 == self.params.max_tokens:
+            events = [*events, *self.reply.finish("length")]
+        return events
+
+    def close_thinking(self) -> None:
+        """At the end of the budget, queue the sentence that ends the thinking; the answer follows it."""
+        if self.budget is None or self.forced or not self.reply.in_reasoning:
+            return
+        if self.num_thought >= self.budget.tokens:
+            self.forced.extend(self.budget.ending)
+
+    def score(self, logits: Tensor, token: int, *, forced: bool) -> Logprob:
+        """The log-probabilities of the token and of the likeliest ones, from the raw logits (V,)."""
+        logprobs = logits.log_softmax(-1)
+        values, ids = logprobs.topk(min(self.params.top_logprobs or 0, len(logits)))
+        text = self.text_of
+        top = tuple((i, text(i), v) for i, v in zip(ids.tolist(), values.tolist(), strict=True))
+        return Logprob(
+            token_id=token, text=text(token), logprob=logprobs[token].item(), top=top, forced=forced
+        )
+
+    def result(self) -> Result:
+        """The answer so far; interrupted, when nothing has ended it."""
+        reply, num_output = self.reply, len(self.ids) - self.num_prompt
+        return Result(
+            text=reply.text,
+            reasoning=reply.reasoning,
+            content=reply.content,
+            tool_calls=reply.tool_calls,
+            token_ids=self.output,
+            finish_reason=reply.finish_reason or "interrupted",
+            logprobs=list(self.logprobs) if self.params.logprobs else None,
+            usage=Usage(
+                prompt_tokens=self.num_prompt,
+                completion_tokens=num_output,
+                cached_tokens=self.num_cached,
+                reasoning_tokens=self.num_reasoning,
+                forced_tokens=self.num_forced,
+            ),
+            timings=Timings(
+                time_to_first_token=self.first - self.started,
+                decode_seconds=self.last - self.first,
+                prompt_tokens=self.num_prompt - self.num_cached,
+                decode_tokens=max(num_output - 1, 0),
+            ),
+            seed=self.sampler.seed,
+        )

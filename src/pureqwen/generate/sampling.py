@@ -1,0 +1,111 @@
+"""From raw logits to the next token of one row.
+
+    raw logits (V,)
+      -> ids without a token, and end ids before min_tokens, to -inf;  logit_bias added
+      -> repetition penalty (prompt and output; Keskar et al. 2019, "CTRL", section 4.1)
+      -> presence and frequency penalty (output)
+      -> / temperature -> top_k -> top_p (Holtzman et al. 2020, section 3.1) -> min_p (Nguyen et al. 2024)
+      -> softmax -> a draw that depends on (seed, position) alone
+
+Everything is float32. The draw asks no generator's state: whatever else runs beside a request, and in
+whatever chunks, its tokens stay the same. Log-probabilities are the log-softmax of the raw logits, before all
+of this.
+"""
+
+import random
+from collections.abc import Collection, Iterable
+
+import torch
+from torch import Tensor
+
+from pureqwen.config import SamplingParams
+
+NEVER = float("-inf")
+
+
+class Sampler:
+    """The choice of one row's tokens; remembers which ids have been seen, for the penalties."""
+
+    def __init__(
+        self,
+        params: SamplingParams,
+        *,
+        prompt: Iterable[int],
+        seed: int,
+        num_tokens: int | None,
+        end_ids: Collection[int],
+    ) -> None:
+        """`params` with every field set (but limits). `num_tokens`: ids from there on have no token."""
+        self.params, self.seed, self.num_tokens, self.end_ids = params, seed, num_tokens, sorted(end_ids)
+        assert params.repetition_penalty is not None
+        assert params.presence_penalty is not None and params.frequency_penalty is not None
+        self.penalties = params.repetition_penalty, params.presence_penalty, params.frequency_penalty
+        self.seen = set(prompt)
+        self.counts: dict[int, int] = {}  # of the output
+
+    def choose(self, logits: Tensor, *, position: int, count: int) -> int:
+        """The token for `position`, after `count` tokens of output, from its raw logits (V,)."""
+        scores = self.penalise(self.mask(logits, count))
+        temperature = self.params.temperature
+        assert temperature is not None
+        if temperature == 0:
+            return int(scores.argmax())
+        ids, scores = self.narrow(scores / temperature)
+        return int(ids[draw(scores, uniform(self.seed, position))])
+
+    def saw(self, token: int) -> None:
+        """Take note of a token of the output."""
+        self.seen.add(token)
+        self.counts[token] = self.counts.get(token, 0) + 1
+
+    def mask(self, logits: Tensor, count: int) -> Tensor:
+        scores = logits.clone()
+        if self.num_tokens is not None:
+            scores[self.num_tokens :] = NEVER
+        if count < (self.params.min_tokens or 0):
+            scores[self.end_ids] = NEVER
+        for token, bias in (self.params.logit_bias or {}).items():
+            scores[token] += bias
+        return scores
+
+    def penalise(self, scores: Tensor) -> Tensor:
+        repetition, presence, frequency = self.penalties
+        if repetition != 1:
+            ids = torch.tensor(sorted(self.seen), device=scores.device)
+            seen = scores[ids]
+            scores[ids] = torch.where(seen > 0, seen / repetition, seen * repetition)
+        if self.counts and (presence or frequency):
+            ids = torch.tensor(list(self.counts), device=scores.device)
+            times = torch.tensor(list(self.counts.values()), device=scores.device)
+            scores[ids] -= presence + frequency * times
+        return scores
+
+    def narrow(self, scores: Tensor) -> tuple[Tensor, Tensor]:
+        """Leave the likely tokens by top_k, then top_p, then min_p: their ids, ascending, and scores (N,)."""
+        p = self.params
+        assert p.top_k is not None and p.top_p is not None and p.min_p is not None
+        ids = torch.arange(len(scores), device=scores.device)
+        if 0 < p.top_k < len(scores):
+            keep = scores >= scores.topk(p.top_k).values[-1]  # ties with the last stay
+            ids, scores = ids[keep], scores[keep]
+        if p.top_p < 1:
+            ranked, order = scores.softmax(-1).sort(descending=True, stable=True)
+            before = ranked.cumsum(-1) - ranked  # the probability of all that is likelier
+            keep = torch.empty_like(scores, dtype=torch.bool).index_copy_(0, order, before < p.top_p)
+            ids, scores = ids[keep], scores[keep]
+        if p.min_p > 0:
+            probabilities = scores.softmax(-1)
+            keep = probabilities >= p.min_p * probabilities.max()
+            ids, scores = ids[keep], scores[keep]
+        return ids, scores
+
+
+def draw(scores: Tensor, u: float) -> Tensor:
+    """The place in `scores` (N,) at the share u in [0, 1) of their probability, counted from the first."""
+    total = scores.double().softmax(-1).cumsum(-1)
+    return torch.searchsorted(total, total[-1] * u, right=True).clamp(max=len(scores) - 1)
+
+
+def uniform(seed: int, position: int) -> float:
+    """A number in [0, 1) that depends on seed and position alone, the same on every machine."""
+    return random.Random(f"{seed}:{position}").random()

@@ -1,0 +1,281 @@
+"""A model with all that turns text into text: `load` a checkpoint, then `generate`, `chat` or `stream`.
+
+    import pureqwen
+    qwen = pureqwen.load("Qwen/Qwen3-0.6B")
+    print(qwen.chat("Why is the sky blue?").content)
+
+The way of a prompt: text -> tokenizer or template -> ids -> Row -> decode -> Reply -> Result. What the caller
+leaves open comes from the mode (a hybrid model with its thinking off), then from the checkpoint's
+generation_config.json, then from neutral values.
+"""
+
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeGuard
+
+import torch
+
+from pureqwen.cache import StaticCache
+from pureqwen.chat import ChatTemplate, Event
+from pureqwen.config import ModelConfig, SamplingParams, eos_ids
+from pureqwen.generate import Cached, Intake, Messages, Prompt, Result, Row, Tools, decode
+from pureqwen.model import Qwen3
+from pureqwen.tokenizer import Tokenizer
+from pureqwen.weights import load_model, resolve, save_model, write_json
+
+
+def load(
+    model: str | Path = "pocket",
+    *,
+    dtype: torch.dtype | str = "auto",
+    device: torch.device | str | None = None,
+    revision: str | None = None,
+    context: int | None = None,
+) -> "Qwen":
+    """A model that is ready to answer.
+
+    model: a folder, a name on the hub such as "Qwen/Qwen3-0.6B", or "pocket", the one inside this package.
+    dtype: "auto" (the file's; bfloat16 for float16 files on a CPU), "bfloat16", "float32", or a torch dtype.
+    device: None takes cuda, mps or cpu, the first that is there.
+    revision: a branch, tag or commit on the hub.
+    context: most tokens of prompt and answer together; None is what the model was made for.
+
+    A folder without tokenizer or template loads too; only asking it for text is an error. Raises ValueError,
+    which says what is wrong with the name, the files or the arguments.
+    """
+    folder = resolve(str(model), revision=revision)
+    config = ModelConfig.from_pretrained(folder)
+    limit = config.max_position_embeddings
+    if context is not None and not (isinstance(context, int) and 1 <= context <= limit):
+        raise ValueError(
+            f"context is {context!r}: it must be 1 to {limit}, the positions that {model} was made for"
+        )
+    network = load_model(folder, config, dtype=dtype, device=torch.device(device or best_device()))
+    return Qwen(
+        network,
+        tokenizer=Tokenizer.from_pretrained(folder) if (folder / "tokenizer.json").exists() else None,
+        template=ChatTemplate.from_pretrained(folder),
+        generation_config=read_generation_config(folder),
+        context=context,
+        name=str(model),
+    )
+
+
+class Qwen:
+    """A model, its tokenizer, its template and its defaults.
+
+    Attributes: model (the nn.Module), config, tokenizer and template (None where the checkpoint has none),
+    defaults (SamplingParams of its generation_config.json), eos_ids (the ids that end a text), context
+    (tokens), name.
+    """
+
+    def __init__(
+        self,
+        model: Qwen3,
+        *,
+        tokenizer: Tokenizer | None = None,
+        template: ChatTemplate | None = None,
+        generation_config: Mapping[str, Any] | None = None,
+        context: int | None = None,
+        name: str = "model",
+    ) -> None:
+        self.model, self.config, self.tokenizer, self.template = model, model.config, tokenizer, template
+        self.generation_config = dict(generation_config or {})
+        self.defaults = SamplingParams.from_generation_config(generation_config)
+        self.eos_ids = eos_ids(generation_config, model.config)
+        self.context = context or model.config.max_position_embeddings
+        self.name = name
+        self._kept: list[tuple[StaticCache, list[int]]] = []  # the last conversation's cache and its ids
+
+    @property
+    def intake(self) -> Intake:
+        """What turns prompts into rows, with the defaults as they are now."""
+        return Intake(
+            name=self.name,
+            config=self.config,
+            context=self.context,
+            tokenizer=self.tokenizer,
+            template=self.template,
+            defaults=self.defaults,
+            eos_ids=self.eos_ids,
+        )
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.model.norm.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.model.model.norm.weight.dtype
+
+    def generate(
+        self,
+        prompt_or_prompts: Prompt | Sequence[Prompt],
+        params: SamplingParams | Sequence[SamplingParams] | None = None,
+        **fields: Any,
+    ) -> Any:
+        """Continue a text, or ids, or several of either at once; a Result for one, a list of them for a list.
+
+        Control tokens in a text are parsed: the caller owns it all. `params`, one for all or one for each,
+        and any field of SamplingParams by keyword, which wins. Ctrl-C returns what there is, as
+        "interrupted".
+        """
+        many = isinstance(prompt_or_prompts, Sequence) and not is_prompt(prompt_or_prompts)
+        prompts = prompt_or_prompts if many else [prompt_or_prompts]
+        chosen = each(params, len(prompts), fields)
+        results = self._run([self.intake.text(p, c) for p, c in zip(prompts, chosen, strict=True)])
+        return results if many else results[0]
+
+    def chat(
+        self,
+        messages: Messages | str | Sequence[Messages],
+        tools: Tools = None,
+        thinking: bool | None = None,
+        params: SamplingParams | None = None,
+        **fields: Any,
+    ) -> Any:
+        """The answer to a conversation (a list of messages, or one user's text); or to a list of them.
+
+        tools: OpenAI-style function definitions. thinking: None leaves it to the template. `params` and
+        `fields` as in `generate`. Content never becomes a control token. The next turn of a conversation
+        computes only what is new in it.
+        """
+        many = not isinstance(messages, str) and bool(messages) and not isinstance(messages[0], Mapping)
+        conversations: Any = messages if many else [messages]
+        merged = merge(params, fields)
+        results = self._run([self.intake.chat(c, tools, thinking, merged) for c in conversations])
+        return results if many else results[0]
+
+    def stream(
+        self,
+        prompt_or_messages: Prompt | Messages,
+        tools: Tools = None,
+        thinking: bool | None = None,
+        params: SamplingParams | None = None,
+        **fields: Any,
+    ) -> "Stream":
+        """The answer as it is made: an iterator over Reasoning, Content, ToolCallDelta and Finish events.
+
+        A text or ids are continued as in `generate`, messages are answered as in `chat`. Its `result` is the
+        Result so far, whole after the last event.
+        """
+        merged = merge(params, fields)
+        if not is_prompt(prompt_or_messages):
+            return Stream(self, self.intake.chat(prompt_or_messages, tools, thinking, merged))
+        if tools is not None or thinking is not None:
+            raise ValueError("tools and thinking are for chats: give a list of messages, not a text or ids")
+        return Stream(self, self.intake.text(prompt_or_messages, merged))
+
+    def save(self, folder: str | Path) -> None:
+        """Write weights, configs, tokenizer and template into a folder that `load` and transformers read."""
+        folder = Path(folder)
+        save_model(self.model, folder, config=self.config)
+        if self.generation_config:
+            write_json(folder / "generation_config.json", self.generation_config)
+        if self.tokenizer is not None:
+            self.tokenizer.save(folder)
+        if self.template is not None:
+            self.template.save(folder)
+
+    def _run(self, rows: list[Row]) -> list[Result]:
+        try:
+            for _ in self._decode(rows):
+                pass
+        except KeyboardInterrupt:
+            pass
+        return [row.result() for row in rows]
+
+    def _decode(self, rows: list[Row]) -> Iterator[tuple[Row, list[Event]]]:
+        """Run the rows with a cache; a single one goes on from the last one's, as far as their ids agree."""
+        if not rows:
+            return
+        if len(rows) > 1:
+            cache = self._new_cache(len(rows))
+            yield from decode(rows, Cached(self.model, cache, rows))
+            return
+        [row] = rows
+        cache, ids = self._kept.pop() if self._kept else (self._new_cache(1), [])
+        # The last id is computed in any case: the next token follows from its logits.
+        row.reuse(min(common_prefix(ids, row.ids), len(row.ids) - 1))
+        try:
+            yield from decode(rows, Cached(self.model, cache, rows))
+        finally:
+            self._kept[:] = [(cache, row.ids[: row.num_computed])]
+
+    def _new_cache(self, batch: int) -> StaticCache:
+        return StaticCache(self.config, batch=batch, limit=self.context, dtype=self.dtype, device=self.device)
+
+
+class Stream:
+    """The events of one answer while it is made. Stop early with `close`, or by leaving the loop."""
+
+    def __init__(self, qwen: Qwen, row: Row) -> None:
+        self._row = row
+        self._steps = qwen._decode([row])
+
+    def __iter__(self) -> Iterator[Event]:
+        for _, events in self._steps:
+            yield from events
+
+    @property
+    def result(self) -> Result:
+        """The answer so far."""
+        return self._row.result()
+
+    def close(self) -> None:
+        """Stop; what has been computed stays in the cache."""
+        self._steps.close()  # type: ignore[attr-defined]
+
+
+def best_device() -> str:
+    """cuda, mps or cpu: the first that this machine has."""
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def read_generation_config(folder: Path) -> dict[str, Any] | None:
+    """generation_config.json of a checkpoint; None where there is none."""
+    path = folder / "generation_config.json"
+    if not path.exists():
+        return None
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} must hold a JSON object, not {type(content).__name__}")
+    return content
+
+
+def merge(params: SamplingParams | None, fields: Mapping[str, Any]) -> SamplingParams:
+    """`fields` by keyword over `params`; every key is checked."""
+    known = {f.name for f in dataclasses.fields(SamplingParams)}
+    if unknown := sorted(set(fields) - known):
+        raise ValueError(f"unknown sampling parameter {unknown[0]!r}; there are {', '.join(sorted(known))}")
+    return SamplingParams(**fields).over(params or SamplingParams())
+
+
+def each(
+    params: SamplingParams | Sequence[SamplingParams] | None, count: int, fields: Mapping[str, Any]
+) -> list[SamplingParams]:
+    """The parameters of each of `count` prompts."""
+    if params is None or isinstance(params, SamplingParams):
+        return [merge(params, fields)] * count
+    if len(params) != count:
+        raise ValueError(f"{len(params)} params for {count} prompts: give one for all, or one for each")
+    return [merge(one, fields) for one in params]
+
+
+def is_prompt(value: Any) -> TypeGuard[Prompt]:
+    """Whether this is one prompt: a text, or ids."""
+    if isinstance(value, str | torch.Tensor):
+        return True
+    return isinstance(value, Sequence) and bool(value) and isinstance(value[0], int)
+
+
+def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
+    """How many ids two sequences share from the start."""
+    return next((n for n, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
