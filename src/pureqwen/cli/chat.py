@@ -1,0 +1,207 @@
+"""`pureqwen chat`: a conversation, on a terminal or through a pipe.
+
+    line -> /command            commands.py
+         -> //text              a message that begins with a slash
+         -> message             conversation -> Qwen.stream -> page, then a line with the speed
+
+On standard output stand the answers and what a command was asked to show. Remarks (the speed, errors) join
+them on a terminal and go to standard error elsewhere. An error ends one answer, never the chat.
+"""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+from pureqwen.cli.commands import NAMES, run_command
+from pureqwen.cli.conversation import Conversation
+from pureqwen.cli.editor import Reader, make_reader
+from pureqwen.cli.errors import describe, is_out_of_memory
+from pureqwen.cli.options import ModelOptions, SamplingOptions, flag, read_tools
+from pureqwen.cli.page import Page
+from pureqwen.cli.terminal import Screen, stderr, stdout
+
+if TYPE_CHECKING:
+    from pureqwen.generate import Result
+    from pureqwen.qwen import Qwen, Stream
+
+SWITCHES = ("/think", "/no_think")  # Qwen3 reads these in a message: they are no commands
+
+
+def chat(
+    *,
+    system: Annotated[str | None, flag("The system message.", allow_leading_hyphen=True, alias="-s")] = None,
+    thinking: Annotated[bool | None, flag("Let the model think first. [default: the model's]")] = None,
+    tools: Annotated[Path | None, flag("A JSON file with function definitions.")] = None,
+    source: Annotated[ModelOptions, Parameter(name="*")] = ModelOptions(),  # noqa: B008
+    sampling: Annotated[SamplingOptions, Parameter(name="*")] = SamplingOptions(),  # noqa: B008
+) -> None:
+    """Talk with a model.
+
+    /help lists the commands of the chat. Through a pipe, each line is a message, and only the answers are
+    printed.
+    """
+    params, definitions = sampling.params(), read_tools(tools)
+    qwen = source.load()
+    if qwen.template is None:
+        raise ValueError(f"{qwen.name} has no chat template, so it can't chat: use pureqwen generate")
+    qwen.template.check_thinking(thinking)
+    screen = stdout()
+    talk = Conversation(
+        model=qwen.name, params=params, thinking=thinking, shown="show" if screen.terminal else "hide"
+    )
+    talk.system = system
+    Chat(qwen, talk, definitions, screen).run()
+
+
+@dataclass
+class Totals:
+    """Tokens and seconds of all answers; `context` is what the last one filled."""
+
+    answers: int = 0
+    prompt: int = 0
+    cached: int = 0
+    completion: int = 0
+    reasoning: int = 0
+    decoded: int = 0
+    seconds: float = 0.0
+    context: int = 0
+
+    def add(self, result: "Result") -> None:
+        usage, timings = result.usage, result.timings
+        self.answers += 1
+        self.prompt += usage.prompt_tokens
+        self.cached += usage.cached_tokens
+        self.completion += usage.completion_tokens
+        self.reasoning += usage.reasoning_tokens
+        self.decoded += timings.decode_tokens
+        self.seconds += timings.decode_seconds
+        self.context = usage.prompt_tokens + usage.completion_tokens
+
+
+class Chat:
+    """The loop: a line, an answer, a line."""
+
+    def __init__(
+        self, qwen: "Qwen", conversation: Conversation, tools: list[dict[str, Any]] | None, screen: Screen
+    ) -> None:
+        self.qwen, self.conversation, self.tools, self.screen = qwen, conversation, tools, screen
+        self.notes = screen if screen.terminal else stderr()
+        self.draft = ""  # a message that could not be answered: the next line begins with it
+        self.totals = Totals()
+
+    def run(self, reader: Reader | None = None) -> None:
+        """Until /exit or the end of the input."""
+        reader = reader or make_reader(NAMES, self.screen, self.notes)
+        if self.screen.terminal:
+            self.note(f"{self.qwen.name}, context {self.qwen.context:,} tokens. /help lists the commands.")
+        while True:
+            try:
+                line = reader.read(self.take_draft())
+                self.take(line)
+            except EOFError:
+                return
+            except KeyboardInterrupt:
+                if not sys.stdin.isatty():  # nobody is there to go on
+                    raise
+                self.screen.line()
+                self.note("/exit or Ctrl-D leaves the chat")
+            except BrokenPipeError:  # nobody reads on
+                raise
+            except (ValueError, OSError) as error:
+                self.note(f"error: {describe(error)}")
+
+    def take(self, line: str) -> None:
+        """Do what one line asks."""
+        if not line.strip():
+            return
+        if not line.startswith("/") or line.split(maxsplit=1)[0] in SWITCHES:
+            self.ask(line)
+        elif line.startswith("//"):
+            self.ask(line[1:])
+        else:
+            try:
+                run_command(self, line)
+            except ValueError:
+                self.draft = self.draft or line
+                raise
+
+    def ask(self, text: str) -> None:
+        before = list(self.conversation.turns)
+        self.conversation.say(text)
+        if not self.answer(before):
+            self.draft = text
+
+    def answer(self, before: list[dict[str, Any]]) -> bool:
+        """Answer the conversation; where that fails, it is again what it was before, and False returned."""
+        talk = self.conversation
+        try:
+            stream = self.qwen.stream(
+                talk.messages, tools=self.tools, thinking=talk.thinking, params=talk.params
+            )
+            result = self.show(stream)
+        except BaseException as error:
+            talk.turns = before
+            if not is_answerable(error):
+                raise
+            self.note(f"error: {describe(error)}")
+            return False
+        if not result.token_ids:  # stopped before the first token
+            talk.turns = before
+            self.note("stopped before the first word: your message is taken back")
+            return False
+        talk.answer(result.message, result.finish_reason)
+        self.totals.add(result)
+        self.note(summary(result))
+        return True
+
+    def show(self, stream: "Stream") -> "Result":
+        """Show an answer as it is made; Ctrl-C ends it and keeps what there is."""
+        page = Page(
+            self.screen,
+            thinking=self.conversation.shown,
+            tags=not self.screen.colour,
+            result=lambda: stream.result,
+        )
+        try:
+            for event in stream:
+                page.show(event)
+        except KeyboardInterrupt:
+            if not sys.stdin.isatty():
+                page.end(stream.result)
+                raise
+            stream.close()
+        result = stream.result
+        page.end(result)
+        return result
+
+    def note(self, text: str) -> None:
+        """A remark that was not asked for."""
+        self.notes.line(text if self.notes is self.screen else f"pureqwen: {text}", dim=True)
+
+    def take_draft(self) -> str:
+        draft, self.draft = self.draft, ""
+        return draft
+
+
+def is_answerable(error: BaseException) -> bool:
+    """Whether a chat goes on after this: a user's mistake or a lack of memory, but not our own mistake."""
+    if isinstance(error, BrokenPipeError):
+        return False
+    return isinstance(error, ValueError | OSError) or is_out_of_memory(error)
+
+
+def summary(result: "Result") -> str:
+    """What an answer took, and how it ended where it was not by itself."""
+    usage, timings = result.usage, result.timings
+    parts = [f"{usage.completion_tokens:,} tokens"]
+    if timings.tokens_per_second:
+        parts.append(f"{timings.tokens_per_second:.1f} tokens/s")
+    parts.append(f"first after {timings.time_to_first_token:.2f} s")
+    if result.finish_reason == "interrupted":
+        parts.append("stopped; what there is stays in the chat")
+    elif result.finish_reason != "stop":
+        parts.append(f"finish: {result.finish_reason}")
+    return ", ".join(parts)

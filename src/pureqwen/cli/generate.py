@@ -1,0 +1,123 @@
+"""`pureqwen generate`: one prompt, one answer on standard output, as it is made."""
+
+import dataclasses
+import json as json_lines
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+from pureqwen.cli.errors import notice
+from pureqwen.cli.options import ModelOptions, SamplingOptions, flag, read_tools
+from pureqwen.cli.page import Page
+from pureqwen.cli.prompt import read_prompt
+from pureqwen.cli.terminal import stdout
+
+if TYPE_CHECKING:
+    from pureqwen.generate import Result
+    from pureqwen.qwen import Qwen, Stream
+
+
+def generate(
+    prompt: Annotated[str | None, flag("The prompt. What is piped in stands before it.")] = None,
+    /,
+    *,
+    file: Annotated[
+        Path | None, flag("Read the prompt from a file; - is standard input.", alias="-f")
+    ] = None,
+    system: Annotated[str | None, flag("The system message.", allow_leading_hyphen=True, alias="-s")] = None,
+    thinking: Annotated[bool | None, flag("Let the model think first. [default: the model's]")] = None,
+    show_thinking: Annotated[
+        bool, flag("Print the thinking too, between <think> tags.", negative="")
+    ] = False,
+    raw: Annotated[
+        bool,
+        flag("Continue the text as it is, without the chat template; control tokens count.", negative=""),
+    ] = False,
+    json: Annotated[bool, flag("One JSON object with all there is to know.", negative="")] = False,
+    tools: Annotated[Path | None, flag("A JSON file with function definitions.")] = None,
+    source: Annotated[ModelOptions, Parameter(name="*")] = ModelOptions(),  # noqa: B008
+    sampling: Annotated[SamplingOptions, Parameter(name="*")] = SamplingOptions(),  # noqa: B008
+) -> None:
+    """Answer one prompt.
+
+    The prompt is sent as one user turn through the model's chat template, where it has one. Standard output
+    carries only the answer; everything else goes to standard error.
+    """
+    chat_only = {"--system": system, "--thinking": thinking, "--tools": tools}
+    given = [name for name, value in chat_only.items() if value is not None]
+    if raw and given:
+        raise ValueError(f"{given[0]} is for a chat: it means nothing to a text that is continued (--raw)")
+    params = sampling.params()
+    if params.logprobs and not json:
+        raise ValueError("log-probabilities are shown with --json only: add it, or leave --logprobs out")
+    definitions = read_tools(tools)
+    text = read_prompt(prompt, file)
+    qwen = source.load()
+    if not raw and qwen.template is None:
+        if given:
+            raise ValueError(f"{qwen.name} has no chat template, so {given[0]} can't reach it")
+        raw = True
+    request: Any = text if raw else conversation(text, system)
+    stream = qwen.stream(request, tools=definitions, thinking=thinking, params=params)
+    answer(stream, qwen, as_json=json, show_thinking=show_thinking)
+
+
+def conversation(text: str, system: str | None) -> list[dict[str, Any]]:
+    first = [] if system is None else [{"role": "system", "content": system}]
+    return [*first, {"role": "user", "content": text}]
+
+
+def answer(stream: "Stream", qwen: "Qwen", *, as_json: bool, show_thinking: bool) -> None:
+    """Print the events of a stream; after Ctrl-C what there is, and the interruption is raised again."""
+    page = Page(stdout(), thinking="show" if show_thinking else "hide")
+    interrupted = False
+    try:
+        for event in stream:
+            if not as_json:
+                page.show(event)
+    except KeyboardInterrupt:
+        stream.close()
+        interrupted = True
+    result = stream.result
+    if as_json:
+        print(json_lines.dumps(as_plain(result, qwen.name), ensure_ascii=False, indent=2, allow_nan=False))
+    else:
+        page.end(result)
+        remark(result)
+    if interrupted:
+        raise KeyboardInterrupt
+
+
+def remark(result: "Result") -> None:
+    """What a reader of the answer should know: it was cut, or there is none."""
+    if result.finish_reason != "length":
+        return
+    count = result.usage.completion_tokens
+    if result.reasoning is not None and not result.content and not result.tool_calls:
+        notice(
+            f"no answer: the thinking took all {count} tokens that there were; raise --max-tokens, "
+            "or give the thinking a --thinking-budget"
+        )
+    else:
+        notice(f"the answer was cut after {count} tokens, at --max-tokens or the end of the context")
+
+
+def as_plain(result: "Result", model: str) -> dict[str, Any]:
+    """A Result as JSON can hold it: all of its fields, its message, and the speeds."""
+    fields: dict[str, Any] = {"model": model} | finite(dataclasses.asdict(result))
+    fields["message"] = result.message
+    fields["usage"]["total_tokens"] = result.usage.total_tokens
+    fields["timings"]["tokens_per_second"] = result.timings.tokens_per_second
+    fields["timings"]["prompt_tokens_per_second"] = result.timings.prompt_tokens_per_second
+    return fields
+
+
+def finite(value: Any) -> Any:
+    """JSON has no infinity (the log-probability of a token that can't be): null stands for it."""
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

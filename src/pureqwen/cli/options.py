@@ -1,0 +1,203 @@
+"""The flags that several verbs share, as dataclasses: which model, and every sampling parameter.
+
+The flags of `SamplingOptions` are the fields of SamplingParams, one for one (a test holds them together); a
+value is checked there, not here. `PARSERS` reads the same fields from text, for the chat's /set.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Group, Parameter
+
+from pureqwen.cli.terminal import stderr
+from pureqwen.config import SamplingParams
+
+if TYPE_CHECKING:
+    from pureqwen.qwen import Qwen
+
+MODEL = Group("Model", sort_key=1)
+SAMPLING = Group(
+    "Sampling", help="What is not set comes from the model's generation_config.json.", sort_key=2
+)
+
+
+def flag(text: str, group: Group | None = None, **names: Any) -> Any:
+    """The Parameter of one flag: its help, its group, and what else cyclopts should know."""
+    if group is not None:
+        names["group"] = group
+    if names.get("negative") == "":  # a switch that is off by default: nothing to say
+        names["show_default"] = False
+    return Parameter(help=text, **names)
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions:
+    """Which model, and how it is held."""
+
+    model: Annotated[
+        str, flag("A folder, a name on the hub such as Qwen/Qwen3-0.6B, or pocket.", MODEL, alias="-m")
+    ] = "pocket"
+    dtype: Annotated[str, flag("auto, bfloat16 or float32.", MODEL)] = "auto"
+    device: Annotated[str | None, flag("cuda, mps or cpu. [default: the first that is there]", MODEL)] = None
+    revision: Annotated[str | None, flag("A branch, tag or commit on the hub.", MODEL)] = None
+    context: Annotated[
+        int | None, flag("Most tokens of prompt and answer together. [default: the model's]", MODEL)
+    ] = None
+
+    def load(self) -> "Qwen":
+        """The model; on a terminal a line says that it is being loaded."""
+        screen = stderr()
+        if screen.movable:
+            screen.write(f"loading {self.model} ...", dim=True)
+        try:
+            from pureqwen.qwen import load  # brings torch
+
+            return load(
+                self.model, dtype=self.dtype, device=self.device, revision=self.revision, context=self.context
+            )
+        finally:
+            screen.erase_line()
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class SamplingOptions:
+    """The fields of SamplingParams as flags; None is not set."""
+
+    temperature: Annotated[float | None, flag("0 is greedy; higher is more varied.", SAMPLING)] = None
+    top_k: Annotated[int | None, flag("Keep the k likeliest tokens; 0 keeps all.", SAMPLING)] = None
+    top_p: Annotated[
+        float | None, flag("Keep the likeliest tokens that together reach this probability.", SAMPLING)
+    ] = None
+    min_p: Annotated[
+        float | None, flag("Drop what is less likely than this share of the likeliest.", SAMPLING)
+    ] = None
+    repetition_penalty: Annotated[
+        float | None, flag("Against tokens of prompt and answer; 1 is off.", SAMPLING)
+    ] = None
+    presence_penalty: Annotated[
+        float | None, flag("Against tokens that the answer holds; 0 is off.", SAMPLING)
+    ] = None
+    frequency_penalty: Annotated[float | None, flag("The same, once for each time; 0 is off.", SAMPLING)] = (
+        None
+    )
+    logit_bias: Annotated[
+        tuple[str, ...] | None,
+        flag("ID=VALUE: add VALUE to the logit of a token id. Repeatable.", SAMPLING),
+    ] = None
+    seed: Annotated[int | None, flag("The same seed gives the same answer.", SAMPLING)] = None
+    max_tokens: Annotated[
+        int | None, flag("Most new tokens. [default: the rest of the context]", SAMPLING)
+    ] = None
+    min_tokens: Annotated[int | None, flag("No end of text before so many tokens.", SAMPLING)] = None
+    stop: Annotated[
+        tuple[str, ...] | None,
+        flag("End the answer before this text. Repeatable.", SAMPLING, allow_leading_hyphen=True),
+    ] = None
+    stop_token_ids: Annotated[
+        tuple[int, ...] | None, flag("End the answer at this token id. Repeatable.", SAMPLING)
+    ] = None
+    ignore_eos: Annotated[bool | None, flag("Go on after the end of text.", SAMPLING, negative="")] = None
+    logprobs: Annotated[
+        bool | None, flag("Log-probabilities of the tokens (in --json).", SAMPLING, negative="")
+    ] = None
+    top_logprobs: Annotated[int | None, flag("And of the likeliest ones, 0 to 20 (in --json).", SAMPLING)] = (
+        None
+    )
+    thinking_budget: Annotated[
+        int | None, flag("Most tokens of thinking; then the answer must follow.", SAMPLING)
+    ] = None
+    thinking_end: Annotated[str | None, flag("The text that ends the thinking at the budget.", SAMPLING)] = (
+        None
+    )
+
+    def params(self) -> SamplingParams:
+        """Checked. Raises ValueError naming field, value and allowed range."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        if self.logit_bias is not None:
+            values["logit_bias"] = parse_bias(",".join(self.logit_bias))
+        return SamplingParams(**values)
+
+
+def parse_bias(text: str) -> dict[int, float]:
+    """ "15=-3,16=2.5" to {15: -3.0, 16: 2.5}."""
+    biases = {}
+    for item in text.split(","):
+        id, _, value = item.partition("=")
+        try:
+            biases[int(id)] = float(value)
+        except ValueError:
+            raise ValueError(f"logit_bias is {item!r}: it must be ID=VALUE, such as 15=-3.5") from None
+    return biases
+
+
+def parse_bool(text: str) -> bool:
+    known = {
+        "true": True,
+        "on": True,
+        "yes": True,
+        "1": True,
+        "false": False,
+        "off": False,
+        "no": False,
+        "0": False,
+    }
+    if text.lower() not in known:
+        raise ValueError("it must be on or off")
+    return known[text.lower()]
+
+
+def parse_text(text: str) -> str:
+    """A text as typed, or as a JSON string where it has quotes: "a\\n" holds a newline."""
+    if text.startswith('"'):
+        value = json.loads(text)
+        assert isinstance(value, str)
+        return value
+    return text
+
+
+def parse_stops(text: str) -> Any:
+    """One text, or a JSON list of them."""
+    return json.loads(text) if text.startswith("[") else parse_text(text)
+
+
+PARSERS: Mapping[str, Callable[[str], Any]] = MappingProxyType(
+    {
+        "temperature": float,
+        "top_k": int,
+        "top_p": float,
+        "min_p": float,
+        "repetition_penalty": float,
+        "presence_penalty": float,
+        "frequency_penalty": float,
+        "logit_bias": parse_bias,
+        "seed": int,
+        "max_tokens": int,
+        "min_tokens": int,
+        "stop": parse_stops,
+        "stop_token_ids": lambda text: tuple(int(id) for id in text.split(",")),
+        "ignore_eos": parse_bool,
+        "logprobs": parse_bool,
+        "top_logprobs": int,
+        "thinking_budget": int,
+        "thinking_end": parse_text,
+    }
+)
+
+
+def read_tools(path: Path | None) -> list[dict[str, Any]] | None:
+    """Function definitions from a JSON file: a list of them in OpenAI's form. None for no file."""
+    if path is None:
+        return None
+    try:
+        tools = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from error
+    if not isinstance(tools, list) or not tools or not all(isinstance(tool, dict) for tool in tools):
+        raise ValueError(f'{path} must hold a JSON list of tools: [{{"type": "function", "function": ...}}]')
+    return tools
