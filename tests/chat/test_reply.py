@@ -263,6 +263,12 @@ def test_of_two_stop_strings_the_one_that_is_complete_first_wins() -> None:
     assert replied("abcd", stop=("abc", "b"))[0].content == "a"
     assert replied("xabcd", stop=("c", "abc"))[0].content == "x", "of two that end together the longer one"
     assert replied("aab", stop=("ab",))[0].content == "a"
+    assert replied("aaab", stop=("aab",))[0].content == "a", "what does not fit may still begin it"
+
+
+def test_a_stop_string_within_a_call_does_not_lose_what_was_held_back() -> None:
+    reply, events = replied('a <tool_call>{"nameSTOP', style="hermes", stop=("STOP",))
+    assert whole(reply) == (None, 'a <tool_call>{"name', []) == told(events)
 
 
 def test_a_stop_string_cuts_one_long_token_too() -> None:
@@ -375,11 +381,27 @@ def state(parser: Parser) -> tuple[object, ...]:
     return parser.text, parser.reasoning, parser.content, parser.tool_calls, parser.stopped
 
 
+SIZES = st.lists(st.integers(1, 7), min_size=1, max_size=8)
+
+
 @settings(max_examples=400, deadline=None)
-@given(PIECES, OPTIONS, st.lists(st.integers(1, 7), min_size=1, max_size=8))
+@given(PIECES, OPTIONS, SIZES)
 def test_the_same_comes_out_whichever_way_the_text_is_cut(
     pieces: list[str], options: ReplyOptions, sizes: list[int]
 ) -> None:
+    check_cut(pieces, options, sizes)
+
+
+@pytest.mark.long
+@settings(max_examples=15_000, deadline=None)
+@given(PIECES, OPTIONS, SIZES)
+def test_the_same_comes_out_whichever_way_any_text_is_cut(
+    pieces: list[str], options: ReplyOptions, sizes: list[int]
+) -> None:
+    check_cut(pieces, options, sizes)
+
+
+def check_cut(pieces: list[str], options: ReplyOptions, sizes: list[int]) -> None:
     text = "".join(pieces)
     once, cut = Parser(options), Parser(options)
     at_once = once.feed(text) + once.close()

@@ -274,11 +274,11 @@ HOSTILE: dict[str, Callable[[int], str]] = {
 }
 
 
-@pytest.mark.parametrize("length", [20_000, pytest.param(400_000, marks=pytest.mark.long)])
+@pytest.mark.parametrize("length", [20_000, pytest.param(100_000, marks=pytest.mark.long)])
 @pytest.mark.parametrize("style", ["hermes", "coder"])
 @pytest.mark.parametrize("kind", HOSTILE)
 def test_the_time_is_linear_in_a_hostile_text(kind: str, style: str, length: int) -> None:
-    """Character by character and at once: reading it all again at each token takes minutes. Nothing is lost."""
+    """Character by character and at once; reading it all again at each token takes minutes."""
     text = HOSTILE[kind](length)
     begin = time.process_time()
     parser = Parser(ReplyOptions(style=style))

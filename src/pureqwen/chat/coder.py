@@ -44,6 +44,7 @@ class Coder:
 
     def __init__(self, tools: Tools | None = None) -> None:
         self._tools = tools
+        self._tags = Search((FUNCTION, END_FUNCTION, PARAMETER, END_PARAMETER, OPEN, CLOSE))
 
     def begin(self, tag: str, /) -> None:
         self._state = State.NAME if tag == FUNCTION else State.OPENING
@@ -53,7 +54,7 @@ class Coder:
         self._value: list[str] = []
         self._tail: list[str] = []  # VALUE: </parameter> and blanks, which end the value or belong to it
         self._texts: dict[str, str] = {}  # the arguments as written
-        self._tags = Search((FUNCTION, END_FUNCTION, PARAMETER, END_PARAMETER, OPEN, CLOSE))
+        self._tags.flush()
 
     def feed(self, text: str, at: int, /) -> Step:
         step = Step(Verdict.MORE, at)

@@ -137,10 +137,10 @@ class Parser:
 
     def _dispatch(self, pieces: list[Piece]) -> None:
         for part, text in pieces:
-            if part is not Part.ANSWER and part is not Part.THOUGHT:
-                self._end_answer()
             if self.stopped:
                 return
+            if part is not Part.ANSWER and part is not Part.THOUGHT:
+                self._end_answer()
             self._text.append(text)
             match part:
                 case Part.ANSWER:
@@ -160,6 +160,7 @@ class Parser:
             self.stopped = True
             written = "".join(self._text)
             self._text = [written[: len(written) - len(stop) - len(text) + at]]
+            self._end_answer()
 
     def _end_answer(self) -> None:
         """Nothing held back in the answer can grow any more. Another answer may begin after a thought."""
