@@ -277,6 +277,7 @@ def test_a_stop_string_cuts_one_long_token_too() -> None:
     assert parser.stopped
     assert parser.feed("d") == parser.close() == []
     assert (parser.text, parser.content) == ("a ", "a ")
+    assert Parser(ReplyOptions(stop=("STOP",))).feed("a STOP<think>b</think>c") == [Content("a ")]
 
 
 @pytest.mark.parametrize("stop", ["STOP", ("",), ("a", 1)])
@@ -322,6 +323,11 @@ def test_a_coder_call_that_ends_an_open_thought_is_a_call() -> None:
     reply, events = replied(f"<think>I need it. <tool_call> {call}<|im_end|>", style="coder")
     assert whole(reply) == ("I need it. <tool_call>", None, [("now", "{}")]) == told(events)
     assert reply.finish_reason == "tool_calls"
+
+
+def test_a_call_begun_before_the_thought_does_not_spoil_the_one_after_it() -> None:
+    reply, _ = replied("<function=f><par<think>x</think><function=g></function>", style="coder")
+    assert whole(reply) == ("x", "<function=f><par", [("g", "{}")])
 
 
 # --- whichever way it is cut
