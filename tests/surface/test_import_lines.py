@@ -19,6 +19,7 @@ LINES = {
     "generate": 5,
     "train": 5,
     "qwen": 6,
+    "explain": 6,
     "cli": 7,
 }
 NEVER = {("train", "cache")}  # allowed by the numbers, forbidden all the same

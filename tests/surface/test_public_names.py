@@ -1,6 +1,7 @@
 """Names and signatures that others build on. Adding one is fine (add it here); changing one breaks them."""
 
 import dataclasses
+import importlib
 import inspect
 from collections.abc import Callable
 
@@ -80,6 +81,15 @@ def test_the_exported_names_are_the_frozen_ones() -> None:
     assert set(pureqwen.__all__) == NAMES
     assert {name for name in dir(pureqwen) if name in NAMES} == NAMES
     assert all(getattr(pureqwen, name) is not None for name in NAMES)
+
+
+def test_train_the_function_is_not_hidden_by_train_the_folder() -> None:
+    """A folder that is imported becomes an attribute of the package, in the place of the lazy name."""
+    for _ in range(2):  # the first look imports the folder, the second finds it
+        assert callable(pureqwen.train)
+        assert list(inspect.signature(pureqwen.train).parameters)[1] == "data"
+    assert inspect.ismodule(importlib.import_module("pureqwen.train"))
+    assert callable(pureqwen.train)
 
 
 def test_an_unknown_name_is_an_attribute_error() -> None:

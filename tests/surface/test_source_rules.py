@@ -90,9 +90,7 @@ def test_no_pickle_is_ever_loaded(sources: dict[str, str]) -> None:
 
 
 def test_templates_run_in_the_sandbox_only(sources: dict[str, str]) -> None:
-    assert not where(
-        sources, r"jinja2\.(Environment|Template)\b|from jinja2 import.*\b(Environment|Template)\b"
-    )
+    assert not where(sources, r"\b(Native)?(Environment|Template)\(|class \w+\((Native)?Environment\b")
 
 
 def test_nothing_is_evaluated(sources: dict[str, str]) -> None:

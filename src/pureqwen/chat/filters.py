@@ -60,7 +60,8 @@ def make_tests(budget: Budget) -> dict[str, Callable[..., Any]]:
 
 
 def _priced(budget: Budget, function: Any, cost: Callable[[Budget, Args, Kwargs], int]) -> Callable[..., Any]:
-    passed = 1 if hasattr(function, "jinja_pass_arg") else 0  # Jinja puts its context or environment first
+    # Jinja hands its context or environment to a function with this mark, before the template's own arguments
+    passed = 0 if getattr(function, "jinja_pass_arg", None) is None else 1
 
     def call(*args: Any, **kwargs: Any) -> Any:
         budget.spend(OVERHEAD + cost(budget, args[passed:], kwargs))
