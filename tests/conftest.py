@@ -152,3 +152,18 @@ def qwen_tokenizer_folder(pytestconfig: pytest.Config, tmp_path_factory: pytest.
         draft.write_text(json.dumps(_tokenizer_json(ranks), ensure_ascii=False), encoding="utf-8")
         draft.replace(target)  # in one step: another test run may be looking
     return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def chat_template_source(
+    request: pytest.FixtureRequest, trl_template: Callable[[str], str]
+) -> Callable[[str], str]:
+    """`chat_template_source("coder")`: a template by the name it has in the golden file; skips without it."""
+
+    def read(name: str) -> str:
+        if name != "coder":  # which trl does not carry
+            return trl_template(name)
+        folder: Path = request.getfixturevalue("reference")
+        return (folder / "templates" / f"{name}.jinja").read_text(encoding="utf-8")
+
+    return read

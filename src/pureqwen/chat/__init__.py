@@ -1,11 +1,12 @@
 """Messages to a prompt, and a model's ids to an answer. No tensor comes here.
 
-    messages --ChatTemplate.encode--> ids --the model--> ids --Reply--> reasoning, content, tool calls
+messages --ChatTemplate.encode--> ids --the model--> ids --Reply--> reasoning, content, tool calls
 """
 
 from pureqwen.chat.budget import TemplateError
 from pureqwen.chat.events import Content, Event, Finish, FinishReason, Reasoning, Recast, ToolCallDelta
-from pureqwen.chat.reply import Reply, ReplyOptions, parse_tool_calls, split_reasoning
+from pureqwen.chat.parser import ReplyOptions
+from pureqwen.chat.reply import Reply, parse_tool_calls, split_reasoning
 from pureqwen.chat.template import ChatTemplate, thinking_mode
 from pureqwen.chat.tools import ToolCall
 
