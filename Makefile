@@ -50,7 +50,7 @@ bench: $(VENV)/.dev  ## measure; writes benchmarks/results/*.json
 	$(BIN)/python docs/generate.py
 
 pocket: $(VENV)/.dev  ## train the bundled model again (half an hour on two cores)
-	$(BIN)/python recipes/pocket/make.py
+	$(BIN)/python -m recipes.pocket
 
 verify-real: $(VENV)/.runtime  ## download Qwen3-0.6B and compare with published values (needs a network)
 	$(BIN)/python recipes/verify_real.py

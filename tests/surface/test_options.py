@@ -1,4 +1,4 @@
-"""The command line's verbs and flags, frozen: scripts call them. Add a new flag here; a lost one is a break."""
+"""The verbs and flags of the command line, frozen: scripts call them. New ones go here; losing one is a break."""
 
 import pytest
 
