@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import peers
@@ -13,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from pureqwen.config import ModelConfig
 from pureqwen.model import Qwen3
 from pureqwen.weights import load_model, save_model, write_json
+from pureqwen.weights.files import open_folder
 
 IDS = torch.arange(24).view(2, 12) * 7 % 256
 ROUND = ["dense tied", "dense untied", "moe", "mixed by mlp_only_layers"]
@@ -232,3 +235,31 @@ def test_json_is_replaced_whole(tmp_path: Path) -> None:
         write_json(tmp_path / "generation_config.json", {"temperature": object()})
     assert json.loads((tmp_path / "generation_config.json").read_text()) == {"temperature": 0.6}
     assert os.listdir(tmp_path) == ["generation_config.json"]
+
+
+def test_building_a_model_without_memory_draws_no_numbers(tmp_path: Path) -> None:
+    """Drawing them on the meta device made torch import 800 modules: two seconds of each start."""
+    save(tmp_path)
+    program = (
+        "import sys, pureqwen.weights, pureqwen.config as c\n"
+        "before = set(sys.modules)\n"
+        f"pureqwen.weights.load_model({str(tmp_path)!r}, c.ModelConfig.from_pretrained({str(tmp_path)!r}))\n"
+        "print(len(set(sys.modules) - before))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    assert int(done.stdout) < 50
+
+
+@pytest.mark.parametrize("size", [1, 100, 10**6])
+def test_a_head_that_differs_in_its_last_bit_is_not_the_embedding(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    monkeypatch.setattr("pureqwen.weights.files.COMPARED", size)
+    a = torch.arange(37, dtype=torch.int16)
+    b = a.clone()
+    b[-1] += 1
+    save_file({"a": a, "b": b, "c": a.clone(), "d": a.view(1, 37).clone()}, tmp_path / "model.safetensors")
+    checkpoint = open_folder(tmp_path)
+    assert checkpoint.same_bytes("a", "c")
+    assert not checkpoint.same_bytes("a", "b")
+    assert not checkpoint.same_bytes("a", "d")

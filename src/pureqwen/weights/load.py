@@ -16,9 +16,11 @@ import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from pureqwen.config import ModelConfig
 from pureqwen.model import Pulled, Qwen3
@@ -27,6 +29,7 @@ from pureqwen.weights.names import EMBEDDING, HEAD, canonical, is_bare, leaves, 
 
 BLOCK = 4 << 20  # bytes of file that are converted at a time
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float16": torch.float16}
+DRAWS = {Tensor.normal_, Tensor.uniform_, nn.init.normal_, nn.init.uniform_, nn.init.kaiming_uniform_}
 QUANTISED_NAME = re.compile(r"\.(qweight|qzeros|scales|g_idx|weight_scale|weight_scale_inv|absmax)$")
 QUANTISED_SUFFIX = re.compile(r"-(FP8|AWQ|GPTQ-Int[48]|bnb-4bit)$", re.IGNORECASE)
 
@@ -61,7 +64,7 @@ def load_model(
     headless = is_bare(files.entries) and HEAD not in files and not config.tie_word_embeddings
     checkpoint = Checkpoint(folder, canonical(files.entries))
     _refuse_quantised_tensors(checkpoint)
-    with torch.device("meta"):
+    with torch.device("meta"), _NoDraws():
         model = Qwen3(config)
     if headless:
         model.add_module("lm_head", NoHead())
@@ -72,6 +75,17 @@ def load_model(
     _pull(model, Reader(checkpoint, dtype=chosen, device=device))
     assert not any(parameter.is_meta for parameter in model.parameters())
     return model.eval()
+
+
+class _NoDraws(TorchFunctionMode):
+    """No random numbers are drawn for a model without memory: torch imports half of itself for them (2 s)."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func in DRAWS:
+            return args[0] if args else (kwargs or {})["tensor"]
+        return func(*args, **(kwargs or {}))
 
 
 @torch.no_grad()
@@ -182,15 +196,11 @@ def _refuse_other_head(checkpoint: Checkpoint) -> None:
         raise WeightError(
             f"{head.path}: {HEAD} is {head.shape}, the embedding it is tied to {embedding.shape}"
         )
-    for rows in _blocks(head):
-        ours, theirs = checkpoint.read(EMBEDDING, rows), checkpoint.read(HEAD, rows)
-        if not torch.equal(ours, theirs.to(ours.dtype)):
-            raise WeightError(
-                f"{head.path}: the config ties {HEAD} to {EMBEDDING}, but they differ in rows "
-                f"{rows.start} to {rows.stop - 1}: the config or the file is wrong"
-            )
-        for name in (HEAD, EMBEDDING):
-            checkpoint.release(name, rows)
+    if not checkpoint.same_bytes(HEAD, EMBEDDING):
+        raise WeightError(
+            f"{head.path}: the config ties {HEAD} to {EMBEDDING}, but they differ: "
+            "the config or the file is wrong"
+        )
 
 
 def refuse_quantised(config: ModelConfig, folder: str | Path) -> None:
