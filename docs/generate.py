@@ -80,9 +80,13 @@ def usage(verb: str) -> str:
     return fenced("\n".join(line.rstrip() for line in done.stdout.strip("\n").splitlines()))
 
 
-def benchmark(name: str) -> str:
-    """benchmarks/results/NAME.json as a table: its rows' keys are the columns."""
-    result: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text())
+def benchmarks(_: str) -> str:
+    """Every benchmarks/results/NAME.json as a table: the keys of its rows are the columns."""
+    return "\n\n".join(f"## {path.stem}\n\n{table(path)}" for path in sorted(RESULTS.glob("*.json")))
+
+
+def table(path: Path) -> str:
+    result: dict[str, Any] = json.loads(path.read_text())
     rows: list[dict[str, Any]] = result["rows"]
     columns = list(rows[0])
     lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
@@ -96,7 +100,7 @@ BLOCKS: dict[str, Callable[[str], str]] = {
     "models": models,
     "output": output,
     "usage": usage,
-    "benchmark": benchmark,
+    "benchmarks": benchmarks,
 }
 
 

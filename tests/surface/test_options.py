@@ -1,4 +1,4 @@
-"""The verbs and flags of the command line, frozen: scripts call them. New ones go here; losing one is a break."""
+"""Verbs and flags of the command line, frozen: scripts call them. New ones go here; losing one breaks them."""
 
 import pytest
 
