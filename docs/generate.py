@@ -31,6 +31,12 @@ BLOCK = re.compile(r"(<!-- generated: (\w+)(?: ([\w.-]+))? -->\n).*?(<!-- end --
 NOTES = {
     "py.typed": "type checkers may rely on the annotations",
     "pocket": "the model that ships inside the package: a checkpoint like any other",
+    "config.json": "its shape",
+    "generation_config.json": "greedy, so that its answers repeat",
+    "model.safetensors": "its weights",
+    "tokenizer.json": "its vocabulary and merges",
+    "tokenizer_config.json": "which of its tokens end a turn",
+    "chat_template.jinja": "its chat format, in our own words",
 }
 
 

@@ -1,4 +1,4 @@
-"""Verbs and flags of the command line, frozen: scripts call them. New ones go here; losing one breaks them."""
+"""Verbs and flags of the command line, frozen: scripts call them. New ones go here; none may be lost."""
 
 import pytest
 
