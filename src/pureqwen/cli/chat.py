@@ -89,7 +89,8 @@ class Chat:
     ) -> None:
         self.qwen, self.conversation, self.tools, self.screen = qwen, conversation, tools, screen
         self.notes = screen if screen.terminal else stderr()
-        self.draft = ""  # a message that could not be answered: the next line begins with it
+        self.draft = ""  # what the next line should begin with: a message that was not taken
+        self.failed = ""  # the last message, where it could not be answered
         self.totals = Totals()
 
     def run(self, reader: Reader | None = None) -> None:
@@ -129,10 +130,12 @@ class Chat:
                 raise
 
     def ask(self, text: str) -> None:
+        """Send a message; one that can't be answered is given back."""
         before = list(self.conversation.turns)
+        self.failed = ""
         self.conversation.say(text)
         if not self.answer(before):
-            self.draft = text
+            self.draft = self.failed = text
 
     def answer(self, before: list[dict[str, Any]]) -> bool:
         """Answer the conversation; where that fails, it is again what it was before, and False returned."""

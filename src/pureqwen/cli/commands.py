@@ -9,10 +9,10 @@ import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pureqwen.cli.conversation import SHOWN, Conversation
-from pureqwen.cli.options import PARSERS
+from pureqwen.cli.options import PARSERS, parse_field
 
 if TYPE_CHECKING:
     from pureqwen.cli.chat import Chat
@@ -79,8 +79,8 @@ def thinking(chat: "Chat", argument: str) -> None:
 
 def regenerate(chat: "Chat", argument: str) -> None:
     talk = chat.conversation
-    if chat.draft:  # the last message could not be answered: ask it again
-        chat.ask(chat.take_draft())
+    if chat.failed:  # the last message could not be answered: ask it again
+        chat.ask(chat.failed)
         return
     place = talk.last("user", "tool")
     if place is None:
@@ -147,7 +147,7 @@ def set_parameter(chat: "Chat", argument: str) -> None:
         hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(PARSERS)}"
         raise ValueError(f"there is no parameter {name}: {hint}")
     if text:
-        chat.conversation.params = replace(chat.conversation.params, **{name: parse(name, text)})
+        chat.conversation.params = replace(chat.conversation.params, **{name: parse_field(name, text)})
     value = getattr(chat.conversation.params, name)
     chat.screen.line(f"{name}: {'not set' if value is None else value}", dim=True)
 
@@ -164,19 +164,6 @@ def show_parameters(chat: "Chat") -> None:
         elif default is not None:
             chat.screen.line(f"{field.name:<20} {default} (the model's default)", dim=True)
     chat.screen.line("/set NAME VALUE sets one, /set NAME none unsets it.", dim=True)
-
-
-def parse(name: str, text: str) -> Any:
-    """The value of a parameter from its text; SamplingParams checks its range."""
-    if text.lower() == "none":
-        return None
-    parser = PARSERS[name]
-    try:
-        return parser(text)
-    except ValueError as error:
-        right = {float: "it must be a number", int: "it must be an integer"}
-        why = right.get(parser, str(error)) if isinstance(parser, type) else str(error)
-        raise ValueError(f"{name} is {text}: {why}") from error
 
 
 def path_of(argument: str) -> Path:

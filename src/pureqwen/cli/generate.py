@@ -24,7 +24,8 @@ def generate(
     /,
     *,
     file: Annotated[
-        Path | None, flag("Read the prompt from a file; - is standard input.", alias="-f")
+        Path | None,
+        flag("Read the prompt from a file; - is standard input.", alias="-f", allow_leading_hyphen=True),
     ] = None,
     system: Annotated[str | None, flag("The system message.", allow_leading_hyphen=True, alias="-s")] = None,
     thinking: Annotated[bool | None, flag("Let the model think first. [default: the model's]")] = None,
@@ -49,16 +50,14 @@ def generate(
     given = [name for name, value in chat_only.items() if value is not None]
     if raw and given:
         raise ValueError(f"{given[0]} is for a chat: it means nothing to a text that is continued (--raw)")
-    params = sampling.params()
+    params, definitions = sampling.params(), read_tools(tools)
     if params.logprobs and not json:
         raise ValueError("log-probabilities are shown with --json only: add it, or leave --logprobs out")
-    definitions = read_tools(tools)
     text = read_prompt(prompt, file)
     qwen = source.load()
-    if not raw and qwen.template is None:
-        if given:
-            raise ValueError(f"{qwen.name} has no chat template, so {given[0]} can't reach it")
-        raw = True
+    raw = raw or qwen.template is None
+    if raw and given:
+        raise ValueError(f"{qwen.name} has no chat template, so {given[0]} can't reach it")
     request: Any = text if raw else conversation(text, system)
     stream = qwen.stream(request, tools=definitions, thinking=thinking, params=params)
     answer(stream, qwen, as_json=json, show_thinking=show_thinking)

@@ -120,7 +120,7 @@ class SamplingOptions:
         """Checked. Raises ValueError naming field, value and allowed range."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         if self.logit_bias is not None:
-            values["logit_bias"] = parse_bias(",".join(self.logit_bias))
+            values["logit_bias"] = parse_field("logit_bias", ",".join(self.logit_bias))
         return SamplingParams(**values)
 
 
@@ -132,7 +132,7 @@ def parse_bias(text: str) -> dict[int, float]:
         try:
             biases[int(id)] = float(value)
         except ValueError:
-            raise ValueError(f"logit_bias is {item!r}: it must be ID=VALUE, such as 15=-3.5") from None
+            raise ValueError("it must be ID=VALUE, such as 15=-3.5") from None
     return biases
 
 
@@ -188,6 +188,21 @@ PARSERS: Mapping[str, Callable[[str], Any]] = MappingProxyType(
         "thinking_end": parse_text,
     }
 )
+
+
+def parse_field(name: str, text: str) -> Any:
+    """The value of a parameter from its text; SamplingParams checks its range. "none" is not set.
+
+    Raises ValueError naming the field, what was given and what would be right.
+    """
+    if text.lower() == "none":
+        return None
+    parser = PARSERS[name]
+    try:
+        return parser(text)
+    except ValueError as error:
+        kind = "a number" if parser is float else "an integer" if parser is int else None
+        raise ValueError(f"{name} is {text}: {f'it must be {kind}' if kind else error}") from None
 
 
 def read_tools(path: Path | None) -> list[dict[str, Any]] | None:

@@ -1,0 +1,138 @@
+"""A Qwen that answers from a script, so that the command line is tested without a model.
+
+What the user says decides: "think ..." is thought about first, "slow" comes a word at a time, "long" is cut,
+"boom" is refused, "bug" breaks, "tool" calls one, "escape" writes what a terminal would obey, "lines" ends in
+many newlines; all else is echoed. Run as a script, it is the command pureqwen with this model.
+"""
+
+import io
+import time
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+from pureqwen.chat import Content, Event, Finish, Reasoning, ToolCall, ToolCallDelta
+from pureqwen.config import SamplingParams
+from pureqwen.generate import Logprob, Result, Timings, Usage
+
+HOSTILE = "a[bold]b[/] \x1b]0;title\x07\x1b[2J\x9b31m\rc\u0000 :smile: \u4f60\u597d"
+LONG = " ".join(f"word{n}" for n in range(400))
+
+
+class Terminal(io.StringIO):
+    """A stream that says it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+class FakeTemplate:
+    def check_thinking(self, thinking: bool | None) -> None:
+        if thinking is False:
+            raise ValueError("fake always thinks: take fake-instruct instead")
+
+
+class FakeStream:
+    def __init__(self, events: Iterator[Event], prompt_tokens: int) -> None:
+        self.events, self.seen, self.closed = events, [], False
+        self.prompt_tokens = prompt_tokens
+
+    seen: list[Event]
+
+    def __iter__(self) -> Iterator[Event]:
+        for event in self.events:
+            self.seen.append(event)
+            yield event
+
+    def close(self) -> None:
+        self.closed = True
+
+    @property
+    def result(self) -> Result:
+        def join(kind: type) -> str:
+            return "".join(event.text for event in self.seen if isinstance(event, kind))
+
+        calls = [ToolCall(e.name or "", {"city": "Oslo"}) for e in self.seen if isinstance(e, ToolCallDelta)]
+        finish = [event.reason for event in self.seen if isinstance(event, Finish)]
+        count = sum(isinstance(event, Reasoning | Content | ToolCallDelta) for event in self.seen)
+        return Result(
+            text=join(Reasoning) + join(Content),
+            reasoning=join(Reasoning).strip() or None,
+            content=join(Content) or None,
+            tool_calls=calls,
+            token_ids=list(range(count)),
+            finish_reason=finish[0] if finish else "interrupted",
+            logprobs=[Logprob(token_id=1, text="a", logprob=float("-inf"), top=((1, "a", -0.5),))],
+            usage=Usage(
+                prompt_tokens=self.prompt_tokens,
+                completion_tokens=count,
+                cached_tokens=1,
+                reasoning_tokens=sum(isinstance(event, Reasoning) for event in self.seen),
+            ),
+            timings=Timings(
+                time_to_first_token=0.25, decode_seconds=2.0, prompt_tokens=3, decode_tokens=max(count - 1, 0)
+            ),
+            seed=7,
+        )
+
+
+class FakeQwen:
+    """`asked` holds what stream was called with; `template` None makes it a base model."""
+
+    def __init__(self, *, template: Any = FakeTemplate()) -> None:  # noqa: B008
+        self.name, self.context, self.template = "fake", 100, template
+        self.defaults = SamplingParams(temperature=0.6)
+        self.asked: list[SimpleNamespace] = []
+        self.streams: list[FakeStream] = []
+
+    def stream(
+        self,
+        request: Any,
+        tools: Any = None,
+        thinking: bool | None = None,
+        params: SamplingParams | None = None,
+        **fields: Any,
+    ) -> FakeStream:
+        assert not fields
+        self.asked.append(SimpleNamespace(request=request, tools=tools, thinking=thinking, params=params))
+        text = request if isinstance(request, str) else request[-1]["content"]
+        if "boom" in text:
+            raise ValueError("the prompt has 999 tokens, the context holds 100: shorten it")
+        if "bug" in text:
+            raise KeyError("a mistake of ours")
+        self.streams.append(FakeStream(script(text), len(text)))
+        return self.streams[-1]
+
+
+def script(text: str) -> Iterator[Event]:
+    if "think" in text:
+        yield from (Reasoning("Let me "), Reasoning("see.\n\n"))
+    if "cut" in text:
+        yield Finish("length")
+    elif "nothing" in text:
+        raise KeyboardInterrupt
+    elif "stop" in text:
+        yield Content("half an")
+        raise KeyboardInterrupt
+    elif "slow" in text:
+        for word in LONG.split(" "):
+            yield Content(word + " ")
+            time.sleep(0.03)
+    elif "tool" in text:
+        yield ToolCallDelta(0, "call_0", "weather", '{"city": "Oslo"}')
+        yield Finish("tool_calls")
+    else:
+        answer = {"escape": HOSTILE, "lines": "one\n\ntwo\n\n\n", "long": "It was cut"}.get(
+            text, f"Echo: {text}"
+        )
+        for number, word in enumerate(answer.split(" ")):
+            yield Content(f" {word}" if number else word)
+        yield Finish("length" if text == "long" else "stop")
+
+
+if __name__ == "__main__":
+    import pureqwen.cli
+    from pureqwen.cli.options import ModelOptions
+
+    ModelOptions.load = lambda self: FakeQwen()  # type: ignore[method-assign,assignment,return-value]
+    pureqwen.cli.main()
