@@ -1,0 +1,37 @@
+"""Learning: data to documents (data.py), their loss (loss.py), steps (loop.py), state on disk
+(checkpoint.py), all of it (run.py).
+"""
+
+import sys
+from inspect import signature
+from types import ModuleType
+
+from pureqwen.train.data import Corpus, Document, encode_chat, pack, read_corpus
+from pureqwen.train.loop import Diverged, StepLog, Trainer
+from pureqwen.train.loss import Batch, cross_entropy
+from pureqwen.train.run import Trained, train
+
+__all__ = [
+    "Batch",
+    "Corpus",
+    "Diverged",
+    "Document",
+    "StepLog",
+    "Trained",
+    "Trainer",
+    "cross_entropy",
+    "encode_chat",
+    "pack",
+    "read_corpus",
+    "train",
+]
+
+
+class _CallableFolder(ModuleType):
+    """`pureqwen.train` names a function and this folder, and importing the folder would hide the function."""
+
+    __call__ = staticmethod(train)
+    __signature__ = signature(train)
+
+
+sys.modules[__name__].__class__ = _CallableFolder
