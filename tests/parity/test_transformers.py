@@ -28,14 +28,16 @@ def test_logits_equal_transformers_in_float32(variant):
 @pytest.mark.parametrize("variant", VARIANTS)
 @torch.inference_mode()
 def test_bfloat16_error_is_at_most_a_tenth_above_transformers_own(variant):
-    config = tiny(**VARIANTS[variant])
-    torch.manual_seed(1)
-    ids = torch.randint(0, config.vocab_size, (4, 48))
-    exact = twins(config)[1](input_ids=ids).logits
-    ours, theirs = (m.bfloat16() for m in twins(config))
-    our_error = (ours(ids) - exact).square().mean().sqrt()
-    their_error = (theirs(input_ids=ids).logits.float() - exact).square().mean().sqrt()
-    assert 0 < our_error <= 1.1 * their_error
+    """Over four models: where rounding flips an expert the error of a single one is a matter of luck."""
+    ours, theirs = 0.0, 0.0
+    for seed in range(4):
+        config = tiny(**VARIANTS[variant], initializer_range=0.1)
+        us, them = twins(config, seed=seed)
+        ids = torch.randint(0, config.vocab_size, (4, 48), generator=torch.Generator().manual_seed(seed))
+        exact = them(input_ids=ids).logits
+        ours += (us.bfloat16()(ids) - exact).square().mean().item()
+        theirs += (them.bfloat16()(input_ids=ids).logits.float() - exact).square().mean().item()
+    assert 0 < ours**0.5 <= 1.1 * theirs**0.5
 
 
 @torch.inference_mode()

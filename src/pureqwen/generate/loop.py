@@ -78,7 +78,8 @@ class Cached:
             [piece + [0] * (width - len(piece)) for piece in pieces], device=self.device
         )  # (B, S)
         ready = [n for n, row in enumerate(rows) if row.num_computed + len(pieces[n]) == len(row.ids)]
-        keep = torch.tensor([ready, [len(pieces[n]) - 1 for n in ready]], device=self.device).unbind()
+        ends = [len(pieces[n]) - 1 for n in ready]
+        keep = torch.tensor([ready, ends], dtype=torch.long, device=self.device).unbind()
         logits = self.model(ids, positions, self.cache.attends, keep)  # (ready, V)
         for row, piece in zip(rows, pieces, strict=True):
             row.num_computed += len(piece)

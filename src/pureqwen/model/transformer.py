@@ -83,8 +83,7 @@ class Qwen3(nn.Module):
 
         positions: shaped as ids; the place of each token in its text. Default 0, 1, 2, ...
         attends: one `Attend` per layer. Default: causal attention that keeps nothing.
-        keep: which positions to compute logits for: anything that indexes ids (a mask, indices, a tuple of
-        them).
+        keep: which positions to compute logits for, by anything that indexes ids: a mask, indices, a tuple.
             Default all, which for long prompts is most of the memory: V is 151,936.
         """
         x = self.hidden(ids, positions, attends)
