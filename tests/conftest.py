@@ -167,3 +167,32 @@ def chat_template_source(
         return (folder / "templates" / f"{name}.jinja").read_text(encoding="utf-8")
 
     return read
+
+
+@pytest.fixture(scope="session")
+def speaking(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any, Any]:
+    """A folder with a tiny random model that has the pocket's tokenizer and template; its twin in
+    transformers; the tokenizer.
+    """
+    import torch
+    from peers import tiny, twins
+
+    import pureqwen
+    from pureqwen.qwen import Qwen
+
+    pocket = Path(pureqwen.__file__).parent / "pocket"
+    tokenizer = pureqwen.Tokenizer.from_pretrained(pocket)
+    end = tokenizer.token_id("<|im_end|>")
+    ours, theirs = twins(tiny(vocab_size=tokenizer.vocab_size + 11, max_position_embeddings=512))
+    folder = tmp_path_factory.mktemp("speaking")
+    with torch.no_grad():  # never by itself, so that lengths are the test's choice
+        for model in (ours, theirs):
+            model.lm_head.weight[end] = 0
+    qwen = Qwen(
+        ours,
+        tokenizer=tokenizer,
+        template=pureqwen.ChatTemplate.from_pretrained(pocket),
+        generation_config={"do_sample": True, "temperature": 0.9, "eos_token_id": [end]},
+    )
+    qwen.save(folder)
+    return folder, theirs, tokenizer

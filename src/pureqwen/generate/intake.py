@@ -46,9 +46,13 @@ class Intake:
         """Continue a text, whose control tokens are parsed, or ids."""
         if isinstance(prompt, str):
             ids = self._need("text").encode(prompt, allow_special=True)
+        elif isinstance(prompt, torch.Tensor) and prompt.dim() == 1:
+            ids = prompt.tolist()
+        elif isinstance(prompt, Sequence):
+            ids = list(prompt)
         else:
-            ids = prompt.tolist() if isinstance(prompt, torch.Tensor) else list(prompt)
-        return self._row(ids, params.over(self.defaults), ReplyOptions(enabled=False, style=None))
+            raise ValueError(f"a prompt is a text or a list of token ids, not {type(prompt).__name__}")
+        return self._row(ids, params.over(self.defaults), ReplyOptions(raw=True, enabled=False))
 
     def chat(self, messages: Any, tools: Tools, thinking: bool | None, params: SamplingParams) -> Row:
         if isinstance(messages, str):
