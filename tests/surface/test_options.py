@@ -20,7 +20,8 @@ VERBS = {
     "models": "--json",
     "download": "MODEL --revision",
     "train": """
-        MODEL DATA --out --tokenizer --steps --epochs --batch-size --sequence-length --accumulation --learning-rate
+        MODEL DATA --out --tokenizer
+        --steps --epochs --batch-size --sequence-length --accumulation --learning-rate
         --warmup-steps --decay-from --final-rate --weight-decay --beta1 --beta2 --clip --precision --seed
         --log-every --save-every --keep-checkpoints --skip-long-chats
     """,
