@@ -12,10 +12,10 @@ from pureqwen.chat.budget import Budget
 MESSAGES = [{"role": "user", "content": f"hello {n}"} for n in range(300)]
 
 
-def grow(step, start="'a'"):
-    """A template that repeats `step` on ns.s, from `start`."""
+def grow(step, start="'a'", end="{{ ns.s }}"):
+    """A template that repeats `step` on ns.s, from `start`, and then uses it."""
     begin = f"{{% set ns = namespace(s={start}, t={start}) %}}"
-    return begin + "{% for i in range(90) %}" + step + "{% endfor %}{{ ns.s }}"
+    return begin + "{% for i in range(90) %}" + step + "{% endfor %}" + end
 
 
 def often(body):
@@ -24,6 +24,12 @@ def often(body):
 
 ENDLESS = {
     "nested loops": often(often("")),
+    "nested loops without a call": (
+        "{% set r = range(99999) %}{% for a in r %}{% for b in r %}{% endfor %}{% endfor %}"
+    ),
+    "a false condition without a call": (
+        "{% set r = range(99999) %}{% for a in r %}{% for b in r if false %}{% endfor %}{% endfor %}"
+    ),
     "nested loops that write": often(often("x")),
     "a loop whose condition never holds": (
         "{% for a in range(99999) %}{% for b in range(99999) if b < 0 %}{% endfor %}{% endfor %}"
@@ -69,10 +75,11 @@ DOUBLING = {
     "% operator": grow("{% set ns.s = '%s%s' % (ns.s, ns.s) %}"),
     "numbers": grow("{% set ns.s = ns.s * ns.s %}", "3"),
     "shared lists as text": grow("{% set ns.s = [ns.s, ns.s] %}"),
-    "shared lists as JSON": grow("{% set ns.s = {'a': ns.s, 'b': ns.s} %}") + "{{ ns.s|tojson }}",
-    "shared tuples as a key": grow("{% set ns.s = (ns.s, ns.s) %}") + "{{ {ns.s: 1} }}",
-    "shared lists compared": grow("{% set ns.s = [ns.s, ns.s] %}{% set ns.t = [ns.t, ns.t] %}")
-    + "{{ ns.s == ns.t }}",
+    "shared lists as JSON": grow("{% set ns.s = {'a': ns.s, 'b': ns.s} %}", end="{{ ns.s|tojson }}"),
+    "shared tuples as a key": grow("{% set ns.s = (ns.s, ns.s) %}", end="{{ {ns.s: 1} }}"),
+    "shared lists compared": grow(
+        "{% set ns.s = [ns.s, ns.s] %}{% set ns.t = [ns.t, ns.t] %}", end="{{ ns.s == ns.t }}"
+    ),
     "arguments of a macro": (
         "{% macro m() %}{% set ns.s = varargs %}{% endmacro %}" + grow("{{ m(ns.s, ns.s) }}")
     ),

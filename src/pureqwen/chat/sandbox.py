@@ -70,12 +70,6 @@ class MeteredCode(CodeGenerator):
         self.writeline("environment.tick()")
         super().blockvisit(nodes, frame)
 
-    def visit_For(self, node: nodes.For, frame: Frame) -> None:
-        if node.test is not None:  # `for x in y if test` turns without entering its body
-            tick = nodes.Call(nodes.EnvironmentAttribute("tick"), [], [], None, None)
-            node.test = nodes.And(tick, node.test).set_lineno(node.lineno, override=True)
-        super().visit_For(node, frame)
-
     def visit_Getitem(self, node: nodes.Getitem, frame: Frame) -> None:
         if isinstance(node.arg, nodes.Slice):
             self._around("cut", super().visit_Getitem, node, frame)
@@ -137,9 +131,8 @@ class Sandbox(ImmutableSandboxedEnvironment):
 
     # -- what the generated code calls
 
-    def tick(self) -> bool:
+    def tick(self) -> None:
         self.budget.spend(16)
-        return True
 
     def written(self, value: Any) -> Any:
         self.budget.spend(self.budget.text(value))
@@ -233,7 +226,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         self.made(args)
         if kwargs:
             self.made(kwargs)
-        if isinstance(function, (Granted, Macro, LoopContext, Undefined)) or function == self.tick:
+        if isinstance(function, (Granted, Macro, LoopContext, Undefined)):
             return super().call(context, function, *args, **kwargs, **loop)
         if isinstance(function, (MethodType, BuiltinMethodType)):
             owner, name = function.__self__, function.__name__
