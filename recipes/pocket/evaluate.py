@@ -72,6 +72,11 @@ def evaluate(folder: str | Path, *, count: int, show: bool = False) -> dict[str,
     }
 
 
+def write(result: dict[str, Any], path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", nargs="?", default="pocket")
@@ -80,12 +85,8 @@ def main() -> None:
     parser.add_argument("--show", action="store_true", help="print some wrong answers")
     arguments = parser.parse_args()
     result = evaluate(arguments.folder, count=arguments.count, show=arguments.show)
-    text = json.dumps(result, indent=2) + "\n"
     if arguments.out:
-        arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        arguments.out.write_text(text, encoding="utf-8")
-    else:
-        print(text, end="")
+        write(result, arguments.out)
 
 
 if __name__ == "__main__":

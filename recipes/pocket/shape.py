@@ -1,5 +1,7 @@
 """The pocket's shape and how it is trained."""
 
+from typing import Any
+
 from pureqwen.config import ModelConfig, TrainConfig
 from recipes.pocket.tokenizer import CONTEXT, VOCAB_SIZE
 
@@ -26,6 +28,15 @@ def model_config(*, end_of_turn: int, end_of_text: int) -> ModelConfig:
         eos_token_id=end_of_turn,
         pad_token_id=end_of_text,
     )
+
+
+def generation_config(*, end_of_turn: int, end_of_text: int) -> dict[str, Any]:
+    """Greedy, so that the same question gets the same answer."""
+    return {
+        "do_sample": False,
+        "eos_token_id": [end_of_turn, end_of_text],
+        "pad_token_id": end_of_text,
+    }
 
 
 TRAINING = TrainConfig(

@@ -114,7 +114,7 @@ def _words(folder: str | Path | None, source: Path | None) -> _Words:
 
 
 def _network(model: str | Path | Qwen3 | ModelConfig, source: Path | None, seed: int) -> Qwen3:
-    """The model in float32, in memory of its own (loaded weights are views of the read-only map)."""
+    """The model in float32. Loaded weights are views of a private map: written to, the file stays."""
     if isinstance(model, Qwen3):
         return model.float()
     if isinstance(model, ModelConfig):
@@ -123,10 +123,7 @@ def _network(model: str | Path | Qwen3 | ModelConfig, source: Path | None, seed:
     config = ModelConfig.from_pretrained(source)
     if Path(model).suffix == ".json" or not any(source.glob("*.safetensors")):
         return _fresh(config, seed)
-    network = load_model(source, config, dtype=torch.float32)
-    for parameter in network.parameters():
-        parameter.data = parameter.data.clone()
-    return network
+    return load_model(source, config, dtype=torch.float32)
 
 
 def _fresh(config: ModelConfig, seed: int) -> Qwen3:
