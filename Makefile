@@ -43,7 +43,7 @@ docs: $(VENV)/.dev  ## write the generated parts of README.md and docs/ again
 	$(BIN)/python docs/generate.py
 
 capture: $(VENV)/.dev  ## run the README's two commands again and keep what they print
-	$(BIN)/python docs/generate.py --capture
+	$(BIN)/python docs/generate.py --capture demo test
 
 bench: $(VENV)/.dev  ## measure; writes benchmarks/results/*.json
 	set -e; for file in benchmarks/bench_*.py; do $(BIN)/python $$file; done

@@ -2,10 +2,10 @@
 
 A block is `<!-- generated: NAME [ARGUMENT] -->`, what this script writes, and `<!-- end -->`.
 
-    python docs/generate.py              (make docs)     write the blocks again
-    python docs/generate.py --check      (make check)    say which pages are stale; exit code 1
-    python docs/generate.py --capture    (make capture)  run `make demo` and `make test`, keep what they print
-                                                         in docs/captured/, then write the blocks
+    python docs/generate.py                      (make docs)     write the blocks again
+    python docs/generate.py --check              (make check)    say which pages are stale; exit code 1
+    python docs/generate.py --capture demo test  (make capture)  run `make demo` and `make test`, keep what they
+                                                                 print in docs/captured/, then write
 
 --check runs no model: what the two commands printed is read from docs/captured/.
 """
@@ -26,6 +26,9 @@ PACKAGE = ROOT / "src" / "pureqwen"
 CAPTURED = ROOT / "docs" / "captured"
 RESULTS = ROOT / "benchmarks" / "results"
 BLOCK = re.compile(r"(<!-- generated: (\w+)(?: ([\w.-]+))? -->\n).*?(<!-- end -->)", re.DOTALL)
+
+# The README's two commands, and how many of the last lines of each it shows.
+LAST_LINES = {"demo": 40, "test": 1}
 
 # What can't say for itself what it is: files that are not Python, and folders of them.
 NOTES = {
@@ -74,7 +77,8 @@ def models(_: str) -> str:
 
 def output(name: str) -> str:
     """What a command printed when `make capture` last ran it."""
-    return fenced((CAPTURED / f"{name}.txt").read_text().rstrip())
+    path = CAPTURED / f"{name}.txt"
+    return fenced(path.read_text().rstrip() if path.exists() else "(make capture writes this)")
 
 
 def usage(verb: str) -> str:
@@ -128,19 +132,28 @@ def stale() -> list[str]:
     return [str(page.relative_to(ROOT)) for page in pages() if filled(page.read_text()) != page.read_text()]
 
 
-def capture() -> None:
-    """Run the README's two commands for real and keep what a reader would see."""
+def capture(name: str) -> None:
+    """Run one of the README's two commands for real and keep what a reader would see."""
+    done = subprocess.run(["make", "-s", name], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        raise SystemExit(f"{done.stdout}\nmake {name} failed; nothing was captured")
+    lines = done.stdout.strip("\n").splitlines()
     CAPTURED.mkdir(exist_ok=True)
-    for name, last in (("demo", None), ("test", 1)):
-        done = subprocess.run(["make", "-s", name], cwd=ROOT, capture_output=True, text=True, check=True)
-        lines = done.stdout.strip("\n").splitlines()
-        (CAPTURED / f"{name}.txt").write_text("\n".join(lines[-last:] if last else lines) + "\n")
+    (CAPTURED / f"{name}.txt").write_text("\n".join(lines[-LAST_LINES[name] :]) + "\n")
+
+
+def write() -> None:
+    for page in pages():
+        text = filled(page.read_text())
+        if text != page.read_text():
+            page.write_text(text)
+            print(f"wrote {page.relative_to(ROOT)}")
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Fill the generated blocks of README.md and docs/*.md.")
-    parser.add_argument("--check", action="store_true", help="only say which files are stale")
-    parser.add_argument("--capture", action="store_true", help="run the README's two commands again first")
+    parser.add_argument("--check", action="store_true", help="only say which pages are stale")
+    parser.add_argument("--capture", nargs="*", choices=LAST_LINES, help="run these commands again first")
     options = parser.parse_args()
     if options.check:
         wrong = stale()
@@ -148,13 +161,10 @@ def main() -> int:
             f"Stale: {', '.join(wrong)}. Run: make docs" if wrong else "The generated parts are up to date."
         )
         return 1 if wrong else 0
-    if options.capture:
-        capture()
-    for page in pages():
-        text = filled(page.read_text())
-        if text != page.read_text():
-            page.write_text(text)
-            print(f"wrote {page.relative_to(ROOT)}")
+    for name in options.capture or []:
+        write()  # `make test` wants fresh pages
+        capture(name)
+    write()
     return 0
 
 
