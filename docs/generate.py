@@ -4,8 +4,8 @@ A block is `<!-- generated: NAME [ARGUMENT] -->`, what this script writes, and `
 
     python docs/generate.py                      (make docs)     write the blocks again
     python docs/generate.py --check              (make check)    say which pages are stale; exit code 1
-    python docs/generate.py --capture demo test  (make capture)  run `make demo` and `make test`, keep what they
-                                                                 print in docs/captured/, then write
+    python docs/generate.py --capture demo test  (make capture)  run `make demo` and `make test`, keep what
+                                                                 they print in docs/captured/, then write
 
 --check runs no model: what the two commands printed is read from docs/captured/.
 """
