@@ -5,15 +5,25 @@ What the user says decides: "think ..." is thought about first, "slow" comes a w
 many newlines; all else is echoed. Run as a script, it is the command pureqwen with this model.
 """
 
+import importlib.util
 import io
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pureqwen
 from pureqwen.chat import Content, Event, Finish, Reasoning, ToolCall, ToolCallDelta
 from pureqwen.config import SamplingParams
-from pureqwen.generate import Logprob, Result, Timings, Usage
+
+# The results of pureqwen.generate, without what that folder imports besides: torch takes seconds.
+_SPEC = importlib.util.spec_from_file_location(
+    "results", Path(pureqwen.__file__).parent / "generate" / "result.py"
+)
+assert _SPEC is not None and _SPEC.loader is not None
+results = importlib.util.module_from_spec(_SPEC)
+_SPEC.loader.exec_module(results)
 
 HOSTILE = "a[bold]b[/] \x1b]0;title\x07\x1b[2J\x9b31m\rc\u0000 :smile: \u4f60\u597d"
 LONG = " ".join(f"word{n}" for n in range(400))
@@ -48,28 +58,28 @@ class FakeStream:
         self.closed = True
 
     @property
-    def result(self) -> Result:
+    def result(self) -> Any:
         def join(kind: type) -> str:
             return "".join(event.text for event in self.seen if isinstance(event, kind))
 
         calls = [ToolCall(e.name or "", {"city": "Oslo"}) for e in self.seen if isinstance(e, ToolCallDelta)]
         finish = [event.reason for event in self.seen if isinstance(event, Finish)]
         count = sum(isinstance(event, Reasoning | Content | ToolCallDelta) for event in self.seen)
-        return Result(
+        return results.Result(
             text=join(Reasoning) + join(Content),
             reasoning=join(Reasoning).strip() or None,
             content=join(Content) or None,
             tool_calls=calls,
             token_ids=list(range(count)),
             finish_reason=finish[0] if finish else "interrupted",
-            logprobs=[Logprob(token_id=1, text="a", logprob=float("-inf"), top=((1, "a", -0.5),))],
-            usage=Usage(
+            logprobs=[results.Logprob(token_id=1, text="a", logprob=float("-inf"), top=((1, "a", -0.5),))],
+            usage=results.Usage(
                 prompt_tokens=self.prompt_tokens,
                 completion_tokens=count,
                 cached_tokens=1,
                 reasoning_tokens=sum(isinstance(event, Reasoning) for event in self.seen),
             ),
-            timings=Timings(
+            timings=results.Timings(
                 time_to_first_token=0.25, decode_seconds=2.0, prompt_tokens=3, decode_tokens=max(count - 1, 0)
             ),
             seed=7,
@@ -131,8 +141,14 @@ def script(text: str) -> Iterator[Event]:
 
 
 if __name__ == "__main__":
+    import fcntl
+    import sys
+    import termios
+
     import pureqwen.cli
     from pureqwen.cli.options import ModelOptions
 
     ModelOptions.load = lambda self: FakeQwen()  # type: ignore[method-assign,assignment,return-value]
+    if sys.stdin.isatty():  # started in a session of its own: let Ctrl-C reach it
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
     pureqwen.cli.main()

@@ -69,7 +69,8 @@ def test_a_system_message_stands_first(pureqwen: Run, fake: FakeQwen) -> None:
 def test_every_sampling_parameter_arrives(pureqwen: Run, fake: FakeQwen) -> None:
     flags = """--temperature 0.5 --top-k 5 --top-p 0.9 --min-p 0.1 --repetition-penalty 1.1
         --presence-penalty -1.5 --frequency-penalty 0.5 --logit-bias 15=-3.5 --logit-bias 16=2 --seed 3
-        --max-tokens 50 --min-tokens 2 --stop --- --stop b --stop-token-ids 4 --stop-token-ids 5 --ignore-eos --logprobs --top-logprobs 3
+        --max-tokens 50 --min-tokens 2 --stop --- --stop b
+        --stop-token-ids 4 --stop-token-ids 5 --ignore-eos --logprobs --top-logprobs 3
         --thinking-budget 10 --thinking-end .</think>. --json"""
     assert pureqwen("generate", "a", *flags.split()).code == 0
     params = fake.asked[0].params

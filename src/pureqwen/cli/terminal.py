@@ -7,6 +7,7 @@ sent. Files and pipes get the words as they are. No markup is ever interpreted.
 No colour under NO_COLOR (https://no-color.org), with TERM=dumb, or where the stream is no terminal.
 """
 
+import io
 import os
 import sys
 from types import MappingProxyType
@@ -77,10 +78,11 @@ def interactive() -> bool:
 
 def show_table(table: Table) -> None:
     """Print a table; in a pipe its rows keep one line each."""
-    screen = stdout()
+    screen, drawn = stdout(), io.StringIO()
     width = None if screen.terminal else WIDE
-    console = Console(file=sys.stdout, width=width, no_color=not screen.colour, highlight=False, markup=False)
-    console.print(table)
+    Console(file=drawn, width=width, force_terminal=screen.colour, markup=False).print(table)
+    for line in drawn.getvalue().splitlines():
+        screen.stream.write(line.rstrip() + "\n")
 
 
 def plain_table(*columns: str, left: int = 1) -> Table:

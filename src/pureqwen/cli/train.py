@@ -6,6 +6,7 @@ from typing import Annotated
 
 from cyclopts import Group, Parameter
 
+from pureqwen.cli.errors import notice
 from pureqwen.cli.options import flag
 from pureqwen.config import TrainConfig
 
@@ -44,7 +45,7 @@ class TrainOptions:
     beta1: Annotated[float, flag("AdamW's average of the gradient.", TRAINING)] = TrainConfig.beta1
     beta2: Annotated[float, flag("AdamW's average of its square.", TRAINING)] = TrainConfig.beta2
     clip: Annotated[float, flag("Largest norm of the gradient; 0 is off.", TRAINING)] = TrainConfig.clip
-    precision: Annotated[str, flag("Of the matrix products: bfloat16 or float32.", TRAINING)] = (
+    precision: Annotated[str, flag("Of the matrix products: auto, bfloat16 or float32.", TRAINING)] = (
         TrainConfig.precision
     )
     seed: Annotated[int, flag("Of fresh weights and of the order of the data.", TRAINING)] = TrainConfig.seed
@@ -63,13 +64,25 @@ class TrainOptions:
 
 def train(
     model: Annotated[str, flag("A folder or hub name to go on from, or a config.json to begin with.")],
-    data: Annotated[Path, flag("A file (.jsonl, .txt) or a folder of them.")],
+    data: Annotated[Path, flag("A .jsonl, .json or .txt file, or a folder of them.")],
     /,
     *,
-    out: Annotated[Path, flag("The folder for the result and its checkpoints.", TRAINING)],
+    out: Annotated[Path, flag("The folder for the result and its checkpoints.")],
+    tokenizer: Annotated[
+        Path | None, flag("A folder with tokenizer and chat template. [default: the model's]")
+    ] = None,
     options: Annotated[TrainOptions, Parameter(name="*")] = TrainOptions(),
 ) -> None:
-    """Train a model on chats (the assistant's tokens are learned) or plain texts (all are)."""
-    from pureqwen.train import train as run
+    """Train a model on chats (the assistant's tokens are learned) or plain texts (all are).
 
-    run(model, data, out=out, config=TrainConfig(**asdict(options)))
+    The same command goes on from the last checkpoint after an interruption. Prints the folder of the result.
+    """
+    config = TrainConfig(**asdict(options))
+    from pureqwen.train.run import train as run  # brings torch
+
+    trained = run(model, data, out=out, config=config, tokenizer=tokenizer)
+    if trained.num_skipped:
+        notice(
+            f"{trained.num_skipped} chats were left out: they are longer than {config.sequence_length} tokens"
+        )
+    print(trained.folder)
