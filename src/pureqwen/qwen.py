@@ -142,7 +142,7 @@ class Qwen:
         `fields` as in `generate`. Content never becomes a control token. The next turn of a conversation
         computes only what is new in it.
         """
-        many = not isinstance(messages, str) and bool(messages) and not isinstance(messages[0], Mapping)
+        many = isinstance(messages, list | tuple) and bool(messages) and isinstance(messages[0], list | tuple)
         conversations: Any = messages if many else [messages]
         merged = merge(params, fields)
         results = self._run([self.intake.chat(c, tools, thinking, merged) for c in conversations])

@@ -291,7 +291,7 @@ def test_a_stop_that_would_stop_everywhere_is_refused(stop: Any) -> None:
 
 def test_raw_text_is_told_as_it_is() -> None:
     text = "\n\n  <think>a</think>" + CALL + " \n"
-    reply, events = replied(text, enabled=False, style=None)
+    reply, events = replied(text, raw=True, enabled=False, style=None)
     assert told(events) == (None, text, [])
     assert reply.text == text
 

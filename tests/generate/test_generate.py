@@ -394,3 +394,21 @@ def test_without_tokenizer_or_template_only_text_is_an_error(speaking, tmp_path)
 def test_tools_and_thinking_are_for_chats(qwen):
     with pytest.raises(ValueError, match="tools and thinking are for chats"):
         qwen.stream("hello", thinking=True)
+
+
+def test_content_in_text_parts_is_not_dropped(qwen):
+    parts = [{"role": "user", "content": [{"type": "text", "text": "hello there"}]}]
+    assert qwen.chat(parts, temperature=0, max_tokens=8).token_ids == (
+        qwen.chat(HELLO, temperature=0, max_tokens=8).token_ids
+    )
+    with pytest.raises(ValueError, match="image"):
+        qwen.chat([{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}])
+
+
+@pytest.mark.parametrize("messages", [[], [{"role": "user"}], [{"content": "x"}], "", 5, [5], [["x"]]])
+def test_bad_conversations_are_value_errors(qwen, messages):
+    if messages == "":
+        assert qwen.chat(messages, temperature=0, max_tokens=2).token_ids
+        return
+    with pytest.raises(ValueError):
+        qwen.chat(messages)

@@ -45,7 +45,7 @@ def row(prompt: list[int]) -> Row:
         prompt,
         params=params,
         sampler=Recorder(params, prompt=prompt, seed=0, num_tokens=None, end_ids=()),
-        reply=Reply(Mute(), options=ReplyOptions(enabled=False, style=None)),
+        reply=Reply(Mute(), options=ReplyOptions(raw=True, enabled=False)),
         text_of=lambda token: "",
     )
 

@@ -29,6 +29,7 @@ STYLES: tuple[str | None, ...] = ("hermes", "coder", None)
 class ReplyOptions:
     """How a reply is to be read.
 
+    raw: a text that is continued, not an answer: the blank lines before it stay.
     inside: the prompt ended within <think>. enabled: part reasoning from content (False: a tag is text).
     style: how tool calls are written; None: they are text. tools: their JSON schemas, which type the
     arguments of "coder". stop: strings that end the answer. end_ids: ids that end it, excluded from the text.
@@ -36,6 +37,7 @@ class ReplyOptions:
     """
 
     inside: bool = False
+    raw: bool = False
     enabled: bool = True
     style: str | None = None
     tools: Tools | None = None
@@ -80,11 +82,11 @@ class Trim:
 class Parser:
     """Text and think tags in, events out; `close` when the reply ends.
 
-    by_text: find the think tags in the text. raw: keep the blank lines before the answer.
+    by_text: find the think tags in the text.
     """
 
-    def __init__(self, options: ReplyOptions, *, by_text: bool = True, raw: bool = False) -> None:
-        self._raw = raw
+    def __init__(self, options: ReplyOptions, *, by_text: bool = True) -> None:
+        self._raw = options.raw
         self._splitter = Splitter(inside=options.inside, enabled=options.enabled, by_text=by_text)
         self._thought = Trim(keep_end=False)
         self._answer = Trim(keep_end=True)

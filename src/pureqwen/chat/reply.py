@@ -55,7 +55,7 @@ class Reply:
         by_text = None in tags
         self._tags = {} if by_text or not options.enabled else tags
         self._stream = tokenizer.stream()
-        self._parser = Parser(options, by_text=by_text, raw=not options.enabled and options.style is None)
+        self._parser = Parser(options, by_text=by_text)
         self._end_ids = options.end_ids
         self.finish_reason: FinishReason | None = None
         self.token_ids: list[int] = []

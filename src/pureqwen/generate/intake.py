@@ -44,14 +44,13 @@ class Intake:
 
     def text(self, prompt: Prompt, params: SamplingParams) -> Row:
         """Continue a text, whose control tokens are parsed, or ids."""
+        if isinstance(prompt, torch.Tensor):
+            prompt = prompt.tolist()
         if isinstance(prompt, str):
-            ids = self._need("text").encode(prompt, allow_special=True)
-        elif isinstance(prompt, torch.Tensor) and prompt.dim() == 1:
-            ids = prompt.tolist()
-        elif isinstance(prompt, Sequence):
-            ids = list(prompt)
-        else:
+            prompt = self._need("text").encode(prompt, allow_special=True)
+        if not isinstance(prompt, Sequence):
             raise ValueError(f"a prompt is a text or a list of token ids, not {type(prompt).__name__}")
+        ids = list(prompt)
         return self._row(ids, params.over(self.defaults), ReplyOptions(raw=True, enabled=False))
 
     def chat(self, messages: Any, tools: Tools, thinking: bool | None, params: SamplingParams) -> Row:
@@ -62,6 +61,7 @@ class Intake:
             raise ValueError(f"{self.name} has no chat template: use generate(), which continues a text")
         template.check_thinking(thinking)
         variables = {} if thinking is None else {"enable_thinking": thinking}
+        messages = template.prepare(messages)
         ids = template.encode(tokenizer, messages, tools=tools, **variables)
         thinks = thinking_mode(messages, thinking, template)
         # A checkpoint whose file says greedy stays greedy: the mode's values are for those that sample.
