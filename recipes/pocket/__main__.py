@@ -71,7 +71,7 @@ def export() -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--export", action="store_true", help="no training: export the last checkpoint")
-    parser.add_argument("--count", type=int, default=200, help="held-out problems of each arithmetic kind")
+    parser.add_argument("--count", type=int, default=100, help="held-out problems of each arithmetic kind")
     arguments = parser.parse_args()
     data = prepare()
     if arguments.export:

@@ -144,3 +144,8 @@ def facts_questions(*, phrasing: str) -> list[tuple[str, str]]:
 def talk_questions() -> list[tuple[str, str]]:
     """The first question of each kind of small talk."""
     return [(questions[0], answer.format(**SHAPE)) for questions, answer in talk.TALK]
+
+
+def unknown_questions() -> list[tuple[str, str]]:
+    """Questions outside of what it was taught, worded as in no training chat."""
+    return [(question, talk.UNKNOWN) for question in talk.UNSEEN]

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 import pureqwen
-from recipes.pocket.data import facts_questions, held_out_arithmetic, talk_questions
+from recipes.pocket.data import facts_questions, held_out_arithmetic, talk_questions, unknown_questions
 
 Pairs = list[tuple[str, str]]
 MAX_TOKENS = 420
@@ -47,6 +47,7 @@ def tasks(count: int) -> dict[str, Pairs]:
     found["facts"] = facts_questions(phrasing="seen")
     found["facts, held-out phrasing"] = facts_questions(phrasing="held out")
     found["small talk"] = talk_questions()
+    found["says that it does not know, unseen wording"] = unknown_questions()
     return found
 
 
@@ -60,7 +61,7 @@ def evaluate(folder: str | Path, *, count: int, show: bool = False) -> dict[str,
             row[mode], wrong = accuracy(qwen, pairs, thinking=mode == "thinking")
             if show and (mode == "thinking" or "tion" not in name):
                 print(*wrong[:5], sep="\n", file=sys.stderr)
-        print(f"{name:36} thinking {row['thinking']:6.1%}  direct {row['direct']:6.1%}", file=sys.stderr)
+        print(f"{name:44} thinking {row['thinking']:6.1%}  direct {row['direct']:6.1%}", file=sys.stderr)
         table[name] = row
     return {
         "command": f"python -m recipes.pocket.evaluate --count {count}",
@@ -80,7 +81,7 @@ def write(result: dict[str, Any], path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", nargs="?", default="pocket")
-    parser.add_argument("--count", type=int, default=200, help="problems of each arithmetic kind")
+    parser.add_argument("--count", type=int, default=100, help="problems of each arithmetic kind")
     parser.add_argument("--out", type=Path, help="the JSON file to write")
     parser.add_argument("--show", action="store_true", help="print some wrong answers")
     arguments = parser.parse_args()

@@ -85,6 +85,13 @@ OTHER = (
     "What color is {x}?", "How do you spell {x}?", "Compare {x} and {y}.", "What is better, {x} or {y}?",
     "Is {x} larger than {y}?", "What is the difference between {x} and {y}?", "Tell me something about {x} and {y}.",
 )  # fmt: skip
+UNSEEN = (  # for the evaluation: subjects and wordings that no training question has
+    "Why is the sky blue?", "Who painted the Mona Lisa?", "How far away is Saturn?", "Write a haiku about autumn.",
+    "What should I cook tonight?", "When did the Titanic sink?", "Which planet has rings?", "Fix my code please",
+    "Is it going to rain tomorrow?", "Name three kinds of cheese.", "Can penguins fly?", "Recommend me a good novel.",
+    "How tall is the Eiffel tower?", "What time is it in Tokyo?", "Play a game with me", "Plan a trip to Norway.",
+    "Why do cats purr?", "Who is your favourite singer?", "How do vaccines work?", "Tell me the news of today",
+)  # fmt: skip
 _SYLLABLES = "ba be bi bo bu da de di do du fa fe ga ge go ha he ka ke ko la le li lo lu ma me mi mo mu na ne ni no nu pa pe po ra re ri ro ru sa se si so su ta te ti to tu va ve vi wa we za zo".split()  # noqa: SIM905
 
 
