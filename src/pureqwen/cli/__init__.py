@@ -10,7 +10,7 @@ Verbs import torch only when they run a model: `pureqwen --help` answers at once
 import sys
 from collections.abc import Callable
 
-from cyclopts import App, Parameter
+from cyclopts import App
 
 from pureqwen import __version__
 from pureqwen.cli.chat import chat
@@ -36,7 +36,6 @@ def make_app() -> App:
         name="pureqwen",
         help=unwrapped(HELP),
         version=__version__,
-        default_parameter=Parameter(negative_iterable=()),  # no --empty-stop
         help_format="plaintext",
     )
     for order, verb in enumerate(VERBS):
