@@ -3,8 +3,8 @@
     transformers == full forward == static cache == chunked == batched with strangers == packed
                  == saved and reloaded == Python API == command line
 
-float32, greedy. Every rung compares the logits of every step, and the best logit must lead the second by more than
-1e-4, so that equal tokens are no accident. Models are tiny, but not degenerate: see `peers`.
+float32, greedy. Every rung compares the logits of every step, and the best logit must lead the second by more
+than 1e-4, so that equal tokens are no accident. Models are tiny, but not degenerate: see `peers`.
 """
 
 import json
@@ -117,7 +117,9 @@ def test_packed_texts_equal_transformers(rung):
     lengths = [len(text) for text in texts]
     positions = torch.cat([torch.arange(n) for n in lengths])
     attends = [PackedAttend.from_lengths(lengths)] * model.config.num_hidden_layers
-    packed = model(torch.tensor(sum(texts, [])), positions, attends).split(lengths)
+    packed = model(torch.tensor([token for text in texts for token in text]), positions, attends).split(
+        lengths
+    )
     for logits, (_, theirs) in zip(packed, expected, strict=True):
         assert (logits[-STEPS:] - theirs).abs().max() <= 2e-5 * theirs.abs().max()
 
@@ -139,14 +141,15 @@ def test_saved_and_reloaded_and_the_python_api_equal_transformers(rung, tmp_path
 
 
 def test_command_line_equals_transformers(speaking, tmp_path):
-    """Through the whole house: a folder with a tokenizer, a text on standard input, ids on standard output."""
+    """Through the whole house: a text on standard input, ids on standard output."""
     folder, theirs, tokenizer = speaking
     text = "The key heads are shared."
     ids = tokenizer.encode(text, allow_special=True)
     with torch.inference_mode():
         for _ in range(STEPS):
-            ids.append(int(theirs(input_ids=torch.tensor([ids])).logits[0, -1, : tokenizer.vocab_size].argmax()))
-    command = [sys.executable, "-m", "pureqwen", "generate", "--raw", "--json", "--model", str(folder)]
+            logits = theirs(input_ids=torch.tensor([ids])).logits[0, -1]
+            ids.append(int(logits[: tokenizer.vocab_size].argmax()))
+    command = [sys.executable, "-m", "pureqwen.cli", "generate", "--raw", "--json", "--model", str(folder)]
     command += ["--temperature", "0", "--max-tokens", str(STEPS), "--ignore-eos"]
     done = subprocess.run(command, input=text, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr

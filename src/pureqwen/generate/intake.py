@@ -44,14 +44,7 @@ class Intake:
 
     def text(self, prompt: Prompt, params: SamplingParams) -> Row:
         """Continue a text, whose control tokens are parsed, or ids."""
-        if isinstance(prompt, torch.Tensor):
-            prompt = prompt.tolist()
-        if isinstance(prompt, str):
-            prompt = self._need("text").encode(prompt, allow_special=True)
-        if not isinstance(prompt, Sequence):
-            raise ValueError(f"a prompt is a text or a list of token ids, not {type(prompt).__name__}")
-        ids = list(prompt)
-        return self._row(ids, params.over(self.defaults), ReplyOptions(raw=True, enabled=False))
+        return self._row(self._ids(prompt), params.over(self.defaults), ReplyOptions(raw=True, enabled=False))
 
     def chat(self, messages: Any, tools: Tools, thinking: bool | None, params: SamplingParams) -> Row:
         if isinstance(messages, str):
@@ -99,6 +92,14 @@ class Intake:
             budget=self._budget(params),
         )
 
+    def _ids(self, prompt: Prompt) -> list[int]:
+        if isinstance(prompt, str):
+            return self._need("text").encode(prompt, allow_special=True)
+        ids: Any = prompt.flatten().tolist() if isinstance(prompt, torch.Tensor) else prompt
+        if not isinstance(ids, Sequence):
+            raise ValueError(f"a prompt is a text or a list of token ids, not {type(prompt).__name__}")
+        return list(ids)
+
     def _budget(self, params: SamplingParams) -> Budget | None:
         """The thinking budget with its closing sentence as ids: the tag in it is the control token."""
         if params.thinking_budget is None:
@@ -115,8 +116,9 @@ class Intake:
         least = params.thinking_budget + len(ending) + 1
         if params.max_tokens < least:
             raise ValueError(
-                f"thinking_budget is {params.thinking_budget} and its closing sentence has {len(ending)} tokens, "
-                f"which leaves nothing of max_tokens {params.max_tokens} for the answer: give at least {least}"
+                f"thinking_budget is {params.thinking_budget} and its closing sentence has {len(ending)} "
+                f"tokens, which leaves nothing of max_tokens {params.max_tokens} for the answer: "
+                f"give at least {least}"
             )
         return Budget(tokens=params.thinking_budget, ending=ending)
 
