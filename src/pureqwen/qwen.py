@@ -45,6 +45,7 @@ def load(
     A folder without tokenizer or template loads too; only asking it for text is an error. Raises ValueError,
     which says what is wrong with the name, the files or the arguments.
     """
+    place = usable_device(device)
     folder = resolve(str(model), revision=revision)
     config = ModelConfig.from_pretrained(folder)
     limit = config.max_position_embeddings
@@ -52,7 +53,7 @@ def load(
         raise ValueError(
             f"context is {context!r}: it must be 1 to {limit}, the positions that {model} was made for"
         )
-    network = load_model(folder, config, dtype=dtype, device=torch.device(device or best_device()))
+    network = load_model(folder, config, dtype=dtype, device=place)
     return Qwen(
         network,
         tokenizer=Tokenizer.from_pretrained(folder) if (folder / "tokenizer.json").exists() else None,
@@ -227,6 +228,17 @@ class Stream:
     def close(self) -> None:
         """Stop; what has been computed stays in the cache."""
         self._steps.close()  # type: ignore[attr-defined]
+
+
+def usable_device(device: torch.device | str | None) -> torch.device:
+    """The device that is asked for, or the best one. ValueError where this machine or torch has no such."""
+    try:
+        found = torch.device(device or best_device())
+        torch.empty(1, device=found)
+    except (RuntimeError, AssertionError) as error:  # a torch without CUDA raises the latter
+        why = str(error).split("\n")[0].rstrip(".")
+        raise ValueError(f"device {str(device)!r} can't be used here: {why}") from error
+    return found
 
 
 def best_device() -> str:

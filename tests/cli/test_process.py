@@ -1,5 +1,6 @@
 """The command as a process: exit codes, signals, broken pipes, and what it takes to start."""
 
+import io
 import json
 import os
 import signal
@@ -53,6 +54,9 @@ def test_help_and_tables_do_not_wait_for_torch(verb: list[str]) -> None:
         (["generate", "hi", "--model", "./nowhere"], 1, "no such folder: nowhere"),
         (["generate", "hi", "--model", "no/such"], 1, "HF_HUB_OFFLINE is set"),
         (["generate", "hi", "--top-p", "2"], 1, "top_p is 2.0: it must be"),
+        (["generate", "hi", "--device", "gpu"], 1, "device 'gpu' can't be used here: Expected one of"),
+        (["generate", "hi", "--device", "cuda:77"], 1, "device 'cuda:77' can't be used here: "),
+        (["generate", "hi", "--context", "0"], 1, "context is 0: it must be 1 to"),
         (["download", "nothing"], 1, "is neither a folder"),
         (["train", "./nowhere", "data.jsonl", "--out", "x"], 1, "no such folder: nowhere"),
         (["train", "x", "y", "--out", "z", "--batch-size", "0"], 1, "batch_size is 0: it must be"),
@@ -118,21 +122,27 @@ def test_an_encoding_that_lacks_a_character_does_not_break_the_answer() -> None:
     assert (ran.returncode, ran.stdout) == (0, "Echo: \\u4f60\\u597d\n")
 
 
-def test_python_command_line_and_chat_give_the_same_answer(tiny: str) -> None:
-    qwen = pureqwen.load(tiny)
-    expected = qwen.chat("hi", max_tokens=12)
+def test_python_and_the_command_give_the_same_answer(tiny: str) -> None:
+    expected = pureqwen.load(tiny).chat("hi", max_tokens=12)
     ran = run(*REAL, "generate", "--model", tiny, "--max-tokens", "12", "--json", input="hi\n")
     answer: dict[str, Any] = json.loads(ran.stdout)
     assert answer["token_ids"] == expected.token_ids
     assert len(set(expected.token_ids)) > 3
-    talk = run(*REAL, "chat", "-m", tiny, "--max-tokens", "12", input="hi\nhi\n/exit\n")
-    assert talk.returncode == 0
-    assert talk.stdout.startswith((expected.content or "") + "\n")
 
 
-def test_raw_text_is_continued_as_the_python_api_does(tiny: str) -> None:
+def test_python_and_a_chat_give_the_same_answer(
+    tiny: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    expected = pureqwen.load(tiny).chat("hi", max_tokens=12)
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"hi\n/exit\n")))
+    assert pureqwen.cli.errors.run(pureqwen.cli.make_app(), ["chat", "-m", tiny, "--max-tokens", "12"]) == 0
+    assert capsys.readouterr().out == f"{expected.content}\n"
+
+
+def test_raw_text_is_continued_as_python_does(tiny: str, capsys: pytest.CaptureFixture[str]) -> None:
     expected = pureqwen.load(tiny).generate("ab<|im_end|>", max_tokens=8)
-    ran = run(*REAL, "generate", "ab<|im_end|>", "--raw", "--model", tiny, "--max-tokens", "8", "--json")
-    answer = json.loads(ran.stdout)
+    arguments = ["generate", "ab<|im_end|>", "--raw", "--model", tiny, "--max-tokens", "8", "--json"]
+    assert pureqwen.cli.errors.run(pureqwen.cli.make_app(), arguments) == 0
+    answer = json.loads(capsys.readouterr().out)
     assert answer["token_ids"] == expected.token_ids
     assert answer["usage"]["prompt_tokens"] == 3

@@ -52,6 +52,11 @@ class Person:
     def type(self, keys: str) -> None:
         os.write(self.master, keys.encode())
 
+    def enter(self, keys: str) -> None:
+        """Wait for the prompt (before it the keys would be the terminal's own), type, and send."""
+        self.see(">")
+        self.type(keys + ENTER)
+
     def see(self, wanted: str) -> str:
         """Wait until it is shown; returns all that came up to it."""
         end = time.monotonic() + 60
@@ -84,36 +89,36 @@ def person(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Person]:
 
 def test_a_conversation_with_keys(person: Person, tmp_path: Path) -> None:
     person.see("/help lists the commands")
-    person.see(">")
-    person.type("hi" + ENTER)
+    person.enter("hi")
     assert "Echo: hi" in person.see("first after 0.25 s")
 
-    person.type("one" + ALT_ENTER + "two" + ENTER)  # a newline by hand
+    person.enter("one" + ALT_ENTER + "two")  # a newline by hand
     assert "Echo: one\ntwo" in person.see("first after")
 
-    person.type(PASTE.format("a\rb\rc") + ENTER)  # a paste with newlines is one message
+    person.enter(PASTE.format("a\rb\rc"))  # a paste with newlines is one message
     assert "Echo: a\nb\nc" in person.see("first after")
 
-    person.type("slow" + ENTER)  # Ctrl-C stops the answer and keeps the chat
+    person.enter("slow")  # Ctrl-C stops the answer and keeps the chat
     person.see("word1 ")
     person.type(CTRL_C)
     person.see("stopped; what there is stays in the chat")
 
-    person.type("half a line" + CTRL_C)  # Ctrl-C empties a line
-    person.type("boom" + ENTER)
+    person.enter("half a line" + CTRL_C + "boom")  # Ctrl-C empties a line
     person.see("error: the prompt has 999 tokens")
-    person.see("boom")  # the message stands in the line again
+    person.see("> boom")  # the message stands in the line again
     person.type(CTRL_C)
     person.type(CTRL_C)  # and on an empty one says how to leave
     person.see("/exit or Ctrl-D leaves the chat")
 
+    person.see(">")
     person.type("/hel\t")  # Tab completes
     person.see("p")
     person.type(ENTER)
     person.see("Enter sends")
-    person.type(UP + ENTER)  # the history
+    person.enter(UP)  # the history
     person.see("Enter sends")
 
+    person.see(">")
     person.type(CTRL_D)
     assert person.leave() == 0
     history = tmp_path / "pureqwen" / "chat_history"

@@ -107,7 +107,6 @@ class Chat:
             except KeyboardInterrupt:
                 if not sys.stdin.isatty():  # nobody is there to go on
                     raise
-                self.screen.line()
                 self.note("/exit or Ctrl-D leaves the chat")
             except BrokenPipeError:  # nobody reads on
                 raise

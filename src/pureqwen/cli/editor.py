@@ -39,7 +39,12 @@ class PlainReader:
     def read(self, draft: str) -> str:
         if self.prompt is not None:
             self.prompt.write(PROMPT)
-        line = sys.stdin.buffer.readline()
+        try:
+            line = sys.stdin.buffer.readline()
+        except KeyboardInterrupt:
+            if self.prompt is not None:
+                self.prompt.line()
+            raise
         if not line:
             if self.prompt is not None:
                 self.prompt.line()
@@ -77,6 +82,7 @@ def make_session(commands: list[str], **terminal: Any) -> "PromptSession[str]":
         event.current_buffer.validate_and_handle()
 
     @keys.add("escape", "enter")
+    @keys.add("escape", "c-j")  # the same, typed while an answer was still coming
     def new_line(event: Any) -> None:
         event.current_buffer.insert_text("\n")
 
