@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from pureqwen.config import ModelConfig, UnsupportedModel
 from pureqwen.weights import WeightError, load_model, refuse_quantised, save_model
 from pureqwen.weights.files import open_folder
+from pureqwen.weights.load import choose_dtype
 
 FILE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -210,6 +211,7 @@ def test_a_misaligned_tensor_is_read_right(tmp_path: Path) -> None:
     (tmp_path / FILE).write_bytes(struct.pack("<Q", len(header)) + header + b"\1\2\3" + numbers)
     checkpoint = open_folder(tmp_path)
     assert checkpoint.read("b").tolist() == [[1, 2], [3, 4]]
+    assert checkpoint.read("b").data_ptr() % 4 == 0
     assert checkpoint.read("b", slice(1, 2)).tolist() == [[3, 4]]
     checkpoint.release("b")
     assert checkpoint.read("b", slice(0, 1)).tolist() == [[1, 2]]
@@ -362,6 +364,16 @@ def test_asking_for_float16_on_a_cpu_is_refused(single: Path, dtype: Any) -> Non
 def test_an_unknown_dtype_names_those_that_are_known(single: Path, dtype: Any) -> None:
     with pytest.raises(ValueError, match=r"bfloat16.*float32"):
         load(single, dtype=dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, "auto"])
+def test_float16_elsewhere_is_warned_about(
+    single: Path, caplog: pytest.LogCaptureFixture, dtype: Any
+) -> None:
+    change(single, lambda t: t.update({n: x.half() for n, x in t.items()}))
+    entries = open_folder(single).entries
+    assert choose_dtype(dtype, entries, device=torch.device("cuda")) == torch.float16
+    assert "float16 overflows" in caplog.text
 
 
 def test_auto_takes_the_dtype_of_most_of_the_file(single: Path) -> None:
