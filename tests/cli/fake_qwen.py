@@ -132,9 +132,11 @@ def script(text: str) -> Iterator[Event]:
         yield ToolCallDelta(0, "call_0", "weather", '{"city": "Oslo"}')
         yield Finish("tool_calls")
     else:
-        answer = {"escape": HOSTILE, "lines": "one\n\ntwo\n\n\n", "long": "It was cut"}.get(
-            text, f"Echo: {text}"
-        )
+        if text == "lines":
+            yield from (Content("one\n"), Content("\n"), Content("two\n"), Content("\n\n"))
+            yield Finish("stop")
+            return
+        answer = {"escape": HOSTILE, "long": "It was cut"}.get(text, f"Echo: {text}")
         for number, word in enumerate(answer.split(" ")):
             yield Content(f" {word}" if number else word)
         yield Finish("length" if text == "long" else "stop")
