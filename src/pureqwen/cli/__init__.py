@@ -7,6 +7,7 @@
 Verbs import torch only when they run a model: `pureqwen --help` answers at once.
 """
 
+import os
 import sys
 from collections.abc import Callable
 
@@ -50,4 +51,6 @@ def unwrapped(text: str) -> str:
 
 def main() -> None:
     """The console script. Exits with the codes above."""
+    if not sys.stderr.isatty():  # huggingface_hub draws its bars into files too
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     sys.exit(run(make_app(), sys.argv[1:]))
