@@ -345,10 +345,20 @@ def test_another_architecture_is_refused_by_name(single: Path) -> None:
 # --- dtypes (PITFALLS 9)
 
 
+def declare(folder: Path, dtype: str | None) -> None:
+    """Write what config.json says of the dtype; None: nothing."""
+    content = json.loads((folder / "config.json").read_text())
+    del content["torch_dtype"]
+    (folder / "config.json").write_text(
+        json.dumps(content if dtype is None else {**content, "torch_dtype": dtype})
+    )
+
+
 def test_float16_files_become_bfloat16_on_a_cpu_with_a_notice(
     single: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     change(single, lambda t: t.update({n: x.half() for n, x in t.items()}))
+    declare(single, "float16")
     with caplog.at_level(logging.WARNING):
         model = load(single)
     assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
@@ -373,11 +383,18 @@ def test_float16_elsewhere_is_warned_about(
 ) -> None:
     change(single, lambda t: t.update({n: x.half() for n, x in t.items()}))
     entries = open_folder(single).entries
-    assert choose_dtype(dtype, entries, device=torch.device("cuda")) == torch.float16
+    assert choose_dtype(dtype, entries, declared=None, device=torch.device("cuda")) == torch.float16
     assert "float16 overflows" in caplog.text
 
 
 def test_auto_takes_the_dtype_of_most_of_the_file(single: Path) -> None:
     narrow = {"model.norm.weight"}
     change(single, lambda t: t.update({n: x if n in narrow else x.bfloat16() for n, x in t.items()}))
+    declare(single, None)
     assert {p.dtype for p in load(single).parameters()} == {torch.bfloat16}
+
+
+def test_auto_takes_the_dtype_that_the_config_declares_as_transformers_does(single: Path) -> None:
+    change(single, lambda t: t.update({n: x.bfloat16() for n, x in t.items()}))
+    declare(single, "float32")
+    assert {p.dtype for p in load(single).parameters()} == {torch.float32}

@@ -79,7 +79,7 @@ def find_preset(name: str) -> PresetInfo | None:
 
 def weights_dtype(config: ModelConfig) -> str:
     """float16 weights are held as bfloat16; both take two bytes."""
-    return "bfloat16" if config.torch_dtype == "float16" else config.torch_dtype
+    return "float32" if config.torch_dtype == "float32" else "bfloat16"
 
 
 def show_summary(model: str, found: Found, counted: Ledger) -> None:

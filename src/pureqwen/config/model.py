@@ -91,7 +91,7 @@ class ModelConfig:
     tie_word_embeddings: bool = False
     attention_bias: bool = False
     initializer_range: float = 0.02
-    torch_dtype: str = "bfloat16"
+    torch_dtype: str | None = None
     bos_token_id: int | None = None
     eos_token_id: int | tuple[int, ...] | None = None
     pad_token_id: int | None = None
@@ -137,7 +137,7 @@ class ModelConfig:
         _set(self, "initializer_range", check_float("initializer_range", self.initializer_range, low=0.0))
         check_bool("tie_word_embeddings", self.tie_word_embeddings)
         check_bool("attention_bias", self.attention_bias)
-        if self.torch_dtype not in DTYPES:
+        if self.torch_dtype is not None and self.torch_dtype not in DTYPES:
             refuse("torch_dtype", self.torch_dtype, f"one of {', '.join(DTYPES)}")
         if self.rope_scaling is not None and not isinstance(self.rope_scaling, RopeScaling):
             refuse("rope_scaling", self.rope_scaling, "a RopeScaling or None")

@@ -87,7 +87,7 @@ class Ledger:
 
 def ledger(config: ModelConfig, *, dtype: str | None = None) -> Ledger:
     """The ledger of a config, its numbers held in `dtype` ("bfloat16", "float32"; None: the config's own)."""
-    dtype = dtype or config.torch_dtype
+    dtype = dtype or config.torch_dtype or "bfloat16"
     if dtype not in ITEM_BYTES:
         raise ValueError(f"dtype is {dtype!r}: it must be one of {', '.join(ITEM_BYTES)}")
     V, D = config.vocab_size, config.hidden_size

@@ -153,7 +153,7 @@ def _saving(trainer: Trainer, out: Path, watch: Watch | None) -> Callable[[StepL
 
 
 def _write_result(network: Qwen3, words: _Words, source: Path | None, out: Path) -> None:
-    dtype = getattr(torch, network.config.torch_dtype)
+    dtype = getattr(torch, network.config.torch_dtype or "bfloat16")
     save_model(copy.deepcopy(network).to(dtype), out, config=network.config)
     words.tokenizer.save(out)
     if words.template is not None:

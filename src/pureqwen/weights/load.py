@@ -54,7 +54,7 @@ def load_model(
 ) -> Qwen3:
     """The model of `config` with the weights of `folder`, in eval mode.
 
-    dtype: "auto" (the file's; float16 becomes bfloat16 on a CPU), "bfloat16", "float32", or a torch dtype.
+    dtype: "auto" (config.json's, else the file's; float16 becomes bfloat16 on a CPU), "bfloat16", "float32", or a torch dtype.
     Raises WeightError (a ValueError) when the files are broken, incomplete, quantised, or of another model,
     and ValueError for a dtype that this device should not compute in.
     """
@@ -69,7 +69,7 @@ def load_model(
     if headless:
         model.add_module("lm_head", NoHead())
     _refuse_mismatch(checkpoint, stored_tensors(model), tied=config.tie_word_embeddings)
-    chosen = choose_dtype(dtype, checkpoint.entries, device=device)
+    chosen = choose_dtype(dtype, checkpoint.entries, declared=config.torch_dtype, device=device)
     if config.tie_word_embeddings and HEAD in checkpoint:
         _refuse_other_head(checkpoint)
     _pull(model, Reader(checkpoint, dtype=chosen, device=device))
@@ -140,9 +140,9 @@ def _blocks(entry: Entry) -> list[slice]:
 
 
 def choose_dtype(
-    dtype: torch.dtype | str, entries: Mapping[str, Entry], *, device: torch.device
+    dtype: torch.dtype | str, entries: Mapping[str, Entry], *, declared: str | None, device: torch.device
 ) -> torch.dtype:
-    """The dtype to compute in: what was asked for, or that of most of the file."""
+    """The dtype to compute in: what was asked for, or what config.json declares, or that of most of the file."""
     if isinstance(dtype, str) and dtype != "auto":
         if dtype not in DTYPES:
             raise ValueError(f'dtype {dtype!r} is none of "auto", "bfloat16", "float32"')
@@ -152,7 +152,7 @@ def choose_dtype(
     sizes: dict[torch.dtype, int] = {}
     for entry in entries.values():
         sizes[entry.dtype] = sizes.get(entry.dtype, 0) + entry.stop - entry.start
-    stored = max(sizes, key=lambda kind: sizes[kind])
+    stored = DTYPES[declared] if declared in DTYPES else max(sizes, key=lambda kind: sizes[kind])
     if stored == torch.float16 and device.type == "cpu":
         _log.warning("the weights are float16, which overflows and is slow on a CPU: converted to bfloat16")
         return torch.bfloat16
