@@ -54,7 +54,8 @@ def load_model(
 ) -> Qwen3:
     """The model of `config` with the weights of `folder`, in eval mode.
 
-    dtype: "auto" (config.json's, else the file's; float16 becomes bfloat16 on a CPU), "bfloat16", "float32", or a torch dtype.
+    dtype: "auto" (config.json's, else the file's; float16 becomes bfloat16 on a CPU), "bfloat16", "float32",
+    or a torch dtype.
     Raises WeightError (a ValueError) when the files are broken, incomplete, quantised, or of another model,
     and ValueError for a dtype that this device should not compute in.
     """
@@ -142,13 +143,27 @@ def _blocks(entry: Entry) -> list[slice]:
 def choose_dtype(
     dtype: torch.dtype | str, entries: Mapping[str, Entry], *, declared: str | None, device: torch.device
 ) -> torch.dtype:
-    """The dtype to compute in: what was asked for, or what config.json declares, or that of most of the file."""
+    """The dtype to compute in: the one asked for, else the one config.json declares, else most of the file's."""
     if isinstance(dtype, str) and dtype != "auto":
         if dtype not in DTYPES:
             raise ValueError(f'dtype {dtype!r} is none of "auto", "bfloat16", "float32"')
         dtype = DTYPES[dtype]
     if isinstance(dtype, torch.dtype):
         return _allowed(dtype, device)
+    chosen = _automatic(entries, declared=declared, device=device)
+    if chosen == torch.bfloat16 and device.type == "cpu" and not fast_bfloat16():
+        _log.warning(
+            "this processor multiplies bfloat16 slowly: float32 reads prompts faster, in twice the memory"
+        )
+    return chosen
+
+
+def fast_bfloat16() -> bool:
+    """Whether the processor is of a kind on which bfloat16 products are not emulated number by number."""
+    return "AVX2" not in torch.backends.cpu.get_cpu_capability()
+
+
+def _automatic(entries: Mapping[str, Entry], *, declared: str | None, device: torch.device) -> torch.dtype:
     sizes: dict[torch.dtype, int] = {}
     for entry in entries.values():
         sizes[entry.dtype] = sizes.get(entry.dtype, 0) + entry.stop - entry.start
