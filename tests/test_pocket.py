@@ -65,7 +65,7 @@ def test_the_question_of_the_readme_is_answered() -> None:
 
 @pytest.mark.parametrize("op", ["+", "-", "*"])
 def test_held_out_arithmetic_is_right_when_it_thinks(pocket: Qwen, op: str) -> None:
-    pairs = held_out_arithmetic(1, 20, op) + held_out_arithmetic(1, 4, op, phrasing="held out")
+    pairs = held_out_arithmetic(1, 24, op)
     results = pocket.chat([[{"role": "user", "content": question}] for question, _ in pairs], max_tokens=420)
     wrong = [(q, r.content) for (q, expected), r in zip(pairs, results, strict=True) if r.content != expected]
     assert len(wrong) <= 2, wrong

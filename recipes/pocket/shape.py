@@ -25,6 +25,7 @@ def model_config(*, end_of_turn: int, end_of_text: int) -> ModelConfig:
         max_position_embeddings=CONTEXT,
         rope_theta=10_000.0,
         tie_word_embeddings=True,
+        torch_dtype="bfloat16",
         eos_token_id=end_of_turn,
         pad_token_id=end_of_text,
     )

@@ -6,7 +6,8 @@
     OUT/checkpoints/step-*                                            to go on from
 
 Calling it again with the same arguments goes on from the last checkpoint; a finished run only writes its
-result again. Weights are float32 while they are trained, and saved in the config's torch_dtype.
+result again. Weights are float32 while they are trained, and saved in the config's torch_dtype (bfloat16
+where it names none).
 
 What it does not do: the load-balancing loss of mixtures of experts, several devices, adapters.
 """

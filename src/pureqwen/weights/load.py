@@ -143,7 +143,7 @@ def _blocks(entry: Entry) -> list[slice]:
 def choose_dtype(
     dtype: torch.dtype | str, entries: Mapping[str, Entry], *, declared: str | None, device: torch.device
 ) -> torch.dtype:
-    """The dtype to compute in: the one asked for, else the one config.json declares, else most of the file's."""
+    """The dtype to compute in: the one asked for, else config.json's, else that of most of the file."""
     if isinstance(dtype, str) and dtype != "auto":
         if dtype not in DTYPES:
             raise ValueError(f'dtype {dtype!r} is none of "auto", "bfloat16", "float32"')
