@@ -101,7 +101,7 @@ def _too_large(rng: random.Random) -> list[Message]:
     )
 
 
-_MAKERS: dict[str, Callable[[random.Random], list[Message]]] = {
+MAKERS: dict[str, Callable[[random.Random], list[Message]]] = {
     "arithmetic": _arithmetic, "direct": _direct, "facts": _facts, "talk": _talk, "unknown": _unknown,
     "too_large": _too_large, "cut": _cut,
 }  # fmt: skip
@@ -119,7 +119,7 @@ def chats(seed: int) -> Iterator[Chat]:
         if rng.random() < 0.06:
             messages.append({"role": "system", "content": rng.choice(SYSTEMS)})
         for task in rng.choices(names, weights, k=turns):
-            messages += _MAKERS[task](rng)
+            messages += MAKERS[task](rng)
         yield {"messages": messages}
 
 

@@ -1,12 +1,14 @@
-"""The pocket's shape and how it is trained."""
+"""The pocket's shape and how it is trained: two stages, the second one short and in many more wordings."""
 
+import dataclasses
 from typing import Any
 
 from pureqwen.config import ModelConfig, TrainConfig
 from recipes.pocket.tokenizer import CONTEXT, VOCAB_SIZE
 
 SEED = 7
-NUM_CHATS = 56_000  # one pass
+NUM_CHATS = 56_000  # of the first stage, in one pass
+NUM_FINISHING = 11_000  # of the second
 
 
 def model_config(*, end_of_turn: int, end_of_text: int) -> ModelConfig:
@@ -52,3 +54,4 @@ TRAINING = TrainConfig(
     seed=SEED,
     save_every=250,
 )
+FINISHING = dataclasses.replace(TRAINING, learning_rate=1e-3, warmup_steps=20, decay_from=0.0)

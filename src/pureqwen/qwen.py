@@ -46,7 +46,7 @@ def load(
     which says what is wrong with the name, the files or the arguments.
     """
     place = usable_device(device)
-    folder = resolve(str(model), revision=revision)
+    folder = resolve(model, revision=revision)
     config = ModelConfig.from_pretrained(folder)
     limit = config.max_position_embeddings
     if context is not None and not (isinstance(context, int) and 1 <= context <= limit):
