@@ -139,3 +139,20 @@ def test_fifty_mixed_steps_compile_to_at_most_two_graphs_without_a_clone_of_k_or
         slots |= {str(node.args[1].meta["val"].shape[2]) for node in read}
         clones = [node for node in nodes if "clone" in str(node.target)]
         assert not [node for node in clones if slots & set(map(str, node.meta["val"].shape))]
+
+
+@torch.inference_mode()
+def test_an_attend_holds_tensors_only_and_steps_of_one_shape_are_written_in_place():
+    config = tiny()
+    model = build(config)
+    cache = StaticCache(config, batch=2, limit=128)
+    model(torch.zeros(2, 5, dtype=torch.long), cache.begin([(0, 5), (0, 3)]), cache.attends)
+    ids = torch.zeros(2, 1, dtype=torch.long)
+    model(ids, cache.begin([(5, 1), (3, 1)]), cache.attends)
+    before = [{name: x.data_ptr() for name, x in vars(attend).items()} for attend in cache.attends]
+    assert set(before[0]) == {"k", "v", "rows", "positions", "mask"}
+    model(ids, cache.begin([(6, 1), (4, 1)]), cache.attends)
+    assert [{name: x.data_ptr() for name, x in vars(attend).items()} for attend in cache.attends] == before
+    assert cache.attends[0].positions.tolist() == [[6], [4]]
+    layouts = {(x.shape, x.stride(), x.dtype) for attend in cache.attends for x in (attend.k, attend.v)}
+    assert len(layouts) == 1
