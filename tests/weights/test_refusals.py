@@ -371,7 +371,7 @@ def test_asking_for_float16_on_a_cpu_is_refused(single: Path, dtype: Any) -> Non
         load(single, dtype=dtype)
 
 
-@pytest.mark.parametrize("dtype", ["int8", "bf16", "", torch.int8, torch.float8_e4m3fn])
+@pytest.mark.parametrize("dtype", ["int8", "bf16", "", None, 16, torch.int8, torch.float8_e4m3fn])
 def test_an_unknown_dtype_names_those_that_are_known(single: Path, dtype: Any) -> None:
     with pytest.raises(ValueError, match=r"bfloat16.*float32"):
         load(single, dtype=dtype)

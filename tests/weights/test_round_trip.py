@@ -100,6 +100,23 @@ def test_an_untied_embedding_checkpoint_has_no_head_and_says_so(tmp_path: Path) 
             again(IDS)
 
 
+def test_a_model_without_a_head_is_saved_as_one(tmp_path: Path) -> None:
+    from transformers import AutoModel
+
+    model = save(tmp_path, "dense untied")
+    tensors = load_file(tmp_path / "model.safetensors")
+    del tensors["lm_head.weight"]
+    save_file({n.removeprefix("model."): t for n, t in tensors.items()}, tmp_path / "model.safetensors")
+    save_model(load(tmp_path), tmp_path / "again", config=model.config)
+    assert same(load(tmp_path), load(tmp_path / "again"))
+    theirs, report = AutoModel.from_pretrained(tmp_path / "again", output_loading_info=True)
+    assert not any(report.values())
+    with torch.no_grad():
+        expected = model.hidden(IDS)
+        difference = (theirs(input_ids=IDS).last_hidden_state - expected).abs().max()
+    assert difference <= 2e-5 * expected.abs().max()
+
+
 def test_a_tied_head_that_is_stored_too_is_held_once_and_not_written_back(tmp_path: Path) -> None:
     model = save(tmp_path, "dense tied")  # as Qwen3-0.6B: 596M parameters, 752M in the file
     tensors = load_file(tmp_path / "model.safetensors")

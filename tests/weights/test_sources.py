@@ -36,9 +36,18 @@ def test_a_folder_wins_over_a_repository_of_the_same_name(
     assert resolve("Qwen/Qwen3-0.6B") == tmp_path / "snapshot"
     (tmp_path / "Qwen/Qwen3-0.6B").mkdir(parents=True)
     assert resolve("Qwen/Qwen3-0.6B") == Path("Qwen/Qwen3-0.6B")
-    (tmp_path / "pocket").mkdir()
-    assert resolve("pocket") == Path("pocket")
     assert len(fetched) == 2
+
+
+def test_a_folder_named_pocket_is_in_the_way_only_when_it_holds_a_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """recipes/ has such a folder: who works there still has the bundled model."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pocket").mkdir()
+    assert resolve("pocket") == sources._pocket()
+    (tmp_path / "pocket/config.json").write_text("{}")
+    assert resolve("pocket") == Path("pocket")
 
 
 def test_a_revision_goes_to_the_hub_and_nowhere_else(tmp_path: Path, fetched: Calls) -> None:

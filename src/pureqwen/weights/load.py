@@ -28,6 +28,7 @@ from pureqwen.weights.files import Checkpoint, Entry, WeightError, open_folder, 
 from pureqwen.weights.names import EMBEDDING, HEAD, canonical, is_bare, leaves, stored_tensors
 
 BLOCK = 4 << 20  # bytes of file that are converted at a time
+LARGE = 100 << 20  # bytes of weights above which a slow dtype is worth a notice
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float16": torch.float16}
 DRAWS = {Tensor.normal_, Tensor.uniform_, nn.init.normal_, nn.init.uniform_, nn.init.kaiming_uniform_}
 QUANTISED_NAME = re.compile(r"\.(qweight|qzeros|scales|g_idx|weight_scale|weight_scale_inv|absmax)$")
@@ -144,14 +145,14 @@ def choose_dtype(
     dtype: torch.dtype | str, entries: Mapping[str, Entry], *, declared: str | None, device: torch.device
 ) -> torch.dtype:
     """The dtype to compute in: the one asked for, else config.json's, else that of most of the file."""
-    if isinstance(dtype, str) and dtype != "auto":
-        if dtype not in DTYPES:
+    if dtype != "auto":
+        asked = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
+        if not isinstance(asked, torch.dtype):
             raise ValueError(f'dtype {dtype!r} is none of "auto", "bfloat16", "float32"')
-        dtype = DTYPES[dtype]
-    if isinstance(dtype, torch.dtype):
-        return _allowed(dtype, device)
+        return _allowed(asked, device)
     chosen = _automatic(entries, declared=declared, device=device)
-    if chosen == torch.bfloat16 and device.type == "cpu" and not fast_bfloat16():
+    size = sum(entry.stop - entry.start for entry in entries.values())
+    if chosen == torch.bfloat16 and device.type == "cpu" and size > LARGE and not fast_bfloat16():
         _log.warning(
             "this processor multiplies bfloat16 slowly: float32 reads prompts faster, in twice the memory"
         )

@@ -5,7 +5,7 @@
     config.json                                        with the dtype that was saved
 
 Names and shapes are the checkpoint's (names.py undoes the stacking of experts, and a tied head is not
-written). A file is streamed tensor by tensor. Its data begin at a multiple of 64 bytes, and tensors whose
+written; a model without a head is written as embedding models are, without the `model.` prefix). A file is streamed tensor by tensor. Its data begin at a multiple of 64 bytes, and tensors whose
 size is a multiple of 64 come first, so that each of those is aligned for any vector unit when the file is
 mapped (the format allows no holes between tensors).
 
@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from pureqwen.config import ModelConfig
 from pureqwen.weights.files import DTYPES, INDEX, SINGLE
-from pureqwen.weights.names import stored_tensors
+from pureqwen.weights.names import HEAD, stored_tensors
 
 ALIGNMENT = 64
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
@@ -52,6 +52,8 @@ def save_model(
         raise ValueError(f"max_shard_bytes is {max_shard_bytes}, it must be at least 1")
     folder = Path(folder)
     tensors = stored_tensors(model)
+    if headless := HEAD not in tensors and not config.tie_word_embeddings:
+        tensors = {name.removeprefix("model."): tensor for name, tensor in tensors.items()}
     shards = _split(tensors, max_shard_bytes)
     files = [SINGLE] if len(shards) == 1 else [_shard_name(n, len(shards)) for n in range(1, len(shards) + 1)]
     with Replacement(folder) as new:
@@ -63,7 +65,8 @@ def save_model(
                 "weight_map": {t: name for name, shard in zip(files, shards, strict=True) for t in shard},
             }
             _write_json(new.path(INDEX), index)
-        _write_json(new.path("config.json"), _config_dict(config, tensors))
+        content = _config_dict(config, tensors, headless=headless)
+        _write_json(new.path("config.json"), content)
     kept = {*files, INDEX} if len(files) > 1 else set(files)
     for path in folder.iterdir():
         if OURS.fullmatch(path.name) and path.name not in kept:
@@ -173,13 +176,16 @@ def _write_tensor(file: BinaryIO, tensor: Tensor) -> None:
         file.write(flat.view(torch.uint8).numpy().data)
 
 
-def _config_dict(config: ModelConfig, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-    """config.json with the dtype of most of what is saved."""
+def _config_dict(config: ModelConfig, tensors: Mapping[str, Tensor], *, headless: bool) -> dict[str, Any]:
+    """config.json with the dtype of most of what is saved, and the class that has a head or none."""
     sizes: dict[torch.dtype, int] = {}
     for tensor in tensors.values():
         sizes[tensor.dtype] = sizes.get(tensor.dtype, 0) + tensor.nbytes
     name = str(max(sizes, key=lambda kind: sizes[kind])).removeprefix("torch.")
-    return replace(config, torch_dtype=name).to_dict()
+    content = replace(config, torch_dtype=name).to_dict()
+    if headless:
+        content["architectures"] = [one.replace("ForCausalLM", "Model") for one in content["architectures"]]
+    return content
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:

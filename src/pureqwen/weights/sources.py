@@ -1,7 +1,8 @@
 """What a user calls a model -> the folder that holds it.
 
     a folder that exists                    itself (also when its name has the form of a repository)
-    "pocket"                                the model that ships inside the package
+    "pocket"                                the model that ships inside the package (unless a folder of this
+                                            name holds a checkpoint)
     owner/name, e.g. Qwen/Qwen3-0.6B        fetched from the hub, or found in its cache
     ./x, ../x, ~/x, /x, x\\y                 meant as a folder: "no such folder" when it is none
 
@@ -32,10 +33,12 @@ def resolve(name: str | Path, *, revision: str | None = None) -> Path:
     if not str(name).strip():
         raise ValueError("the name of the model is empty: give a folder, owner/name, or pocket")
     folder = Path(os.path.expanduser(name))
+    if (
+        name == POCKET and not (folder / "config.json").is_file()
+    ):  # a folder of another kind is not in the way
+        return _without(revision, _pocket(), "the model inside the package")
     if os.path.isdir(folder):  # unlike Path's own, these two only answer, also for names no system allows
         return _without(revision, folder, "a folder on this machine")
-    if str(name) == POCKET:
-        return _without(revision, _pocket(), "the model inside the package")
     if os.path.exists(folder):
         raise ValueError(f"{folder} is a file: give the folder that holds config.json and the weights")
     if isinstance(name, Path) or looks_like_a_path(name):
