@@ -13,7 +13,7 @@ import dataclasses
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any, NamedTuple, TypeGuard
 
 import torch
 
@@ -49,7 +49,7 @@ def load(
     folder = resolve(model, revision=revision)
     config = ModelConfig.from_pretrained(folder)
     limit = config.max_position_embeddings
-    if context is not None and not (isinstance(context, int) and 1 <= context <= limit):
+    if context is not None and not (type(context) is int and 1 <= context <= limit):
         raise ValueError(
             f"context is {context!r}: it must be 1 to {limit}, the positions that {model} was made for"
         )
@@ -62,6 +62,14 @@ def load(
         context=context,
         name=str(model),
     )
+
+
+class Kept(NamedTuple):
+    """What the last conversation leaves behind: its cache, the ids in it, the weights that computed it."""
+
+    cache: StaticCache
+    ids: list[int]
+    weights: list[tuple[int, int]]
 
 
 class Qwen:
@@ -88,7 +96,7 @@ class Qwen:
         self.eos_ids = eos_ids(generation_config, model.config)
         self.context = context or model.config.max_position_embeddings
         self.name = name
-        self._kept: list[tuple[StaticCache, list[int]]] = []  # the last conversation's cache and its ids
+        self._kept: list[Kept] = []  # one at most; none while an answer is being made with it
 
     @property
     def intake(self) -> Intake:
@@ -134,7 +142,7 @@ class Qwen:
         messages: Messages | str | Sequence[Messages],
         tools: Tools = None,
         thinking: bool | None = None,
-        params: SamplingParams | None = None,
+        params: SamplingParams | Sequence[SamplingParams] | None = None,
         **fields: Any,
     ) -> Any:
         """The answer to a conversation (a list of messages, or one user's text); or to a list of them.
@@ -145,8 +153,9 @@ class Qwen:
         """
         many = isinstance(messages, list | tuple) and bool(messages) and isinstance(messages[0], list | tuple)
         conversations: Any = messages if many else [messages]
-        merged = merge(params, fields)
-        results = self._run([self.intake.chat(c, tools, thinking, merged) for c in conversations])
+        chosen = each(params, len(conversations), fields)
+        rows = [self.intake.chat(c, tools, thinking, p) for c, p in zip(conversations, chosen, strict=True)]
+        results = self._run(rows)
         return results if many else results[0]
 
     def stream(
@@ -162,7 +171,7 @@ class Qwen:
         A text or ids are continued as in `generate`, messages are answered as in `chat`. Its `result` is the
         Result so far, whole after the last event.
         """
-        merged = merge(params, fields)
+        [merged] = each(params, 1, fields)
         if not is_prompt(prompt_or_messages):
             return Stream(self, self.intake.chat(prompt_or_messages, tools, thinking, merged))
         if tools is not None or thinking is not None:
@@ -197,13 +206,16 @@ class Qwen:
             yield from decode(rows, Cached(self.model, cache, rows))
             return
         [row] = rows
-        cache, ids = self._kept.pop() if self._kept else (self._new_cache(1), [])
+        weights = fingerprint(self.model)
+        kept = self._kept.pop() if self._kept else None
+        if kept is None or kept.weights != weights:  # trained, converted or moved since: all is to compute
+            kept = Kept(self._new_cache(1), [], weights)
         # The last id is computed in any case: the next token follows from its logits.
-        row.reuse(min(common_prefix(ids, row.ids), len(row.ids) - 1))
+        row.reuse(min(common_prefix(kept.ids, row.ids), len(row.ids) - 1))
         try:
-            yield from decode(rows, Cached(self.model, cache, rows))
+            yield from decode(rows, Cached(self.model, kept.cache, rows))
         finally:
-            self._kept[:] = [(cache, row.ids[: row.num_computed])]
+            self._kept[:] = [kept._replace(ids=row.ids[: row.num_computed])]
 
     def _new_cache(self, batch: int) -> StaticCache:
         return StaticCache(self.config, batch=batch, limit=self.context, dtype=self.dtype, device=self.device)
@@ -233,9 +245,9 @@ class Stream:
 def usable_device(device: torch.device | str | None) -> torch.device:
     """The device that is asked for, or the best one. ValueError where this machine or torch has no such."""
     try:
-        found = torch.device(device or best_device())
-        torch.empty(1, device=found)
-    except (RuntimeError, AssertionError) as error:  # a torch without CUDA raises the latter
+        found = torch.device(best_device() if device is None else device)
+        torch.empty(1, device=found).item()  # which the meta device, having no numbers, refuses
+    except (RuntimeError, AssertionError, TypeError) as error:  # a torch without CUDA asserts that it has it
         why = str(error).split("\n")[0].rstrip(".")
         raise ValueError(f"device {str(device)!r} can't be used here: {why}") from error
     return found
@@ -276,6 +288,8 @@ def each(
     """The parameters of each of `count` prompts."""
     if params is None or isinstance(params, SamplingParams):
         return [merge(params, fields)] * count
+    if not isinstance(params, list | tuple) or not all(isinstance(one, SamplingParams) for one in params):
+        raise ValueError(f"params is {params!r}: it must be a SamplingParams, or a list with one for each")
     if len(params) != count:
         raise ValueError(f"{len(params)} params for {count} prompts: give one for all, or one for each")
     return [merge(one, fields) for one in params]
@@ -286,6 +300,11 @@ def is_prompt(value: Any) -> TypeGuard[Prompt]:
     if isinstance(value, str | torch.Tensor):
         return True
     return isinstance(value, Sequence) and bool(value) and isinstance(value[0], int)
+
+
+def fingerprint(model: Qwen3) -> list[tuple[int, int]]:
+    """Where the weights lie and how often each was written to: tells whether they have changed."""
+    return [(p.data_ptr(), 0 if p.is_inference() else p._version) for p in model.parameters()]
 
 
 def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:

@@ -84,6 +84,17 @@ def test_bad_prompts_and_parameters_are_value_errors(qwen, prompt, fields, messa
 def test_params_must_be_one_or_one_for_each(qwen):
     with pytest.raises(ValueError, match="2 params for 3 prompts"):
         qwen.generate(["a", "b", "c"], [SamplingParams()] * 2)
+    for wrong in ({"seed": 1}, "greedy", 5, [{"seed": 1}]):
+        for ask in (qwen.generate, qwen.chat, qwen.stream):
+            with pytest.raises(ValueError, match="must be a SamplingParams, or a list"):
+                ask("a", params=wrong)
+
+
+def test_a_tensor_of_several_prompts_is_not_run_together_into_one(qwen):
+    assert qwen.generate(torch.tensor([[5, 6]]), max_tokens=1).usage.prompt_tokens == 2
+    for wrong in (torch.tensor([[5, 6], [7, 8]]), torch.tensor(5), b"ab"):
+        with pytest.raises(ValueError, match="a prompt"):
+            qwen.generate(wrong, max_tokens=1)
 
 
 def test_a_token_beyond_the_embedding_is_an_error_that_names_it(qwen, speaking):
@@ -318,6 +329,28 @@ def test_the_same_prompt_again_computes_one_token_of_it(qwen, forwards):
     assert two.usage.cached_tokens == 39
 
 
+@pytest.mark.parametrize("change", ["trained", "converted", "rebuilt"])
+def test_a_kept_cache_is_not_used_for_other_weights(speaking, forwards, change):
+    """Keys and values of the old weights would be wrong, or of a dtype that can't be written to."""
+    qwen = pureqwen.load(speaking[0])
+    ids = list(range(5, 45))
+    qwen.generate(ids, max_tokens=1)
+    block = qwen.model.model.layers[0]
+    if change == "trained":
+        with torch.no_grad():
+            block.self_attn.k_proj.weight.mul_(0.5)
+    elif change == "converted":
+        qwen.model.bfloat16()
+    else:
+        block.self_attn.k_norm = torch.nn.Identity()
+    result = qwen.generate(ids, temperature=0, max_tokens=1, logprobs=True)
+    assert result.usage.cached_tokens == 0
+    fresh = pureqwen.Qwen(qwen.model, tokenizer=qwen.tokenizer)
+    fresh = fresh.generate(ids, temperature=0, max_tokens=1, logprobs=True)
+    assert result.logprobs[0].logprob == fresh.logprobs[0].logprob
+    assert qwen.generate(ids, max_tokens=1).usage.cached_tokens == 39
+
+
 def test_a_stream_left_early_keeps_what_there_is_and_the_cache(qwen, forwards):
     ids = list(range(5, 45))
     stream = qwen.stream(ids, temperature=0, max_tokens=100)
@@ -356,10 +389,10 @@ def test_ctrl_c_keeps_what_there_is(qwen):
 def test_the_cache_grows_by_doubling_up_to_the_context(qwen):
     fresh = pureqwen.qwen.Qwen(qwen.model, context=300)
     fresh.generate([5], temperature=0, max_tokens=255)
-    [(cache, _)] = fresh._kept
-    assert cache.capacity == 256
+    [kept] = fresh._kept
+    assert kept.cache.capacity == 256
     fresh.generate([5], temperature=0, max_tokens=280)
-    assert cache.capacity == 300
+    assert kept.cache.capacity == 300
 
 
 # --- chats
@@ -371,6 +404,8 @@ def test_messages_may_be_one_text_or_several_conversations(qwen):
     two = qwen.chat([HELLO, [{"role": "user", "content": "a"}]], temperature=0, max_tokens=8)
     assert two[0].token_ids == one.token_ids
     assert two[1].token_ids == qwen.chat("a", temperature=0, max_tokens=8).token_ids
+    own = qwen.chat([HELLO, HELLO], params=[SamplingParams(max_tokens=2), SamplingParams(max_tokens=5)])
+    assert [len(result.token_ids) for result in own] == [2, 5]
 
 
 def test_a_message_can_be_appended_to_the_conversation(qwen):
@@ -394,6 +429,9 @@ def test_without_tokenizer_or_template_only_text_is_an_error(speaking, tmp_path)
 def test_tools_and_thinking_are_for_chats(qwen):
     with pytest.raises(ValueError, match="tools and thinking are for chats"):
         qwen.stream("hello", thinking=True)
+    for wrong in ("no", 0, 1):
+        with pytest.raises(ValueError, match="must be True, False or None"):
+            qwen.chat("hello", thinking=wrong)
 
 
 def test_content_in_text_parts_is_not_dropped(qwen):

@@ -196,6 +196,10 @@ class ChatTemplate:
 
     def check_thinking(self, thinking: bool | None) -> None:
         """ValueError, naming the model to take instead, when the template can't do as `thinking` says."""
+        if thinking is not None and not isinstance(thinking, bool):
+            raise ValueError(
+                f"thinking is {thinking!r}: it must be True, False or None (the model's own way)"
+            )
         if thinking is True and self.thinking == "never":
             raise ValueError(
                 "thinking=True, but this model's chat template has no thinking (as Instruct-2507 and Coder): "

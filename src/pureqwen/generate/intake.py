@@ -95,8 +95,14 @@ class Intake:
     def _ids(self, prompt: Prompt) -> list[int]:
         if isinstance(prompt, str):
             return self._need("text").encode(prompt, allow_special=True)
-        ids: Any = prompt.flatten().tolist() if isinstance(prompt, torch.Tensor) else prompt
-        if not isinstance(ids, Sequence):
+        ids: Any = prompt
+        if isinstance(prompt, torch.Tensor):
+            if prompt.dim() == 0 or prompt.shape[:-1].numel() != 1:
+                raise ValueError(
+                    f"a prompt of ids has the shape (S,), not {tuple(prompt.shape)}: give several as a list"
+                )
+            ids = prompt.flatten().tolist()
+        if not isinstance(ids, Sequence) or isinstance(ids, bytes | bytearray):
             raise ValueError(f"a prompt is a text or a list of token ids, not {type(prompt).__name__}")
         return list(ids)
 
