@@ -266,9 +266,8 @@ class ModelConfig:
         if self.attention_bias:
             attention += queries + 2 * keys + hidden
         dense = 3 * hidden * self.intermediate_size
-        sparse = (
-            3 * hidden * self.moe_intermediate_size * experts + hidden * self.num_experts
-        )  # experts; router
+        router = hidden * self.num_experts
+        sparse = 3 * hidden * self.moe_intermediate_size * experts + router
         layers = sum(
             attention + 2 * hidden + (sparse if self.is_moe(layer) else dense)
             for layer in range(self.num_hidden_layers)

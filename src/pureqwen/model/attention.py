@@ -65,11 +65,9 @@ class PackedAttend:
 def scaled_dot_product(q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None) -> Tensor:
     """q (..., S, H, Dh) over k and v (..., S, Hkv, Dh): causal, or where `mask` (..., 1, S, S) is true."""
     batched = q.dim() > 3
-    q, k, v = (
-        t.transpose(-3, -2) if batched else t.transpose(-3, -2)[None] for t in (q, k, v)
-    )  # (B, H, S, Dh)
-    if mask is not None and not batched:
-        mask = mask[None]
+    if not batched:  # the product wants a batch
+        q, k, v, mask = q[None], k[None], v[None], None if mask is None else mask[None]
+    q, k, v = (t.transpose(-3, -2) for t in (q, k, v))  # (B, H, S, Dh) and twice (B, Hkv, S, Dh)
     shared = q.shape[-3] != k.shape[-3]
     o = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=shared)
     o = o.transpose(-3, -2)  # (B, S, H, Dh)
@@ -91,10 +89,7 @@ class Attention(nn.Module):
         self.k_norm = RMSNorm(Dh, eps=config.rms_norm_eps)
 
     def forward(self, x: Tensor, angles: tuple[Tensor, Tensor], attend: Attend) -> Tensor:
-        heads = (
-            -1,
-            self.head_dim,
-        )  # as many heads as the weights hold: a shard of the layer needs no other code
+        heads = (-1, self.head_dim)  # as many as the weights hold: a shard of the layer needs no other code
         q = self.q_norm(self.q_proj(x).unflatten(-1, heads))  # (..., H, Dh)
         k = self.k_norm(self.k_proj(x).unflatten(-1, heads))  # (..., Hkv, Dh)
         v = self.v_proj(x).unflatten(-1, heads)  # (..., Hkv, Dh)

@@ -2,8 +2,7 @@
 
 Su et al. 2021, "RoFormer", section 3.2.2; Peng et al. 2023, "YaRN", sections 3.2 and 3.4.
 
-Dimension i of a head is paired with dimension i + Dh/2 (the half-split layout; not neighbours, as in the
-paper),
+Dimension i of a head is paired with dimension i + Dh/2 (the half-split layout; the paper pairs neighbours),
 and the pair is turned by the angle  position * theta^(-2i/Dh):
 
         first half          second half
