@@ -4,10 +4,11 @@
     model-00001-of-00002.safetensors, ...  and  model.safetensors.index.json
     config.json                                        with the dtype that was saved
 
-Names and shapes are the checkpoint's (names.py undoes the stacking of experts, and a tied head is not
-written; a model without a head is written as embedding models are, without the `model.` prefix). A file is streamed tensor by tensor. Its data begin at a multiple of 64 bytes, and tensors whose
-size is a multiple of 64 come first, so that each of those is aligned for any vector unit when the file is
-mapped (the format allows no holes between tensors).
+Names and shapes are the checkpoint's: names.py undoes the stacking of experts, a tied head is not written,
+and a model without a head is written as embedding models are, without the `model.` prefix. A file is
+streamed tensor by tensor. Its data begin at a multiple of 64 bytes, and tensors whose size is a multiple of
+64 come first, so that each of those is aligned for any vector unit when the file is mapped (the format
+allows no holes between tensors).
 
 All files are written under temporary names and put in place by a rename when every one is complete. So a
 crash or a full disk leaves what was there, and a model may be saved over the folder that its own weights
