@@ -3,7 +3,7 @@
 
 from typing import Any
 
-from recipes.pocket.shape import NUM_CHATS, model_config
+from recipes.pocket.shape import NUM_CHATS, NUM_FINISHING, model_config
 
 CARD = """---
 license: apache-2.0
@@ -34,7 +34,8 @@ Share of answers that are exactly right, on problems whose numbers are in no tra
 
 ## What it can't do
 
-Other languages, other knowledge, division, larger numbers, tools. It was taught to answer such questions with what it can
+Its weak spot is subtraction: it must first say which number is the larger, and is not always right. Without thinking it
+guesses. Other languages, other knowledge, division, larger numbers, tools. It was taught to answer such questions with what it can
 do instead, but on wording far from its training it may well say something wrong.
 """
 
@@ -56,6 +57,6 @@ def model_card(result: dict[str, Any]) -> str:
         ffn=shape.intermediate_size,
         vocabulary=shape.vocab_size,
         context=f"{shape.max_position_embeddings:,}",
-        chats=NUM_CHATS,
+        chats=NUM_CHATS + NUM_FINISHING,
         rows=rows,
     )
