@@ -44,8 +44,8 @@ def model_card(result: dict[str, Any]) -> str:
     """The card of an evaluation's result."""
     shape = model_config(end_of_turn=0, end_of_text=0)
     rows = "\n".join(
-        f"| {name} | {row['count']} | {row['thinking']:.1%} | {row['direct']:.1%} |"
-        for name, row in result["tasks"].items()
+        f"| {row['task']} | {row['questions']} | {row['thinking']} | {row['direct']} |"
+        for row in result["rows"]
     )
     return CARD.format(
         parameters=result["parameters"],

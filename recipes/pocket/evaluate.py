@@ -52,24 +52,25 @@ def tasks(count: int) -> dict[str, Pairs]:
 
 
 def evaluate(folder: str | Path, *, count: int, show: bool = False) -> dict[str, Any]:
-    """{"tasks": {name: {"count", "thinking", "direct"}}, ...}: shares of exact answers."""
+    """{"rows": [{"task", "questions", "thinking", "direct"}], ...}: shares of exact answers in percent."""
     qwen = pureqwen.load(folder, dtype="float32")
-    started, table = time.perf_counter(), {}
+    started, table = time.perf_counter(), []
     for name, pairs in tasks(count).items():
-        row: dict[str, Any] = {"count": len(pairs)}
+        row: dict[str, Any] = {"task": name, "questions": len(pairs)}
         for mode in ("thinking", "direct"):
-            row[mode], wrong = accuracy(qwen, pairs, thinking=mode == "thinking")
+            share, wrong = accuracy(qwen, pairs, thinking=mode == "thinking")
+            row[mode] = f"{share:.1%}"
             if show and (mode == "thinking" or "tion" not in name):
                 print(*wrong[:5], sep="\n", file=sys.stderr)
-        print(f"{name:44} thinking {row['thinking']:6.1%}  direct {row['direct']:6.1%}", file=sys.stderr)
-        table[name] = row
+        print(f"{name:44} thinking {row['thinking']:>6}  direct {row['direct']:>6}", file=sys.stderr)
+        table.append(row)
     return {
         "command": f"python -m recipes.pocket.evaluate --count {count}",
         "versions": {"pureqwen": pureqwen.__version__, "torch": torch.__version__},
         "device": f"{platform.machine()} cpu, {torch.get_num_threads()} threads",
         "parameters": qwen.config.num_parameters(),
         "seconds": round(time.perf_counter() - started, 1),
-        "tasks": {name: {k: round(v, 4) for k, v in row.items()} for name, row in table.items()},
+        "rows": table,
     }
 
 
