@@ -56,7 +56,7 @@ def load(
     network = load_model(folder, config, dtype=dtype, device=place)
     return Qwen(
         network,
-        tokenizer=Tokenizer.from_pretrained(folder) if (folder / "tokenizer.json").exists() else None,
+        tokenizer=Tokenizer.from_pretrained(folder) if (folder / "tokenizer.json").is_file() else None,
         template=ChatTemplate.from_pretrained(folder),
         generation_config=read_generation_config(folder),
         context=context,
@@ -263,11 +263,11 @@ def best_device() -> str:
 def read_generation_config(folder: Path) -> dict[str, Any] | None:
     """generation_config.json of a checkpoint; None where there is none."""
     path = folder / "generation_config.json"
-    if not path.exists():
+    if not path.is_file():
         return None
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON: {error}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} must hold a JSON object, not {type(content).__name__}")

@@ -94,7 +94,7 @@ class ChatTemplate:
         folder = Path(folder)
         settings = _read_settings(folder / "tokenizer_config.json")
         file = folder / "chat_template.jinja"
-        source = file.read_text(encoding="utf-8") if file.is_file() else settings.get("chat_template")
+        source = _read_source(file) if file.is_file() else settings.get("chat_template")
         if isinstance(source, list):
             source = _choose(source, folder)
         if not isinstance(source, str):
@@ -286,12 +286,19 @@ def thinking_mode(messages: Messages, thinking: bool | None, template: ChatTempl
     return template.thinks_by_default if thinking is None else thinking
 
 
+def _read_source(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not a text in UTF-8: {error}") from error
+
+
 def _read_settings(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
         settings = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not valid JSON: {error}") from error
     if not isinstance(settings, dict):
         raise ValueError(f"{path} must hold a JSON object, not {type(settings).__name__}")

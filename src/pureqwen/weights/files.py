@@ -127,7 +127,7 @@ def open_folder(folder: Path) -> Checkpoint:
         return Checkpoint(folder, dict(_file_entries(folder / SINGLE)))
     if (folder / INDEX).is_file():
         return _open_indexed(folder)
-    paths = sorted(folder.glob("*.safetensors"))
+    paths = sorted(path for path in folder.glob("*.safetensors") if path.is_file())  # no pipe, no dead link
     if not paths:
         raise WeightError(_why_nothing(folder))
     _refuse_gaps(folder, [path.name for path in paths])

@@ -28,6 +28,7 @@ from pureqwen.weights.files import Checkpoint, Entry, WeightError, open_folder, 
 from pureqwen.weights.names import EMBEDDING, HEAD, canonical, is_bare, leaves, stored_tensors
 
 BLOCK = 4 << 20  # bytes of file that are converted at a time
+ABSURD = 1000  # a config with so many times what is stored is refused unbuilt
 LARGE = 100 << 20  # bytes of weights above which a slow dtype is worth a notice
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float16": torch.float16}
 DRAWS = {Tensor.normal_, Tensor.uniform_, nn.init.normal_, nn.init.uniform_, nn.init.kaiming_uniform_}
@@ -66,6 +67,7 @@ def load_model(
     headless = is_bare(files.entries) and HEAD not in files and not config.tie_word_embeddings
     checkpoint = Checkpoint(folder, canonical(files.entries))
     _refuse_quantised_tensors(checkpoint)
+    _refuse_absurd_sizes(checkpoint, config)
     with torch.device("meta"), _NoDraws():
         model = Qwen3(config)
     if headless:
@@ -183,6 +185,16 @@ def _allowed(dtype: torch.dtype, device: torch.device) -> torch.dtype:
     if dtype == torch.float16:
         _log.warning('float16 overflows in Qwen3 (answers turn into "!!!!"): bfloat16 is safe')
     return dtype
+
+
+def _refuse_absurd_sizes(checkpoint: Checkpoint, config: ModelConfig) -> None:
+    """A hostile config describes more than can be built even without memory: compare before building."""
+    stored = sum(math.prod(entry.shape) for entry in checkpoint.entries.values())
+    if config.num_parameters() > ABSURD * stored:
+        raise WeightError(
+            f"{checkpoint.folder}: the config describes {config.num_parameters():,} parameters, but the "
+            f"files hold {stored:,}: they do not belong together"
+        )
 
 
 def _refuse_mismatch(checkpoint: Checkpoint, wanted: Mapping[str, Tensor], *, tied: bool) -> None:
