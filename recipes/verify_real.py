@@ -1,8 +1,7 @@
 """Compare real checkpoints with published values: `make verify-real`, on a machine with a network.
 
 1. Qwen/Qwen3-0.6B-Base in float32: its parameter count, the logits that transformers' own slow test expects
-(their
-   mean at each position and the first 30 at the first one), and the greedy continuation of one prompt.
+   (their mean at each position and the first 30 at the first one), and the greedy continuation of one prompt.
    The values and their tolerances are in tests/golden/numerical_reference.json.
 2. Qwen/Qwen3-0.6B in its own dtype: one answer with thinking, one without.
 

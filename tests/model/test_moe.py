@@ -20,7 +20,7 @@ def routed(layer: MoE, tokens: int) -> tuple[torch.Tensor, torch.Tensor, torch.T
     return (x, *layer.route(layer.gate(x)))
 
 
-@pytest.mark.parametrize("tokens", [1, 2, 17, 200])
+@pytest.mark.parametrize("tokens", [0, 1, 2, 17, 200])
 @pytest.mark.parametrize("way", ["loop", "grouped"])
 @torch.inference_mode()
 def test_sorted_experts_equal_the_naive_loop(tokens, way, monkeypatch):

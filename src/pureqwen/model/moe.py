@@ -76,7 +76,7 @@ class Experts(nn.Module):
         hit = [
             (e, start, end) for e, (start, end) in enumerate(zip(starts, bounds, strict=True)) if end > start
         ]
-        return torch.cat([self.one(e, x[start:end]) for e, start, end in hit])
+        return torch.cat([self.one(e, x[start:end]) for e, start, end in hit]) if hit else x
 
     def grouped(self, x: Tensor, ends: Tensor) -> Tensor:
         """The same in three grouped products, without asking the device how many rows each expert got."""
