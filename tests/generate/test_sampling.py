@@ -79,6 +79,13 @@ def test_top_p_keeps_the_token_that_crosses_it():
     assert left(sampler(top_p=1.0), logits) == [0, 1, 2, 3]
 
 
+def test_the_smallest_top_p_keeps_the_likeliest_and_not_nothing():
+    for top_p in (5e-324, 1e-300, 1e-45, 1e-9):
+        one = sampler(top_p=top_p)
+        assert left(one) == [0]
+        assert one.choose(LOGITS, position=0, count=0) == 0
+
+
 def test_top_p_counts_what_top_k_has_left():
     logits = torch.tensor([0.4, 0.3, 0.2, 0.1]).log()
     assert left(sampler(top_k=2, top_p=0.55), logits) == [0]  # 0.4 / 0.7 is above it, 0.4 is not

@@ -91,7 +91,8 @@ class Sampler:
         if p.top_p < 1:
             ranked, order = scores.softmax(-1).sort(descending=True, stable=True)
             before = ranked.cumsum(-1) - ranked  # the probability of all that is likelier
-            keep = torch.empty_like(scores, dtype=torch.bool).index_copy_(0, order, before < p.top_p)
+            inside = before.double() < p.top_p  # in float32 the smallest top_p would be 0, and nothing inside
+            keep = torch.empty_like(inside).index_copy_(0, order, inside)
             ids, scores = ids[keep], scores[keep]
         if p.min_p > 0:
             probabilities = scores.softmax(-1)
