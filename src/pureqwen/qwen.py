@@ -13,7 +13,7 @@ import dataclasses
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeGuard
+from typing import Any, NamedTuple, TypeGuard, overload
 
 import torch
 
@@ -37,7 +37,7 @@ def load(
     """A model that is ready to answer.
 
     model: a folder, a name on the hub such as "Qwen/Qwen3-0.6B", or "pocket", the one inside this package.
-    dtype: "auto" (the file's; bfloat16 for float16 files on a CPU), "bfloat16", "float32", or a torch dtype.
+    dtype: "auto" (config.json's; bfloat16 for float16 files on a CPU), "bfloat16", "float32", or a torch dtype.
     device: None takes cuda, mps or cpu, the first that is there.
     revision: a branch, tag or commit on the hub.
     context: most tokens of prompt and answer together; None is what the model was made for.
@@ -119,12 +119,25 @@ class Qwen:
     def dtype(self) -> torch.dtype:
         return self.model.model.norm.weight.dtype
 
+    @overload
+    def generate(  # type: ignore[overload-overlap]  # a text is a sequence of texts, but one prompt
+        self, prompt_or_prompts: Prompt, params: SamplingParams | None = None, **fields: Any
+    ) -> Result: ...
+
+    @overload
+    def generate(
+        self,
+        prompt_or_prompts: Sequence[Prompt],
+        params: SamplingParams | Sequence[SamplingParams] | None = None,
+        **fields: Any,
+    ) -> list[Result]: ...
+
     def generate(
         self,
         prompt_or_prompts: Prompt | Sequence[Prompt],
         params: SamplingParams | Sequence[SamplingParams] | None = None,
         **fields: Any,
-    ) -> Any:
+    ) -> Result | list[Result]:
         """Continue a text, or ids, or several of either at once; a Result for one, a list of them for a list.
 
         Control tokens in a text are parsed: the caller owns it all. `params`, one for all or one for each,
@@ -132,10 +145,30 @@ class Qwen:
         "interrupted".
         """
         many = isinstance(prompt_or_prompts, Sequence) and not is_prompt(prompt_or_prompts)
-        prompts = prompt_or_prompts if many else [prompt_or_prompts]
+        prompts: Any = prompt_or_prompts if many else [prompt_or_prompts]
         chosen = each(params, len(prompts), fields)
         results = self._run([self.intake.text(p, c) for p, c in zip(prompts, chosen, strict=True)])
         return results if many else results[0]
+
+    @overload
+    def chat(
+        self,
+        messages: Messages | str,
+        tools: Tools = None,
+        thinking: bool | None = None,
+        params: SamplingParams | None = None,
+        **fields: Any,
+    ) -> Result: ...
+
+    @overload
+    def chat(
+        self,
+        messages: Sequence[Messages],
+        tools: Tools = None,
+        thinking: bool | None = None,
+        params: SamplingParams | Sequence[SamplingParams] | None = None,
+        **fields: Any,
+    ) -> list[Result]: ...
 
     def chat(
         self,
@@ -144,7 +177,7 @@ class Qwen:
         thinking: bool | None = None,
         params: SamplingParams | Sequence[SamplingParams] | None = None,
         **fields: Any,
-    ) -> Any:
+    ) -> Result | list[Result]:
         """The answer to a conversation (a list of messages, or one user's text); or to a list of them.
 
         tools: OpenAI-style function definitions. thinking: None leaves it to the template. `params` and
@@ -166,7 +199,7 @@ class Qwen:
         params: SamplingParams | None = None,
         **fields: Any,
     ) -> "Stream":
-        """The answer as it is made: an iterator over Reasoning, Content, ToolCallDelta and Finish events.
+        """The answer as it is made: iterates over Reasoning, Content, Recast, ToolCallDelta, Finish events.
 
         A text or ids are continued as in `generate`, messages are answered as in `chat`. Its `result` is the
         Result so far, whole after the last event.
@@ -227,10 +260,13 @@ class Stream:
     def __init__(self, qwen: Qwen, row: Row) -> None:
         self._row = row
         self._steps = qwen._decode([row])
+        self._events = (event for _, events in self._steps for event in events)
 
-    def __iter__(self) -> Iterator[Event]:
-        for _, events in self._steps:
-            yield from events
+    def __iter__(self) -> "Stream":
+        return self
+
+    def __next__(self) -> Event:
+        return next(self._events)
 
     @property
     def result(self) -> Result:

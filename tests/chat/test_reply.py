@@ -249,6 +249,12 @@ def test_the_line_breaks_after_a_thought_do_not_fire_a_stop_string() -> None:
     assert reply.content == "Yes."
 
 
+def test_a_stop_string_waits_for_min_tokens() -> None:
+    reply, _ = replied("abxabxx", stop=("ab",), min_tokens=4)
+    assert (reply.content, reply.finish_reason, len(reply.token_ids)) == ("abx", "stop", 5)
+    assert replied("<think>ab</think>ab", stop=("ab",), min_tokens=4)[0].content is None
+
+
 def test_no_beginning_of_a_stop_string_leaks_and_only_beginnings_are_held_back() -> None:
     tokenizer = ByteTokenizer()
     reply = Reply(tokenizer, options=ReplyOptions(stop=("STOP",)))

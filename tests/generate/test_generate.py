@@ -157,6 +157,20 @@ def test_stop_strings_end_the_text_before_them(qwen):
     assert stopped.finish_reason == "stop"
 
 
+def test_stop_strings_wait_for_min_tokens_as_the_end_of_text_does(qwen):
+    free = qwen.generate("hello", temperature=0, max_tokens=30)
+    stop = free.text[4]
+    late = qwen.generate("hello", temperature=0, max_tokens=30, stop=stop, min_tokens=25)
+    assert len(late.token_ids) >= 25
+    assert late.text.startswith(qwen.tokenizer.decode(free.token_ids[:24]))
+
+
+def test_an_end_of_text_beyond_the_rows_is_one_that_never_comes(qwen):
+    """A small model with the files of a large one: the mask of min_tokens indexed past the logits."""
+    strange = pureqwen.qwen.Qwen(qwen.model, generation_config={"eos_token_id": [10**6]})
+    assert len(strange.generate([5], temperature=0, min_tokens=2, max_tokens=3).token_ids) == 3
+
+
 def test_logprobs_are_the_log_softmax_of_the_raw_logits(qwen):
     result = qwen.generate("hello", temperature=2.0, top_k=2, seed=3, max_tokens=6, top_logprobs=4)
     ids = qwen.tokenizer.encode("hello")
@@ -258,6 +272,39 @@ def test_a_budget_counts_after_the_models_own_opening_tag(qwen):
     assert first.token_ids == [think]
     result = qwen.chat(HELLO, thinking_budget=0, thinking_end="</think>", max_tokens=4, **fields)
     assert result.token_ids[:2] == [think, qwen.tokenizer.token_id(END_THINK)]
+
+
+def test_a_budget_leaves_room_for_an_answer_where_the_model_opens_the_thinking_itself(qwen):
+    """Its <think> is a token that budget and sentence do not count; pitfall 27, a budget without answer."""
+    think = qwen.tokenizer.token_id(THINK)
+    fields = {**opening(qwen), "thinking_budget": 5, "thinking_end": "Enough.</think>\n\n"}
+    fields["logit_bias"] = {think: 100.0, qwen.tokenizer.token_id(END_THINK): -100.0}
+    with pytest.raises(ValueError, match="give at least") as error:
+        qwen.chat(HELLO, max_tokens=6, **fields)
+    least = int(str(error.value).rpartition(" ")[2])
+    result = qwen.chat(HELLO, max_tokens=least, **fields)
+    assert result.token_ids[0] == think
+    assert result.usage.forced_tokens == least - 6
+    assert result.content
+    longer = qwen.chat(HELLO, max_tokens=least + 1, **fields)
+    assert longer.usage.reasoning_tokens == result.usage.reasoning_tokens + 1
+
+
+@pytest.mark.parametrize("prompt", ["<|im_start|>assistant\n<think>\n", "<|im_start|>assistant\n"])
+def test_a_budget_holds_for_a_text_that_is_continued_too(qwen, prompt):
+    opens = prompt.endswith("\n<think>\n")
+    fields = {**opening(qwen), "thinking_end": "Enough.</think>\n\n", "max_tokens": 40}
+    fields["logit_bias"] = {
+        **fields["logit_bias"],
+        qwen.tokenizer.token_id(THINK): -100.0 if opens else 100.0,
+    }
+    result = qwen.generate(prompt, thinking_budget=2, **fields)
+    close = 2 + len(qwen.tokenizer.encode("Enough.")) + (not opens)
+    assert result.token_ids[close] == qwen.tokenizer.token_id(END_THINK)
+    assert result.reasoning.endswith("Enough.")
+    assert "</think>\n\n" in result.text
+    free = qwen.generate(prompt, **fields)
+    assert free.reasoning is None and free.usage.forced_tokens == 0
 
 
 def test_the_default_sentence_closes_with_the_control_token(opened):
@@ -365,6 +412,55 @@ def test_a_stream_left_early_keeps_what_there_is_and_the_cache(qwen, forwards):
     again = qwen.generate(ids, temperature=0, max_tokens=100)
     assert forwards[0] == 1
     assert again.token_ids[: len(result.token_ids)] == result.token_ids
+
+
+def test_a_loop_left_and_entered_again_misses_no_event(qwen):
+    whole = list(qwen.stream(HELLO, temperature=0, max_tokens=25))
+    stream = qwen.stream(HELLO, temperature=0, max_tokens=25)
+    events = []
+    for _ in whole:
+        for event in stream:
+            events.append(event)
+            break
+    assert events == whole
+    assert next(stream, None) is None
+
+
+def interrupt(qwen, monkeypatch, *, at):
+    """Ctrl-C in the forward of that number."""
+    forward, count = qwen.model.forward, iter(range(10**6))
+
+    def interrupted(*args, **kwargs):
+        if next(count) == at:
+            raise KeyboardInterrupt
+        return forward(*args, **kwargs)
+
+    monkeypatch.setattr(qwen.model, "forward", interrupted)
+
+
+@pytest.mark.parametrize("prompts", [[[5, 6]], [[5, 6], [7]]])
+def test_an_interrupted_answer_keeps_what_was_held_back(qwen, monkeypatch, prompts):
+    """It might have become a stop string."""
+    free = qwen.generate(prompts, temperature=0, max_tokens=6)
+    interrupt(qwen, monkeypatch, at=6)
+    stops = [SamplingParams(stop=one.text + "never", temperature=0) for one in free]
+    for one, result in zip(free, qwen.generate(prompts, stops), strict=True):
+        assert (result.token_ids, result.finish_reason) == (one.token_ids, "interrupted")
+        assert result.text == result.content == one.text != ""
+
+
+def test_ctrl_c_in_a_stream_reaches_the_caller_and_the_next_turn_goes_on(qwen, monkeypatch, forwards):
+    whole = qwen.chat(HELLO, temperature=0, max_tokens=12)
+    with monkeypatch.context() as patch:
+        interrupt(qwen, patch, at=5)
+        stream = qwen.stream(HELLO, temperature=0, max_tokens=12)
+        with pytest.raises(KeyboardInterrupt):
+            list(stream)
+        assert stream.result.finish_reason == "interrupted"
+        assert stream.result.token_ids == whole.token_ids[:5]
+    forwards.clear()
+    assert qwen.chat(HELLO, temperature=0, max_tokens=12).token_ids == whole.token_ids
+    assert forwards == [1] * 12
 
 
 def test_ctrl_c_keeps_what_there_is(qwen):

@@ -32,8 +32,8 @@ class ReplyOptions:
     raw: a text that is continued, not an answer: the blank lines before it stay.
     inside: the prompt ended within <think>. enabled: part reasoning from content (False: a tag is text).
     style: how tool calls are written; None: they are text. tools: their JSON schemas, which type the
-    arguments of "coder". stop: strings that end the answer. end_ids: ids that end it, excluded from the text.
-    call_prefix: calls are named by it and their index.
+    arguments of "coder". stop: strings that end the answer, looked for once it has `min_tokens` ids. end_ids:
+    ids that end it, excluded from the text. call_prefix: calls are named by it and their index.
     """
 
     inside: bool = False
@@ -42,6 +42,7 @@ class ReplyOptions:
     style: str | None = None
     tools: Tools | None = None
     stop: tuple[str, ...] = ()
+    min_tokens: int = 0
     end_ids: frozenset[int] = frozenset()
     call_prefix: str = "call_"
 
@@ -97,6 +98,7 @@ class Parser:
         self._text: list[str] = []
         self._events: list[Event] = []
         self.tool_calls: list[ToolCall] = []
+        self.stoppable = True  # stop strings are looked for
         self.stopped = False  # a stop string came
 
     def feed(self, text: str) -> list[Event]:
@@ -156,7 +158,7 @@ class Parser:
     def _read_answer(self, text: str) -> None:
         if not self._raw:
             text = self._answer.feed(text)
-        before, stop, at = self._stops.find(text)
+        before, stop, at = self._stops.find(text) if self.stoppable else (text, None, len(text))
         self._find_calls(before)
         if stop:
             self.stopped = True

@@ -56,7 +56,7 @@ class Reply:
         self._tags = {} if by_text or not options.enabled else tags
         self._stream = tokenizer.stream()
         self._parser = Parser(options, by_text=by_text)
-        self._end_ids = options.end_ids
+        self._end_ids, self._min_tokens = options.end_ids, options.min_tokens
         self.finish_reason: FinishReason | None = None
         self.token_ids: list[int] = []
 
@@ -66,6 +66,7 @@ class Reply:
         self.token_ids.append(token)
         if token in self._end_ids:
             return self.finish("stop")
+        self._parser.stoppable = len(self.token_ids) >= self._min_tokens
         text = self._stream.push(token)
         tag = self._tags.get(token)
         if tag is None:

@@ -157,7 +157,8 @@ class ChatTemplate:
         """
         return prepare(messages, parse_arguments=self.tool_style == "coder")
 
-    def prompt_inside(self, tokenizer: Encoder, ids: Sequence[int]) -> bool:
+    @staticmethod
+    def prompt_inside(tokenizer: Encoder, ids: Sequence[int]) -> bool:
         """Whether a prompt ends inside a thought, so that the model's first token already belongs to it."""
         controls = {id: text for text, id in tokenizer.special_ids.items()}
         for id in reversed(ids):

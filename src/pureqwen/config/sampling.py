@@ -49,7 +49,7 @@ class SamplingParams:
     logit_bias          token id -> added to its raw logit, -100 to 100
     seed                0 to 2**63 - 1; the draw at a position depends on (seed, position) alone
     max_tokens          upper bound of new tokens, at least 1; not set: the rest of the context
-    min_tokens          no end of text before so many new tokens
+    min_tokens          no end of text and no stop string before so many new tokens
     stop                a string or several: the answer (not the reasoning) ends before the first that appears
     stop_token_ids      token ids that end the answer, besides the model's own
     ignore_eos          go on after the end of text

@@ -43,8 +43,11 @@ class Intake:
     eos_ids: frozenset[int]
 
     def text(self, prompt: Prompt, params: SamplingParams) -> Row:
-        """Continue a text, whose control tokens are parsed, or ids."""
-        return self._row(self._ids(prompt), params.over(self.defaults), ReplyOptions(raw=True, enabled=False))
+        """Continue a text, whose control tokens are parsed, or ids; thinking is parted for a budget only."""
+        ids, params = self._ids(prompt), params.over(self.defaults)
+        thinks = params.thinking_budget is not None
+        inside = thinks and ChatTemplate.prompt_inside(self._need("a thinking budget"), ids)
+        return self._row(ids, params, ReplyOptions(raw=True, enabled=thinks, inside=inside))
 
     def chat(self, messages: Any, tools: Tools, thinking: bool | None, params: SamplingParams) -> Row:
         if isinstance(messages, str):
@@ -74,6 +77,7 @@ class Intake:
         room = self.context - len(ids)
         params = dataclasses.replace(params, max_tokens=min(params.max_tokens or room, room))
         ends = frozenset(params.stop_token_ids or ()) | (frozenset() if params.ignore_eos else self.eos_ids)
+        ends = frozenset(end for end in ends if end < self.config.vocab_size)  # others never come
         return Row(
             ids,
             params=params,
@@ -86,7 +90,9 @@ class Intake:
             ),
             reply=Reply(
                 self.tokenizer or Mute(),
-                options=dataclasses.replace(options, stop=params.stop_strings, end_ids=ends),
+                options=dataclasses.replace(
+                    options, stop=params.stop_strings, min_tokens=params.min_tokens or 0, end_ids=ends
+                ),
             ),
             text_of=self._text_of,
             budget=self._budget(params),

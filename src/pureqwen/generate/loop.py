@@ -35,10 +35,17 @@ def greedy(model: Qwen3, ids: Tensor, *, max_tokens: int) -> Tensor:
 
 
 def decode(rows: Sequence[Row], compute: Compute) -> Iterator[tuple[Row, list[Event]]]:
-    """Run the rows until all are finished; yields, token by token, whose answer grew by what."""
-    while live := [row for row in rows if not row.finished]:
-        for row, logits in compute(live):
-            yield row, row.accept(logits)
+    """Run the rows until all are finished; yields, token by token, whose answer grew by what.
+
+    Stopped early, by Ctrl-C or by closing this, the rows keep what they have: also what was held back.
+    """
+    try:
+        while live := [row for row in rows if not row.finished]:
+            for row, logits in compute(live):
+                yield row, row.accept(logits)
+    finally:
+        for row in rows:
+            row.reply.finish("interrupted")
 
 
 class Full:

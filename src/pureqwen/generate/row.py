@@ -19,7 +19,11 @@ from pureqwen.generate.sampling import Sampler
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
-    """After `tokens` tokens inside the thinking, `ending` (a sentence and the closing tag) is forced."""
+    """After `tokens` tokens inside the thinking, `ending` (a sentence and the closing tag) is forced.
+
+    It comes earlier where max_tokens would leave no token for the answer behind it: what a model writes
+    before it begins to think is not known beforehand.
+    """
 
     tokens: int
     ending: tuple[int, ...]
@@ -92,7 +96,9 @@ class Row:
         """At the end of the budget, queue the sentence that ends the thinking; the answer follows it."""
         if self.budget is None or self.forced or not self.reply.in_reasoning:
             return
-        if self.num_thought >= self.budget.tokens:
+        assert self.params.max_tokens is not None
+        left = self.params.max_tokens - (len(self.ids) - self.num_prompt)
+        if self.num_thought >= self.budget.tokens or left <= len(self.budget.ending) + 1:
             self.forced.extend(self.budget.ending)
 
     def score(self, logits: Tensor, token: int, *, forced: bool) -> Logprob:
