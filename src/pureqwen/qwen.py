@@ -37,7 +37,7 @@ def load(
     """A model that is ready to answer.
 
     model: a folder, a name on the hub such as "Qwen/Qwen3-0.6B", or "pocket", the one inside this package.
-    dtype: "auto" (config.json's; bfloat16 for float16 files on a CPU), "bfloat16", "float32", or a torch dtype.
+    dtype: "auto" (config.json's; bfloat16 for a float16 file on a CPU), "bfloat16", "float32", a torch dtype.
     device: None takes cuda, mps or cpu, the first that is there.
     revision: a branch, tag or commit on the hub.
     context: most tokens of prompt and answer together; None is what the model was made for.
@@ -120,7 +120,7 @@ class Qwen:
         return self.model.model.norm.weight.dtype
 
     @overload
-    def generate(  # type: ignore[overload-overlap]  # a text is a sequence of texts, but one prompt
+    def generate(
         self, prompt_or_prompts: Prompt, params: SamplingParams | None = None, **fields: Any
     ) -> Result: ...
 

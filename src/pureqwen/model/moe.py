@@ -64,7 +64,8 @@ class Experts(nn.Module):
         experts, order = chosen.flatten().sort(stable=True)  # (T*K,)
         tokens = order // chosen.shape[-1]
         ends = torch.searchsorted(experts, torch.arange(len(self.gate_proj), device=x.device), right=True)
-        grouped = x.device.type == "cuda" and x.dtype == torch.bfloat16
+        aligned = x.shape[-1] % 8 == 0 and self.gate_proj.shape[1] % 8 == 0  # rows of whole 16 bytes
+        grouped = x.device.type == "cuda" and x.dtype == torch.bfloat16 and aligned
         run = self.grouped if grouped else self.loop
         y = run(x[tokens], ends) * weights.flatten()[order, None]  # (T*K, D)
         return torch.zeros_like(x).index_add_(0, tokens, y.to(x.dtype))
