@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pureqwen.chat.events import Content, Event, Finish, Reasoning, Recast, ToolCallDelta
-from pureqwen.chat.parser import Parser, ReplyOptions
-from pureqwen.chat.reply import Reply, parse_tool_calls, split_reasoning
-from pureqwen.chat.tools import ToolCall
+from pureqwen.chat.answer.events import Content, Event, Finish, Reasoning, Recast, ToolCallDelta
+from pureqwen.chat.answer.parser import Parser, ReplyOptions
+from pureqwen.chat.answer.reply import Reply, parse_tool_calls, split_reasoning
+from pureqwen.chat.answer.tools import ToolCall
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 THINK, END_THINK, END = 2_000_000, 2_000_001, 2_000_002

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from pureqwen.chat.parser import ReplyOptions
-from pureqwen.chat.reply import Reply, split_reasoning
-from pureqwen.chat.tools import ToolCall
+from pureqwen.chat.answer.parser import ReplyOptions
+from pureqwen.chat.answer.reply import Reply, split_reasoning
+from pureqwen.chat.answer.tools import ToolCall
 from pureqwen.tokenizer import Tokenizer
 
 GOLDEN = Path(__file__).parents[1] / "golden"

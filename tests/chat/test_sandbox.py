@@ -1,4 +1,4 @@
-"""chat/sandbox.py: hostile templates end soon, stay small, reach nothing, and say why."""
+"""chat/prompt/sandbox.py: hostile templates end soon, stay small, reach nothing, and say why."""
 
 import subprocess
 import sys
@@ -7,7 +7,7 @@ import time
 import pytest
 
 from pureqwen.chat import ChatTemplate, TemplateError
-from pureqwen.chat.budget import Budget
+from pureqwen.chat.prompt.budget import Budget
 
 MESSAGES = [{"role": "user", "content": f"hello {n}"} for n in range(300)]
 

@@ -1,4 +1,4 @@
-"""chat/template.py: byte-equal text, equal ids, the modes of thinking, and what a template is read from."""
+"""Templates: byte-equal text, equal ids, the modes of thinking, and what a template is read from."""
 
 import json
 

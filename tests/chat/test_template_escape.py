@@ -1,4 +1,4 @@
-"""chat/escape.py: what people write becomes no control token, and is not changed either."""
+"""chat/prompt/escape.py: what people write becomes no control token, and is not changed either."""
 
 import json
 import re
@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pureqwen.chat import ChatTemplate, TemplateError
-from pureqwen.chat.escape import Marks
+from pureqwen.chat.prompt.escape import Marks
 from pureqwen.tokenizer import Tokenizer
 
 TEMPLATES = ("hybrid", "instruct_2507", "thinking_2507")

@@ -1,4 +1,4 @@
-"""chat/messages.py: what is no message is refused with its number, what a client sends is understood."""
+"""Messages: what is none is refused with its number, what a client sends is understood."""
 
 import enum
 

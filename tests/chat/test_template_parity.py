@@ -1,4 +1,4 @@
-"""chat/template.py against transformers itself, on Qwen templates that the golden file does not have."""
+"""Templates against transformers itself, on Qwen templates that the golden file does not have."""
 
 import pytest
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from pureqwen.chat.parser import Parser, ReplyOptions
-from pureqwen.chat.reply import parse_tool_calls, split_reasoning
-from pureqwen.chat.search import Search
-from pureqwen.chat.tools import MAX_DEPTH, ToolCall, json_value, parameter_types, typed
+from pureqwen.chat.answer.parser import Parser, ReplyOptions
+from pureqwen.chat.answer.reply import parse_tool_calls, split_reasoning
+from pureqwen.chat.answer.search import Search
+from pureqwen.chat.answer.tools import MAX_DEPTH, ToolCall, json_value, parameter_types, typed
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "tool_parsing.jsonl"
 CASES = [json.loads(line) for line in GOLDEN.read_text(encoding="utf-8").splitlines()]
@@ -299,3 +299,8 @@ def test_a_search_reads_each_character_once_whatever_the_needle() -> None:
     assert search.find("b") == ("", "a" * 30_000 + "b", 1)
     assert sum(len(before) for before, _, _ in found) == 30_000
     assert time.process_time() - begin < 5
+
+
+def test_a_call_in_a_thought_that_the_prompt_had_opened_is_not_found() -> None:
+    call = '<tool_call>\n{"name": "now", "arguments": {}}\n</tool_call>'
+    assert parse_tool_calls(f"I could {call} here.\n</think>\n\nNo need.") == ("No need.", [])

@@ -3,12 +3,12 @@
 messages --ChatTemplate.encode--> ids --the model--> ids --Reply--> reasoning, content, tool calls
 """
 
-from pureqwen.chat.budget import TemplateError
-from pureqwen.chat.events import Content, Event, Finish, FinishReason, Reasoning, Recast, ToolCallDelta
-from pureqwen.chat.parser import ReplyOptions
-from pureqwen.chat.reply import Reply, parse_tool_calls, split_reasoning
-from pureqwen.chat.template import ChatTemplate, thinking_mode
-from pureqwen.chat.tools import ToolCall
+from pureqwen.chat.answer.events import Content, Event, Finish, FinishReason, Reasoning, Recast, ToolCallDelta
+from pureqwen.chat.answer.parser import ReplyOptions
+from pureqwen.chat.answer.reply import Reply, parse_tool_calls, split_reasoning
+from pureqwen.chat.answer.tools import ToolCall
+from pureqwen.chat.prompt.budget import TemplateError
+from pureqwen.chat.prompt.template import ChatTemplate, thinking_mode
 
 __all__ = [
     "ChatTemplate",

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal
 
-from pureqwen.chat.events import Content, Event, Reasoning, Recast
+from pureqwen.chat.answer.events import Content, Event, Reasoning, Recast
 from pureqwen.cli.terminal import Screen
 
 if TYPE_CHECKING:

@@ -39,6 +39,8 @@ def decode(rows: Sequence[Row], compute: Compute) -> Iterator[tuple[Row, list[Ev
 
     Stopped early, by Ctrl-C or by closing this, the rows keep what they have: also what was held back.
     """
+    for row in rows:
+        row.start()
     try:
         while live := [row for row in rows if not row.finished]:
             for row, logits in compute(live):

@@ -52,8 +52,12 @@ class Row:
         self.logprobs: list[Logprob] = []
         self.forced: deque[int] = deque()
         self.num_forced = self.num_reasoning = self.num_thought = 0
-        self.started = self.first = self.last = time.perf_counter()
+        self.start()
         self.close_thinking()
+
+    def start(self) -> None:
+        """The clock runs from here."""
+        self.started = self.first = self.last = time.perf_counter()
 
     @property
     def output(self) -> list[int]:

@@ -14,7 +14,7 @@ from typing import Any
 from jinja2.utils import Namespace
 from markupsafe import Markup
 
-from pureqwen.chat.budget import OVERHEAD, Budget, TemplateError
+from pureqwen.chat.prompt.budget import OVERHEAD, Budget, TemplateError
 
 MAX_RANGE = 100_000
 MAX_BITS = 4096  # of an integer

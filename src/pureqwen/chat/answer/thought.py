@@ -22,9 +22,9 @@ Tags are named to `tag` (a control token's id told them) or found in the text, n
 
 from enum import Enum
 
-from pureqwen.chat.calls import OPEN as TOOL_CALL
-from pureqwen.chat.coder import END_FUNCTION, FUNCTION
-from pureqwen.chat.search import Search
+from pureqwen.chat.answer.calls import OPEN as TOOL_CALL
+from pureqwen.chat.answer.coder import END_FUNCTION, FUNCTION
+from pureqwen.chat.answer.search import Search
 
 THINK = "<think>"
 END_THINK = "</think>"

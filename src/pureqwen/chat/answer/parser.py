@@ -14,13 +14,13 @@ knows no ids, no incomplete characters and no reason to finish: that is `Reply`'
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from pureqwen.chat.calls import CallFinder
-from pureqwen.chat.coder import Coder
-from pureqwen.chat.events import Content, Event, Reasoning, Recast, ToolCallDelta
-from pureqwen.chat.hermes import Hermes
-from pureqwen.chat.search import Search
-from pureqwen.chat.thought import Part, Piece, Splitter
-from pureqwen.chat.tools import ToolCall, Tools
+from pureqwen.chat.answer.calls import CallFinder
+from pureqwen.chat.answer.coder import Coder
+from pureqwen.chat.answer.events import Content, Event, Reasoning, Recast, ToolCallDelta
+from pureqwen.chat.answer.hermes import Hermes
+from pureqwen.chat.answer.search import Search
+from pureqwen.chat.answer.thought import Part, Piece, Splitter
+from pureqwen.chat.answer.tools import ToolCall, Tools
 
 STYLES: tuple[str | None, ...] = ("hermes", "coder", None)
 

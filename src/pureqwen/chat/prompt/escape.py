@@ -26,7 +26,7 @@ from typing import Any
 
 from jinja2 import nodes
 
-from pureqwen.chat.budget import TemplateError
+from pureqwen.chat.prompt.budget import TemplateError
 
 ASSISTANT_TAGS = ("<think>", "</think>", "<tool_call>", "</tool_call>")
 DIGITS = 40

@@ -17,11 +17,11 @@ from typing import Any, Literal, Protocol
 
 from jinja2 import nodes
 
-from pureqwen.chat.budget import TemplateError
-from pureqwen.chat.escape import Marks
-from pureqwen.chat.final import open_final
-from pureqwen.chat.functions import FUNCTIONS
-from pureqwen.chat.messages import (
+from pureqwen.chat.prompt.budget import TemplateError
+from pureqwen.chat.prompt.escape import Marks
+from pureqwen.chat.prompt.final import open_final
+from pureqwen.chat.prompt.functions import FUNCTIONS
+from pureqwen.chat.prompt.messages import (
     Messages,
     Tools,
     last_switch,
@@ -30,7 +30,7 @@ from pureqwen.chat.messages import (
     plain_tools,
     prepare,
 )
-from pureqwen.chat.sandbox import compile, parse, run
+from pureqwen.chat.prompt.sandbox import compile, parse, run
 
 THINK, END_THINK = "<think>", "</think>"
 TOOL_TAGS = ("<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>")

@@ -17,8 +17,8 @@ from jinja2.filters import FILTERS, make_attrgetter
 from jinja2.tests import TESTS
 from markupsafe import Markup
 
-from pureqwen.chat.budget import OVERHEAD, Budget, TemplateError
-from pureqwen.chat.functions import ESCAPED, call_method, check_format, whole
+from pureqwen.chat.prompt.budget import OVERHEAD, Budget, TemplateError
+from pureqwen.chat.prompt.functions import ESCAPED, call_method, check_format, whole
 
 Args = tuple[Any, ...]
 Kwargs = dict[str, Any]

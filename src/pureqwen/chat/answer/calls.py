@@ -21,8 +21,8 @@ Each character is read once, or twice where a tag was begun and not completed.
 from enum import Enum
 from typing import NamedTuple, Protocol
 
-from pureqwen.chat.search import Search
-from pureqwen.chat.tools import ToolCall
+from pureqwen.chat.answer.search import Search
+from pureqwen.chat.answer.tools import ToolCall
 
 OPEN = "<tool_call>"
 CLOSE = "</tool_call>"

@@ -8,7 +8,7 @@ import secrets
 from collections.abc import Callable
 from typing import Any
 
-from pureqwen.chat.messages import REASONING_FIELDS
+from pureqwen.chat.prompt.messages import REASONING_FIELDS
 
 
 def open_final(chat: list[dict[str, Any]], field: str, *, source: str) -> Callable[[str], str]:

@@ -15,8 +15,8 @@ complete at its last brace, whatever follows. The JSON is parsed once, then. It 
 import re
 from typing import Any
 
-from pureqwen.chat.calls import OPEN, Step, Verdict
-from pureqwen.chat.tools import MAX_DEPTH, ToolCall, json_value
+from pureqwen.chat.answer.calls import OPEN, Step, Verdict
+from pureqwen.chat.answer.tools import MAX_DEPTH, ToolCall, json_value
 
 _BLANK = re.compile(r"\s*")
 _BARE = re.compile(r'["{}\[\]<]')

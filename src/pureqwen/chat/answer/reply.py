@@ -16,10 +16,10 @@ folds over the same parser. Nothing is generated, sampled or executed here.
 from collections.abc import Iterator
 from typing import Literal, Protocol
 
-from pureqwen.chat.events import Event, Finish, FinishReason
-from pureqwen.chat.parser import Parser, ReplyOptions
-from pureqwen.chat.thought import END_THINK, THINK
-from pureqwen.chat.tools import ToolCall, Tools
+from pureqwen.chat.answer.events import Event, Finish, FinishReason
+from pureqwen.chat.answer.parser import Parser, ReplyOptions
+from pureqwen.chat.answer.thought import END_THINK, THINK
+from pureqwen.chat.answer.tools import ToolCall, Tools
 
 _PIECE = 4096  # characters fed at once: keeps the cost of cutting strings linear in a long text
 
@@ -123,12 +123,14 @@ def parse_tool_calls(
     """(content, calls) of an answer; content is what comes before the first call, None when blank.
 
     style: "hermes" (JSON) or "coder" (XML, whose arguments take their types from the tools' JSON schemas). A
-    thought at the beginning is left out first, so that no call in it is found. Malformed calls are content.
+    thought at the beginning is left out first, so that no call in it is found, also one whose opening tag
+    stood in the prompt. Malformed calls are content.
     """
     if style not in ("hermes", "coder"):
         raise ValueError(f"style is 'hermes' or 'coder', not {style!r}")
     thinks = text.lstrip().startswith(THINK)
-    parser = Parser(ReplyOptions(enabled=thinks, style=style, tools=tools))
+    inside = THINK not in text and END_THINK in text
+    parser = Parser(ReplyOptions(inside=inside, enabled=thinks or inside, style=style, tools=tools))
     _read(parser, text)
     return parser.content, parser.tool_calls
 

@@ -18,9 +18,9 @@ malformed call: an argument may be lost in it.
 import re
 from enum import Enum
 
-from pureqwen.chat.calls import CLOSE, OPEN, Step, Verdict
-from pureqwen.chat.search import Search
-from pureqwen.chat.tools import ToolCall, Tools, parameter_types, typed
+from pureqwen.chat.answer.calls import CLOSE, OPEN, Step, Verdict
+from pureqwen.chat.answer.search import Search
+from pureqwen.chat.answer.tools import ToolCall, Tools, parameter_types, typed
 
 FUNCTION, END_FUNCTION = "<function=", "</function>"
 PARAMETER, END_PARAMETER = "<parameter=", "</parameter>"

@@ -29,9 +29,9 @@ from jinja2.parser import Parser
 from jinja2.runtime import Context, LoopContext, Macro, Undefined
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from pureqwen.chat.budget import Budget, TemplateError
-from pureqwen.chat.filters import make_filters, make_tests
-from pureqwen.chat.functions import FUNCTIONS, MAX_BITS, Granted, call_method, check_format
+from pureqwen.chat.prompt.budget import Budget, TemplateError
+from pureqwen.chat.prompt.filters import make_filters, make_tests
+from pureqwen.chat.prompt.functions import FUNCTIONS, MAX_BITS, Granted, call_method, check_format
 
 MAX_CHARACTERS = 200_000
 MAX_TOKENS = 12_000  # the largest of Qwen's templates has 1,500; compiling takes half a second at the limit
