@@ -1,5 +1,6 @@
 """chat/prompt/sandbox.py: hostile templates end soon, stay small, reach nothing, and say why."""
 
+import gc
 import subprocess
 import sys
 import time
@@ -276,3 +277,23 @@ def test_paying_a_negative_price_refills_the_budget():
     budget = Budget(None)
     budget.spend(-(10**9))
     assert budget.left == budget.limit
+
+
+def test_collecting_a_large_heap_is_not_on_the_templates_clock() -> None:
+    """In a program of some million objects one collection takes longer than a template may."""
+    seen: list[str] = []
+    template = ChatTemplate("{% for n in range(2000) %}{% set x = [n, [n]] %}{% endfor %}")
+
+    def watch(phase: str, info: object) -> None:
+        seen.append(phase)
+
+    old = gc.get_threshold()
+    gc.callbacks.append(watch)
+    gc.set_threshold(1, 1, 1)  # a collection at every other object
+    try:
+        template.render(MESSAGES[:1])
+    finally:
+        gc.set_threshold(*old)
+        gc.callbacks.remove(watch)
+    assert gc.isenabled()
+    assert len(seen) < 2000

@@ -29,7 +29,7 @@ from jinja2.parser import Parser
 from jinja2.runtime import Context, LoopContext, Macro, Undefined
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from pureqwen.chat.prompt.budget import Budget, TemplateError
+from pureqwen.chat.prompt.budget import Budget, TemplateError, uncollected
 from pureqwen.chat.prompt.filters import make_filters, make_tests
 from pureqwen.chat.prompt.functions import FUNCTIONS, MAX_BITS, Granted, call_method, check_format
 
@@ -277,8 +277,9 @@ def run(code: CodeType, variables: Mapping[str, Any]) -> str:
     try:
         environment = Sandbox(Budget(dict(variables)))
         template = environment.template_class.from_code(environment, code, dict(environment.globals))
-        text = "".join(template.root_render_func(template.new_context(dict(variables))))
-        environment.budget.check_time()
+        with uncollected():
+            text = "".join(template.root_render_func(template.new_context(dict(variables))))
+            environment.budget.check_time()
         return text
     except TemplateError:
         raise
