@@ -17,7 +17,7 @@ import pureqwen.cli
 
 HERE = Path(__file__).parent
 FAKE = [sys.executable, str(HERE / "fake_qwen.py")]
-REAL = [sys.executable, "-m", "pureqwen.cli"]
+REAL = [sys.executable, "-m", "pureqwen"]
 
 
 def run(*command: str, input: str = "", **environment: str) -> subprocess.CompletedProcess[str]:

@@ -149,7 +149,7 @@ def test_command_line_equals_transformers(speaking, tmp_path):
         for _ in range(STEPS):
             logits = theirs(input_ids=torch.tensor([ids])).logits[0, -1]
             ids.append(int(logits[: tokenizer.vocab_size].argmax()))
-    command = [sys.executable, "-m", "pureqwen.cli", "generate", "--raw", "--json", "--model", str(folder)]
+    command = [sys.executable, "-m", "pureqwen", "generate", "--raw", "--json", "--model", str(folder)]
     command += ["--temperature", "0", "--max-tokens", str(STEPS), "--ignore-eos"]
     done = subprocess.run(command, input=text, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
