@@ -75,6 +75,9 @@ def export() -> None:
     POCKET.mkdir(parents=True, exist_ok=True)
     for name in FILES:
         shutil.copyfile(FINISHED / name, POCKET / name)
+    # Stored in bfloat16, which keeps the wheel small; computed in float32, in which every processor is quick.
+    shape = json.loads((POCKET / "config.json").read_text(encoding="utf-8"))
+    (POCKET / "config.json").write_text(json.dumps({**shape, "torch_dtype": "float32"}, indent=2) + "\n")
     config = generation_config(**control_ids(FINISHED))
     (POCKET / "generation_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 

@@ -88,18 +88,27 @@ def _addition(a: int, b: int) -> list[str]:
 
 
 def _subtraction(a: int, b: int) -> list[str]:
-    """The smaller from the larger; a first line says which is larger, and whether the result is negative."""
-    sign = "<" if a < b else ">" if a > b else "="
-    head = f"{a} {sign} {b}" + (", so negative" if a < b else "")
-    x, y = _backwards(max(a, b)), _backwards(min(a, b))
-    lines, digits, borrow = [], "", 0
-    for k in range(len(x)):
-        left, right = int(x[k]), int(y[k : k + 1] or 0)
+    """Column by column, without asking which is larger: a borrow that is left over at the end says that it was the
+    second, and the result is what the other order gives, with a minus. (To compare two numbers at a glance is what a
+    small model gets wrong; the last borrow it reads off.)
+    """
+    lines, digits, borrow = _subtract_columns(_backwards(a), _backwards(b))
+    if borrow:
+        more, digits, borrow = _subtract_columns(_backwards(b), _backwards(a))
+        lines = [*lines, "borrow left, so negative", *more]
+    assert borrow == 0
+    return [*lines, *_finish(digits)]
+
+
+def _subtract_columns(x: str, y: str) -> tuple[list[str], str, int]:
+    """Subtracts two numbers given backwards: the lines, the difference backwards, the borrow that is left."""
+    lines, digits, borrow = [f"backwards {x} - {y}"], "", 0
+    for k in range(max(len(x), len(y))):
+        left, right = int(x[k : k + 1] or 0), int(y[k : k + 1] or 0)
         total = left - right - borrow
         lines.append(f"{left}-{right}-{borrow}={total}: {total % 10} borrow {int(total < 0)}")
         digits, borrow = digits + str(total % 10), int(total < 0)
-    assert borrow == 0
-    return [head, f"backwards {x} - {y}", *lines, *_finish(digits)]
+    return lines, digits, borrow
 
 
 def _multiplication(a: int, b: int) -> list[str]:
@@ -167,7 +176,14 @@ def question(problem: Problem, rng: random.Random) -> str:
 
 
 def number(rng: random.Random, num_digits: int) -> int:
-    """A number of exactly num_digits digits, uniform (0 counts as one digit)."""
+    """A number of exactly num_digits digits (0 counts as one): uniform, or of two digits only, which are the hard ones
+    to copy.
+    """
+    if num_digits > 2 and rng.random() < 0.2:
+        first, second = rng.sample("0123456789", 2)
+        text = "".join(rng.choices((first, second), k=num_digits))
+        if text[0] != "0":
+            return int(text)
     return rng.randrange(10 ** (num_digits - 1) if num_digits > 1 else 0, 10**num_digits)
 
 

@@ -34,8 +34,7 @@ Share of answers that are exactly right, on problems whose numbers are in no tra
 
 ## What it can't do
 
-Its weak spot is subtraction: it must first say which number is the larger, and is not always right. Without thinking it
-guesses. Other languages, other knowledge, division, larger numbers, tools. It was taught to answer such questions with what it can
+Without thinking it guesses at arithmetic: the figures above say how badly. Other languages, other knowledge, division, larger numbers, tools. It was taught to answer such questions with what it can
 do instead, but on wording far from its training it may well say something wrong.
 """
 

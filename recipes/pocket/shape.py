@@ -8,7 +8,7 @@ from recipes.pocket.tokenizer import CONTEXT, VOCAB_SIZE
 
 SEED = 7
 NUM_CHATS = 56_000  # of the first stage, in one pass
-NUM_FINISHING = 11_000  # of the second
+NUM_FINISHING = 20_000  # of the second
 
 
 def model_config(*, end_of_turn: int, end_of_text: int) -> ModelConfig:
