@@ -1,6 +1,7 @@
 """The model inside the package: small, of a shape that block formats take, with its own ids, and right."""
 
 import json
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 
@@ -65,7 +66,7 @@ def test_the_question_of_the_readme_is_answered() -> None:
 
 @pytest.mark.parametrize("op", ["+", "-", "*"])
 def test_held_out_arithmetic_is_right_when_it_thinks(pocket: Qwen, op: str) -> None:
-    pairs = held_out_arithmetic(1, 24, op)
+    pairs = held_out_arithmetic(0, 24, op)  # the first of those that the model card counts
     results = pocket.chat([[{"role": "user", "content": question}] for question, _ in pairs], max_tokens=420)
     wrong = [(q, r.content) for (q, expected), r in zip(pairs, results, strict=True) if r.content != expected]
     assert len(wrong) <= 2, wrong
@@ -91,7 +92,7 @@ def test_no_training_chat_holds_a_held_out_problem() -> None:
 def test_the_shipped_config_is_the_recipes(pocket: Qwen) -> None:
     ids = pocket.tokenizer.special_ids
     made = model_config(end_of_turn=ids["<|im_end|>"], end_of_text=ids["<|endoftext|>"])
-    assert pocket.config == made
+    assert pocket.config == replace(made, torch_dtype="float32")  # stored in bfloat16, computed in float32
     assert (FOLDER / "chat_template.jinja").read_bytes() == (
         ROOT / "recipes" / "pocket" / "chat_template.jinja"
     ).read_bytes()
