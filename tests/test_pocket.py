@@ -66,10 +66,10 @@ def test_the_question_of_the_readme_is_answered() -> None:
 
 @pytest.mark.parametrize("op", ["+", "-", "*"])
 def test_held_out_arithmetic_is_right_when_it_thinks(pocket: Qwen, op: str) -> None:
-    pairs = held_out_arithmetic(0, 24, op)  # the first of those that the model card counts
+    pairs = held_out_arithmetic(0, 60, op)  # of those that the model card counts
     results = pocket.chat([[{"role": "user", "content": question}] for question, _ in pairs], max_tokens=420)
     wrong = [(q, r.content) for (q, expected), r in zip(pairs, results, strict=True) if r.content != expected]
-    assert len(wrong) <= 2, wrong
+    assert len(wrong) <= 5, wrong
 
 
 def test_it_knows_what_it_is_made_of_and_talks(pocket: Qwen) -> None:
