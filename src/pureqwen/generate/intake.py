@@ -50,6 +50,7 @@ class Intake:
         return self._row(ids, params, ReplyOptions(raw=True, enabled=thinks, inside=inside))
 
     def chat(self, messages: Any, tools: Tools, thinking: bool | None, params: SamplingParams) -> Row:
+        """Answer messages, or one user's text, through the template; content makes no control token."""
         if isinstance(messages, str):
             messages = [{"role": "user", "content": messages}]
         tokenizer, template = self._need("a chat"), self.template
