@@ -10,6 +10,7 @@ import hashlib
 import importlib.util
 import json
 import os
+import signal
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -44,6 +45,14 @@ HYBRID_END = """{{- '<|im_start|>assistant\\n' }}
     {%- endif %}
 {%- endif %}"""
 THINKING_END = "{{- '<|im_start|>assistant\\n<think>\\n' }}\n{%- endif %}"
+
+
+def pytest_configure() -> None:
+    """A shell starts background jobs with Ctrl-C ignored, and children inherit that: the tests that press it
+    would wait in vain.
+    """
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
