@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 HERE = Path(__file__).parent
 
@@ -45,6 +46,11 @@ HYBRID_END = """{{- '<|im_start|>assistant\\n' }}
     {%- endif %}
 {%- endif %}"""
 THINKING_END = "{{- '<|im_start|>assistant\\n<think>\\n' }}\n{%- endif %}"
+
+
+# No example fails because the machine is busy.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 
 def pytest_configure() -> None:
