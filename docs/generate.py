@@ -34,6 +34,7 @@ LAST_LINES = {"demo": 40, "test": 1}
 NOTES = {
     "py.typed": "type checkers may rely on the annotations",
     "pocket": "the model that ships inside the package: a checkpoint like any other",
+    "README.md": "its model card: what it can do, and how well",
     "config.json": "its shape",
     "generation_config.json": "greedy, so that its answers repeat",
     "model.safetensors": "its weights",

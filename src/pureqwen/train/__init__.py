@@ -1,5 +1,7 @@
-"""Learning: data to documents (data.py), their loss (loss.py), steps (loop.py), state on disk
-(checkpoint.py), all of it (run.py).
+"""Learning: from data to a checkpoint that every other part of the package reads.
+
+Files of records (records.py) become documents (data.py), these a loss (loss.py); the loop steps (loop.py),
+its state is kept on disk (checkpoint.py), and run.py is all of it.
 """
 
 import sys

@@ -1,6 +1,6 @@
-"""What a run shows while it goes on, and the log that stays: OUT/log.jsonl, one JSON object every
-`log_every` steps.
+"""What a run shows while it goes on, and the log that stays, OUT/log.jsonl.
 
+The log has one JSON object every `log_every` steps.
 In a terminal a bar with loss, tokens per second and time left; in a pipe a plain line every `log_every`
 steps, and both on standard error. It decides nothing about the run.
 """
