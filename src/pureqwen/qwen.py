@@ -11,17 +11,18 @@ generation_config.json, then from neutral values.
 
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeGuard, overload
 
 import torch
 
-from pureqwen.cache import StaticCache
+from pureqwen.cache import StaticAttend, StaticCache
 from pureqwen.chat import ChatTemplate, Event
 from pureqwen.config import ModelConfig, SamplingParams, eos_ids
 from pureqwen.generate import Cached, Intake, Messages, Prompt, Result, Row, Tools, decode
 from pureqwen.model import Qwen3
+from pureqwen.rewrite import Rewrite
 from pureqwen.tokenizer import Tokenizer
 from pureqwen.weights import load_model, resolve, save_model, write_json
 
@@ -33,6 +34,7 @@ def load(
     device: torch.device | str | None = None,
     revision: str | None = None,
     context: int | None = None,
+    rewrite: Rewrite | None = None,
 ) -> "Qwen":
     """A model that is ready to answer.
 
@@ -41,6 +43,8 @@ def load(
     device: None takes cuda, mps or cpu, the first that is there.
     revision: a branch, tag or commit on the hub.
     context: most tokens of prompt and answer together; None is what the model was made for.
+    rewrite: changes the model before its weights are read (pureqwen.rewrite), for a checkpoint that was saved
+        after the same change.
 
     A folder without tokenizer or template loads too; only asking it for text is an error. Raises ValueError,
     which says what is wrong with the name, the files or the arguments.
@@ -53,7 +57,7 @@ def load(
         raise ValueError(
             f"context is {context!r}: it must be 1 to {limit}, the positions that {model} was made for"
         )
-    network = load_model(folder, config, dtype=dtype, device=place)
+    network = load_model(folder, config, dtype=dtype, device=place, rewrite=rewrite)
     return Qwen(
         network,
         tokenizer=Tokenizer.from_pretrained(folder) if (folder / "tokenizer.json").is_file() else None,
@@ -64,12 +68,16 @@ def load(
     )
 
 
+Attends = Callable[[], Sequence[StaticAttend]]
+
+
 class Kept(NamedTuple):
-    """What the last conversation leaves behind: its cache, the ids in it, the weights that computed it."""
+    """What the last conversation leaves behind: its cache, the ids in it, and what computed it."""
 
     cache: StaticCache
     ids: list[int]
     weights: list[tuple[int, int]]
+    attends: "Attends | None"
 
 
 class Qwen:
@@ -77,7 +85,7 @@ class Qwen:
 
     Attributes: model (the nn.Module), config, tokenizer and template (None where the checkpoint has none),
     defaults (SamplingParams of its generation_config.json), eos_ids (the ids that end a text), context
-    (tokens), name.
+    (tokens), name, attends (None, or what makes one `StaticAttend` of your own per layer for a new cache).
     """
 
     def __init__(
@@ -96,6 +104,7 @@ class Qwen:
         self.eos_ids = eos_ids(generation_config, model.config)
         self.context = context or model.config.max_position_embeddings
         self.name = name
+        self.attends: Attends | None = None
         self._kept: list[Kept] = []  # one at most; none while an answer is being made with it
 
     @property
@@ -241,8 +250,9 @@ class Qwen:
         [row] = rows
         weights = fingerprint(self.model)
         kept = self._kept.pop() if self._kept else None
-        if kept is None or kept.weights != weights:  # trained, converted or moved since: all is to compute
-            kept = Kept(self._new_cache(1), [], weights)
+        known = (weights, self.attends)
+        if kept is None or kept[2:] != known:  # trained, converted, moved since: all is to compute
+            kept = Kept(self._new_cache(1), [], *known)
         # The last id is computed in any case: the next token follows from its logits.
         row.reuse(min(common_prefix(kept.ids, row.ids), len(row.ids) - 1))
         try:
@@ -251,7 +261,14 @@ class Qwen:
             self._kept[:] = [kept._replace(ids=row.ids[: row.num_computed])]
 
     def _new_cache(self, batch: int) -> StaticCache:
-        return StaticCache(self.config, batch=batch, limit=self.context, dtype=self.dtype, device=self.device)
+        return StaticCache(
+            self.config,
+            batch=batch,
+            limit=self.context,
+            dtype=self.dtype,
+            device=self.device,
+            attends=self.attends and self.attends(),
+        )
 
 
 class Stream:

@@ -16,6 +16,7 @@ LINES = {
     "chat": 1,
     "model": 2,
     "cache": 3,
+    "rewrite": 3,
     "weights": 4,
     "generate": 5,
     "train": 5,

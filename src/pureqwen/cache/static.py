@@ -50,8 +50,12 @@ class StaticAttend:
         folded = q.view(B, S, Hkv, H // Hkv, Dh).transpose(1, 2).reshape(B, Hkv, -1, Dh)  # (B, Hkv, S*G, Dh)
         used = self.mask.shape[-1]  # a shape, not a number of ours: nothing to recompile for
         keys, values = (x[:, :used].transpose(1, 2) for x in (self.k, self.v))  # (B, Hkv, used, Dh)
-        o = F.scaled_dot_product_attention(folded, keys, values, attn_mask=self.mask)
+        o = F.scaled_dot_product_attention(folded, keys, values, attn_mask=self.sees())
         return o.view(B, Hkv, S, H // Hkv, Dh).transpose(1, 2).reshape(B, S, H, Dh)
+
+    def sees(self) -> Tensor:
+        """The mask of this layer: all of the step's. An attend of one's own narrows it."""
+        return self.mask
 
 
 class StaticCache:
@@ -65,12 +69,17 @@ class StaticCache:
         limit: int,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
+        attends: Sequence[StaticAttend] | None = None,
     ) -> None:
+        """attends: fresh ones of your own, one per layer. ValueError for another number of them."""
         self.limit = limit
         self.batch = batch
         self.capacity = 0
         self.groups = config.num_attention_heads // config.num_key_value_heads
-        self.attends = [StaticAttend() for _ in range(config.num_hidden_layers)]
+        layers = config.num_hidden_layers
+        self.attends = [StaticAttend() for _ in range(layers)] if attends is None else list(attends)
+        if len({id(attend) for attend in self.attends}) != layers:  # each holds its layer's k and v
+            raise ValueError(f"a model of {layers} layers needs as many attends, each of them another object")
         empty = torch.empty(batch, 1, config.num_key_value_heads, config.head_dim, dtype=dtype, device=device)
         for attend in self.attends:
             attend.k = attend.v = empty

@@ -10,7 +10,7 @@ from types import ModuleType
 
 from pureqwen.train.data import Corpus, Document, encode_chat, pack, read_corpus
 from pureqwen.train.loop import Diverged, StepLog, Trainer
-from pureqwen.train.loss import Batch, cross_entropy
+from pureqwen.train.loss import Batch, Loss, cross_entropy
 from pureqwen.train.run import Trained, train
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "Corpus",
     "Diverged",
     "Document",
+    "Loss",
     "StepLog",
     "Trained",
     "Trainer",

@@ -22,7 +22,7 @@ from torch import Tensor
 from pureqwen.config import TrainConfig
 from pureqwen.train.data import Document
 from pureqwen.train.loop import Trainer
-from pureqwen.weights import load_model, save_model, write_json
+from pureqwen.weights import load_weights, save_model, write_json
 
 FOLDER = re.compile(r"step-(\d{6,})")
 RUN_ONLY = (
@@ -78,10 +78,7 @@ def restore(trainer: Trainer, folder: Path) -> None:
         )
     if documents != fingerprint(trainer.documents):
         raise ValueError(f"{folder} is of a run on other data: go on with the same, or train anew")
-    saved = load_model(folder, trainer.model.config, dtype=torch.float32)
-    with torch.no_grad():
-        for mine, theirs in zip(trainer.model.parameters(), saved.parameters(), strict=True):
-            mine.copy_(theirs)
+    load_weights(trainer.model, folder)
     tensors = load_file(folder / "optimizer.safetensors")
     for name, parameter in _trained(trainer):
         if f"{name}.step" in tensors:  # not where a parameter has had no gradient yet

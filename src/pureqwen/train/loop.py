@@ -22,7 +22,7 @@ from torch import nn
 from pureqwen.config import TrainConfig
 from pureqwen.model import Qwen3
 from pureqwen.train.data import Document, batch, pack
-from pureqwen.train.loss import Batch, cross_entropy
+from pureqwen.train.loss import Batch, Loss, cross_entropy
 
 
 class Diverged(ValueError):
@@ -50,13 +50,14 @@ Watch = Callable[[StepLog], None]
 @dataclass
 class Trainer:
     """A model in training: `run()` takes the steps that are left. `step` steps are done; optimizer holds
-    AdamW's state.
+    AdamW's state. `loss` may be one's own, or `cross_entropy` with other `attends` (functools.partial).
     """
 
     model: Qwen3
     documents: Sequence[Document]
     config: TrainConfig
     step: int = 0
+    loss: Loss = cross_entropy
     optimizer: torch.optim.Optimizer = field(init=False)
 
     def __post_init__(self) -> None:
@@ -95,7 +96,7 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         for part in batches:
             with torch.autocast(device.type, torch.bfloat16, enabled=half):
-                share = cross_entropy(self.model, part.to(device), count=count)
+                share = self.loss(self.model, part.to(device), count=count)
             share.backward()  # type: ignore[no-untyped-call]
             loss += share.detach()
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip or math.inf)

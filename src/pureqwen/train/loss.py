@@ -8,13 +8,15 @@ counted here, so that several passes that make up one step (accumulation) add up
 all their positions.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pureqwen.model import PackedAttend, Qwen3
+from pureqwen.model import Attend, PackedAttend, Qwen3
 
 
 @dataclass(frozen=True)
@@ -44,10 +46,27 @@ class Batch:
 IGNORED = -100  # the label of a position that is not learned, as everywhere in PyTorch
 
 
-def cross_entropy(model: Qwen3, batch: Batch, *, count: int | None = None) -> Tensor:
-    """Sum over the batch's learned positions divided by `count` (default: their number). A float32 scalar."""
+Attends = Callable[[Tensor], Sequence[Attend]]
+
+
+class Loss(Protocol):
+    """What a step makes small: the sum over a batch's learned positions, divided by `count`."""
+
+    def __call__(self, model: Qwen3, batch: Batch, *, count: int) -> Tensor: ...
+
+
+def cross_entropy(
+    model: Qwen3, batch: Batch, *, count: int | None = None, attends: Attends | None = None
+) -> Tensor:
+    """Sum over the batch's learned positions divided by `count` (default: their number). A float32 scalar.
+
+    attends: `documents` (B, S) to one `Attend` per layer; default: `PackedAttend`, causal in each document.
+    """
     keep = (batch.labels != IGNORED).nonzero(as_tuple=True)
-    attends = [PackedAttend(batch.documents)] * model.config.num_hidden_layers
-    logits = model(batch.ids, positions=batch.positions, attends=attends, keep=keep)  # (N, V)
+    if attends is None:
+        chosen: Sequence[Attend] = [PackedAttend(batch.documents)] * model.config.num_hidden_layers
+    else:
+        chosen = attends(batch.documents)
+    logits = model(batch.ids, positions=batch.positions, attends=chosen, keep=keep)  # (N, V)
     total = F.cross_entropy(logits.float(), batch.labels[keep], reduction="sum")
     return total / (batch.count if count is None else count)

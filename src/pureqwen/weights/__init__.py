@@ -5,8 +5,16 @@ parameters), load (the table -> a model), save (a model -> a folder).
 """
 
 from pureqwen.weights.files import WeightError
-from pureqwen.weights.load import load_model, refuse_quantised
+from pureqwen.weights.load import load_model, load_weights, refuse_quantised
 from pureqwen.weights.save import save_model, write_json
 from pureqwen.weights.sources import resolve
 
-__all__ = ["WeightError", "load_model", "refuse_quantised", "resolve", "save_model", "write_json"]
+__all__ = [
+    "WeightError",
+    "load_model",
+    "load_weights",
+    "refuse_quantised",
+    "resolve",
+    "save_model",
+    "write_json",
+]

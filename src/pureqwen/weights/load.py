@@ -24,8 +24,9 @@ from torch.overrides import TorchFunctionMode
 
 from pureqwen.config import ModelConfig
 from pureqwen.model import Pulled, Qwen3
+from pureqwen.rewrite import Rewrite
 from pureqwen.weights.files import Checkpoint, Entry, WeightError, open_folder, shown
-from pureqwen.weights.names import EMBEDDING, HEAD, canonical, is_bare, leaves, stored_tensors
+from pureqwen.weights.names import EMBEDDING, HEAD, canonical, is_bare, leaves, refuse_buffers, stored_tensors
 
 BLOCK = 4 << 20  # bytes of file that are converted at a time
 ABSURD = 1000  # a config with so many times what is stored is refused unbuilt
@@ -53,11 +54,13 @@ def load_model(
     *,
     dtype: torch.dtype | str = "auto",
     device: torch.device | str = "cpu",
+    rewrite: Rewrite | None = None,
 ) -> Qwen3:
     """The model of `config` with the weights of `folder`, in eval mode.
 
     dtype: "auto" (config.json's, else the file's; float16 becomes bfloat16 on a CPU), "bfloat16", "float32",
     or a torch dtype.
+    rewrite: called on the model before it has numbers; the file must fit what it returns.
     Raises WeightError (a ValueError) when the files are broken, incomplete, quantised, or of another model,
     and ValueError for a dtype that this device should not compute in.
     """
@@ -72,13 +75,41 @@ def load_model(
         model = Qwen3(config)
     if headless:
         model.add_module("lm_head", NoHead())
-    _refuse_mismatch(checkpoint, stored_tensors(model), tied=config.tie_word_embeddings)
+    if rewrite is not None:
+        with torch.device("meta"), _NoDraws():
+            model = _rewritten(model, rewrite)
+    wanted = stored_tensors(model)
+    _refuse_mismatch(checkpoint, wanted, tied=config.tie_word_embeddings)
     chosen = choose_dtype(dtype, checkpoint.entries, declared=config.torch_dtype, device=device)
-    if config.tie_word_embeddings and HEAD in checkpoint:
+    if config.tie_word_embeddings and HEAD in checkpoint and HEAD not in wanted:
         _refuse_other_head(checkpoint)
     _pull(model, Reader(checkpoint, dtype=chosen, device=device))
     assert not any(parameter.is_meta for parameter in model.parameters())
     return model.eval()
+
+
+@torch.no_grad()
+def load_weights(model: nn.Module, folder: str | Path) -> None:
+    """Copies the weights of `folder` into the parameters of `model`, which keep place, dtype and device.
+
+    For a model that is there already, whatever was rewritten in it. WeightError when the files do not fit.
+    """
+    folder = Path(folder)
+    checkpoint = Checkpoint(folder, canonical(open_folder(folder).entries))
+    wanted = stored_tensors(model)
+    _refuse_mismatch(checkpoint, wanted, tied=HEAD not in wanted)
+    reader = Reader(checkpoint, dtype=torch.float32, device=torch.device("cpu"))  # `into` asks for neither
+    for name, tensor in wanted.items():
+        reader.into(tensor, name)
+
+
+def _rewritten(model: Qwen3, rewrite: Rewrite) -> Qwen3:
+    """The model with another structure, still without numbers. A buffer would have none for ever."""
+    changed = rewrite(model)
+    if not isinstance(changed, Qwen3):
+        raise ValueError(f"rewrite returned {changed!r}: it must return the model")
+    refuse_buffers(changed)
+    return changed
 
 
 class _NoDraws(TorchFunctionMode):
@@ -94,13 +125,15 @@ class _NoDraws(TorchFunctionMode):
 
 @torch.no_grad()
 def _pull(model: Qwen3, reader: "Reader") -> None:
+    made: dict[nn.Parameter, nn.Parameter] = {}  # what was one parameter, a tied head's, is one again
     for path, module in leaves(model):
         if isinstance(module, Pulled):
             module.fill(path, reader)
-        elif module is not model.lm_head or not model.config.tie_word_embeddings:
-            for name, like in list(module.named_parameters(recurse=False)):
-                setattr(module, name, reader.parameter(f"{path}.{name}", like))
-    model.tie()  # a head of its own, if the file has one, is not kept
+            continue
+        for name, like in list(module.named_parameters(recurse=False)):
+            if like not in made:
+                made[like] = reader.parameter(f"{path}.{name}", like)
+            setattr(module, name, made[like].requires_grad_(like.requires_grad))
 
 
 class Reader:

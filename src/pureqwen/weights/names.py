@@ -25,7 +25,7 @@ from dataclasses import replace
 from torch import Tensor, nn
 
 from pureqwen.model import Pulled
-from pureqwen.weights.files import Entry, WeightError
+from pureqwen.weights.files import Entry, WeightError, shown
 
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
@@ -50,6 +50,16 @@ def stored_tensors(model: nn.Module) -> dict[str, Tensor]:
                 found[f"{path}.{name}"] = parameter.detach()
             seen.add(id(parameter))
     return found
+
+
+def refuse_buffers(model: nn.Module) -> None:
+    """ValueError where a (rewritten) model holds buffers: a checkpoint is read and written by parameters."""
+    names = [name for name, _ in model.named_buffers()]
+    if names:
+        raise ValueError(
+            f"{shown(names)}: a checkpoint keeps no buffers; make it a parameter (requires_grad=False where "
+            "it is not learned), or compute it in forward"
+        )
 
 
 class _Places:

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from pureqwen.config import ModelConfig
 from pureqwen.weights.files import DTYPES, INDEX, SINGLE
-from pureqwen.weights.names import HEAD, stored_tensors
+from pureqwen.weights.names import HEAD, refuse_buffers, stored_tensors
 
 ALIGNMENT = 64
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
@@ -52,6 +52,7 @@ def save_model(
     if max_shard_bytes < 1:
         raise ValueError(f"max_shard_bytes is {max_shard_bytes}, it must be at least 1")
     folder = Path(folder)
+    refuse_buffers(model)
     tensors = stored_tensors(model)
     if headless := HEAD not in tensors and not config.tie_word_embeddings:
         tensors = {name.removeprefix("model."): tensor for name, tensor in tensors.items()}
