@@ -1,99 +1,125 @@
-"""Makes the pocket: data, tokenizer, training, evaluation, export. `python -m recipes.pocket` does all of it.
+"""Makes the pocket: tokenizer, data, training, export, evaluation, model card, all by `python -m recipes.pocket`.
 
 It works in runs/pocket and can be stopped at any time: the same command goes on from the last checkpoint.
-The result is written to src/pureqwen/pocket when it is trained.
+(After a change of the recipe remove that folder.) While it trains, a few held-out questions are asked now and
+then (peek.py). The result is written to src/pureqwen/pocket when it is trained, its figures to
+benchmarks/results/pocket.json.
 """
 
 import argparse
+import dataclasses
 import itertools
 import json
 import shutil
 import sys
-from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 import pureqwen
+from pureqwen import ChatTemplate, Qwen, Qwen3, Tokenizer, TrainConfig
+from pureqwen.train.checkpoint import checkpoints
+from pureqwen.train.progress import Log
 from recipes.pocket.card import model_card
-from recipes.pocket.data import Chat, chats
+from recipes.pocket.data import chats
 from recipes.pocket.evaluate import RESULTS, evaluate, write
-from recipes.pocket.finish import finishing_chats
-from recipes.pocket.shape import (
-    FINISHING,
-    NUM_CHATS,
-    NUM_FINISHING,
-    SEED,
-    TRAINING,
-    generation_config,
-    model_config,
-)
+from recipes.pocket.peek import Peek
+from recipes.pocket.shape import NUM_CHATS, SEED, TRAINING, generation_config, model_config
 from recipes.pocket.tokenizer import END_OF_TEXT, END_OF_TURN, train_tokenizer
 
 ROOT = Path(__file__).parents[2]
-WORK, FINISHED = ROOT / "runs" / "pocket", ROOT / "runs" / "pocket" / "finished"
-POCKET = ROOT / "src" / "pureqwen" / "pocket"
 TEMPLATE = Path(__file__).with_name("chat_template.jinja")
 FILES = ("model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 
 
-def prepare() -> None:
-    """The tokenizer and the template in WORK."""
-    if not (WORK / "tokenizer.json").exists():
-        train_tokenizer(WORK)
-    shutil.copyfile(TEMPLATE, WORK / "chat_template.jinja")
+@dataclass(frozen=True)
+class Run:
+    """Where a run works (work), where its model (into) and figures (results) go, and how long it is."""
+
+    work: Path = ROOT / "runs" / "pocket"
+    into: Path = ROOT / "src" / "pureqwen" / "pocket"
+    results: Path = RESULTS
+    num_chats: int = NUM_CHATS
+    steps: int | None = None
+    count: int = 100
+
+    @property
+    def config(self) -> TrainConfig:
+        return dataclasses.replace(TRAINING, steps=self.steps) if self.steps else TRAINING
 
 
-def write_data(name: str, stream: Iterator[Chat], count: int) -> Path:
-    """The first `count` chats as a file in WORK; written once."""
-    data = WORK / name
-    if not data.exists():
-        partial = data.with_suffix(".part")
-        with partial.open("w", encoding="utf-8") as file:
-            for chat in itertools.islice(stream, count):
-                file.write(json.dumps(chat) + "\n")
-        partial.rename(data)
-    return data
+def prepare(run: Run) -> None:
+    """Tokenizer, template and data in the run's folder: anew, unless a run is under way there."""
+    if checkpoints(run.work):
+        return
+    train_tokenizer(run.work, count=min(12_000, run.num_chats))
+    shutil.copyfile(TEMPLATE, run.work / "chat_template.jinja")
+    with (run.work / "train.jsonl").open("w", encoding="utf-8") as file:
+        for chat in itertools.islice(chats(SEED), run.num_chats):
+            file.write(json.dumps(chat) + "\n")
 
 
 def control_ids(folder: Path) -> dict[str, int]:
     """The ids that configurations name."""
-    ids = pureqwen.Tokenizer.from_pretrained(folder).special_ids
+    ids = Tokenizer.from_pretrained(folder).special_ids
     return {"end_of_turn": ids[END_OF_TURN], "end_of_text": ids[END_OF_TEXT]}
 
 
-def train() -> None:
-    """Both stages; each goes on from its last checkpoint, where there is one."""
-    data = write_data("train.jsonl", chats(SEED), NUM_CHATS)
-    if not (WORK / "model.safetensors").exists():
-        shape = model_config(**control_ids(WORK))
-        pureqwen.train(shape, data, out=WORK, config=TRAINING, tokenizer=WORK)
-    data = write_data("finish.jsonl", finishing_chats(SEED), NUM_FINISHING)
-    pureqwen.train(WORK, data, out=FINISHED, config=FINISHING)
+def untrained(folder: Path) -> Qwen:
+    """A fresh model with the run's tokenizer and template."""
+    torch.manual_seed(SEED)
+    ids = control_ids(folder)
+    return Qwen(
+        Qwen3(model_config(**ids)),
+        tokenizer=Tokenizer.from_pretrained(folder),
+        template=ChatTemplate.from_pretrained(folder),
+        generation_config=generation_config(**ids),
+    )
 
 
-def export() -> None:
-    """Copies the result into the package."""
-    POCKET.mkdir(parents=True, exist_ok=True)
+def train(run: Run) -> None:
+    """All steps, or those that are left."""
+    qwen, found = untrained(run.work), checkpoints(run.work)
+    start = int(found[-1].name.removeprefix("step-")) if found else 0
+    peek = Peek(qwen, run.work / "peeks.jsonl")
+    with Log(run.work / "log.jsonl", every=run.config.log_every, start=start) as log:
+
+        def watch(step: pureqwen.train.StepLog) -> None:
+            log(step)
+            peek(step)
+
+        data = run.work / "train.jsonl"
+        trained = pureqwen.train(
+            qwen.model, data, out=run.work, config=run.config, tokenizer=run.work, watch=watch
+        )
+    if trained.num_skipped:
+        print(f"{trained.num_skipped} chats were longer than a row and left out", file=sys.stderr)
+
+
+def export(run: Run) -> None:
+    """Copies the result to where it ships from."""
+    run.into.mkdir(parents=True, exist_ok=True)
     for name in FILES:
-        shutil.copyfile(FINISHED / name, POCKET / name)
+        shutil.copyfile(run.work / name, run.into / name)
     # Stored in bfloat16, which keeps the wheel small; computed in float32, in which every processor is quick.
-    shape = json.loads((POCKET / "config.json").read_text(encoding="utf-8"))
-    (POCKET / "config.json").write_text(json.dumps({**shape, "torch_dtype": "float32"}, indent=2) + "\n")
-    config = generation_config(**control_ids(FINISHED))
-    (POCKET / "generation_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    shape = json.loads((run.into / "config.json").read_text(encoding="utf-8"))
+    (run.into / "config.json").write_text(json.dumps({**shape, "torch_dtype": "float32"}, indent=2) + "\n")
+    config = generation_config(**control_ids(run.work))
+    (run.into / "generation_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--count", type=int, default=100, help="held-out problems of each arithmetic kind")
-    arguments = parser.parse_args()
-    prepare()
-    train()
-    export()
-    result = evaluate(POCKET, count=arguments.count)
-    write(result, RESULTS)
-    (POCKET / "README.md").write_text(model_card(result), encoding="utf-8")
-    print(f"the pocket is in {POCKET}, its accuracy in {RESULTS}", file=sys.stderr)
+def main(run: Run) -> None:
+    prepare(run)
+    train(run)
+    export(run)
+    result = evaluate(run.into, count=run.count)
+    write(result, run.results)
+    (run.into / "README.md").write_text(model_card(result), encoding="utf-8")
+    print(f"the pocket is in {run.into}, its accuracy in {run.results}", file=sys.stderr)
 
 
 if __name__ == "__main__":
-    main()
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--count", type=int, default=Run.count, help="held-out questions of each task")
+    main(Run(count=parser.parse_args().count))

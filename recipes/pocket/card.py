@@ -3,7 +3,7 @@
 
 from typing import Any
 
-from recipes.pocket.shape import NUM_CHATS, NUM_FINISHING, model_config
+from recipes.pocket.shape import NUM_CHATS, model_config
 
 CARD = """---
 license: apache-2.0
@@ -56,6 +56,6 @@ def model_card(result: dict[str, Any]) -> str:
         ffn=shape.intermediate_size,
         vocabulary=shape.vocab_size,
         context=f"{shape.max_position_embeddings:,}",
-        chats=NUM_CHATS + NUM_FINISHING,
+        chats=NUM_CHATS,
         rows=rows,
     )

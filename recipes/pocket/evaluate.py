@@ -1,7 +1,10 @@
-"""Held-out accuracy of the pocket, with thinking and without: `python -m recipes.pocket.evaluate [FOLDER]`.
+"""Held-out accuracy of the pocket: `make pocket-eval`, or `python -m recipes.pocket.evaluate [FOLDER]`.
 
-Greedy, in batches, with a bound on the length (an untrained model writes to its limit). An answer counts when
-it is exactly the expected one. The numbers of the arithmetic problems are in no training chat.
+Every task is asked in the wordings of the training and in the held-out one, with thinking and without, on
+problems that no training chat has; then again under thinking budgets, where a thought that is too long is
+closed and the answer follows. Greedy, in batches, with a bound on the length (an untrained model writes to its
+limit). An answer counts when it is exactly the expected one, or calls exactly the expected tools with the
+expected arguments.
 """
 
 import argparse
@@ -9,68 +12,105 @@ import json
 import platform
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 import pureqwen
-from recipes.pocket.data import facts_questions, held_out_arithmetic, talk_questions, unknown_questions
+from pureqwen import Result
+from recipes.pocket.data import asked
+from recipes.pocket.problem import Chat, Task
+from recipes.pocket.tasks import TASKS
 
-Pairs = list[tuple[str, str]]
-MAX_TOKENS = 420
-OPERATIONS = {"addition": "+", "subtraction": "-", "multiplication": "*"}
+MAX_TOKENS = {True: 400, False: 120}  # with thinking, without
+BUDGETS = (0, 8, 16, 32, 48, 64, 96, 128, 192)
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results" / "pocket.json"
 
 
-def accuracy(
-    qwen: pureqwen.Qwen, pairs: Pairs, *, thinking: bool, batch: int = 32
-) -> tuple[float, list[str]]:
-    """Share of exact answers, and the questions that were answered otherwise, with what was said."""
-    wrong: list[str] = []
-    for start in range(0, len(pairs), batch):
-        part = pairs[start : start + batch]
-        chats = [[{"role": "user", "content": question}] for question, _ in part]
-        results = qwen.chat(chats, thinking=thinking, max_tokens=MAX_TOKENS if thinking else 100)
-        for (question, expected), result in zip(part, results, strict=True):
-            if (result.content or "").strip() != expected:
-                wrong.append(f"{question} -> {result.content!r}, expected {expected!r}")
-    return 1 - len(wrong) / len(pairs), wrong
+def is_right(result: Result, expected: dict[str, Any]) -> bool:
+    """Whether an answer is the expected message."""
+    calls = [(call.name, call.arguments) for call in result.tool_calls]
+    wanted = [
+        (call["function"]["name"], call["function"]["arguments"]) for call in expected.get("tool_calls", ())
+    ]
+    return calls == wanted and (result.content or "").strip() == expected["content"]
 
 
-def tasks(count: int) -> dict[str, Pairs]:
-    """Every task's questions and answers; count of each arithmetic kind."""
-    found: dict[str, Pairs] = {}
-    for name, op in OPERATIONS.items():
-        found[name] = held_out_arithmetic(0, count, op)
-        found[f"{name}, held-out phrasing"] = held_out_arithmetic(0, count, op, phrasing="held out")
-    found["facts"] = facts_questions(phrasing="seen")
-    found["facts, held-out phrasing"] = facts_questions(phrasing="held out")
-    found["small talk"] = talk_questions()
-    found["says that it does not know, unseen wording"] = unknown_questions()
+def answers(
+    qwen: pureqwen.Qwen, chats: Sequence[Chat], *, thinking: bool, batch: int = 50, **fields: Any
+) -> list[tuple[Chat, Result]]:
+    """What the model answers to each chat's last message but one, longest prompts together."""
+    ordered = sorted(chats, key=lambda chat: len(str(chat)))
+    found: list[tuple[Chat, Result]] = []
+    for start in range(0, len(ordered), batch):
+        part = ordered[start : start + batch]
+        results = qwen.chat(
+            [chat["messages"][:-1] for chat in part],
+            tools=[chat.get("tools") for chat in part],
+            thinking=thinking,
+            **{"max_tokens": MAX_TOKENS[thinking], **fields},
+        )
+        found += zip(part, results, strict=True)
     return found
 
 
-def evaluate(folder: str | Path, *, count: int, show: bool = False) -> dict[str, Any]:
-    """{"rows": [{"task", "questions", "thinking", "direct"}], ...}: shares of exact answers in percent."""
-    qwen = pureqwen.load(folder, dtype="float32")
-    started, table = time.perf_counter(), []
-    for name, pairs in tasks(count).items():
-        row: dict[str, Any] = {"task": name, "questions": len(pairs)}
+def share(found: Sequence[tuple[Chat, Result]]) -> float:
+    """Of right answers, in percent."""
+    right = sum(is_right(result, chat["messages"][-1]) for chat, result in found)
+    return round(100 * right / len(found), 1)
+
+
+def mistakes(found: Sequence[tuple[Chat, Result]], count: int) -> list[str]:
+    """The first wrong answers: the question, what was thought and said, what was expected."""
+    lines = []
+    for chat, result in found:
+        *_, question, expected = chat["messages"]
+        if not is_right(result, expected):
+            wanted = {key: value for key, value in expected.items() if key != "role"}
+            lines.append(f"  {question['content']!r}: {result.text!r}\n    expected {wanted}")
+    return lines[:count]
+
+
+def row(qwen: pureqwen.Qwen, task: Task, count: int, show: int) -> dict[str, Any]:
+    """One task's figures: {"task", "questions", and the shares in percent}."""
+    figures: dict[str, Any] = {"task": task.name, "questions": count}
+    for wording in ("seen", "held out"):
+        chats = asked(task, count, held_out_wording=wording == "held out")
         for mode in ("thinking", "direct"):
-            share, wrong = accuracy(qwen, pairs, thinking=mode == "thinking")
-            row[mode] = f"{share:.1%}"
-            if show and (mode == "thinking" or "tion" not in name):
-                print(*wrong[:5], sep="\n", file=sys.stderr)
-        print(f"{name:44} thinking {row['thinking']:>6}  direct {row['direct']:>6}", file=sys.stderr)
-        table.append(row)
+            found = answers(qwen, chats, thinking=mode == "thinking")
+            figures[f"{mode}, {wording} wording"] = share(found)
+            if show and mode == "thinking":
+                print(*mistakes(found, show), sep="\n", file=sys.stderr)
+    numbers = "  ".join(f"{value:5.1f}" for value in list(figures.values())[2:])
+    print(f"{task.name:30} {numbers}", file=sys.stderr, flush=True)
+    return figures
+
+
+def under_budgets(qwen: pureqwen.Qwen, count: int) -> list[dict[str, Any]]:
+    """[{"budget", "accuracy"}]: over all tasks, `count` questions of each; budget None is no limit."""
+    chats = [chat for task in TASKS for chat in asked(task, count)]
+    rows: list[dict[str, Any]] = []
+    for budget in (*BUDGETS, None):
+        found = answers(qwen, chats, thinking=True, thinking_budget=budget)
+        rows.append({"budget": budget, "accuracy": share(found)})
+    return rows
+
+
+def evaluate(folder: str | Path, *, count: int, show: int = 0) -> dict[str, Any]:
+    """All figures, with the command and the versions that made them."""
+    qwen = pureqwen.load(folder, dtype="float32")
+    started = time.perf_counter()
+    rows = [row(qwen, task, count, show) for task in TASKS]
     return {
         "command": f"python -m recipes.pocket.evaluate --count {count}",
         "versions": {"pureqwen": pureqwen.__version__, "torch": torch.__version__},
         "device": f"{platform.machine()} cpu, {torch.get_num_threads()} threads",
         "parameters": qwen.config.num_parameters(),
+        "rows": rows,
+        "budgets": under_budgets(qwen, max(1, count // 5)),
         "seconds": round(time.perf_counter() - started, 1),
-        "rows": table,
     }
 
 
@@ -82,13 +122,11 @@ def write(result: dict[str, Any], path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", nargs="?", default="pocket")
-    parser.add_argument("--count", type=int, default=100, help="problems of each arithmetic kind")
-    parser.add_argument("--out", type=Path, help="the JSON file to write")
-    parser.add_argument("--show", action="store_true", help="print some wrong answers")
+    parser.add_argument("--count", type=int, default=100, help="problems of each task and wording")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="the JSON file to write")
+    parser.add_argument("--show", type=int, default=0, help="print so many wrong answers of each task")
     arguments = parser.parse_args()
-    result = evaluate(arguments.folder, count=arguments.count, show=arguments.show)
-    if arguments.out:
-        write(result, arguments.out)
+    write(evaluate(arguments.folder, count=arguments.count, show=arguments.show), arguments.out)
 
 
 if __name__ == "__main__":

@@ -1,14 +1,13 @@
-"""The pocket's shape and how it is trained: two stages, the second one short and in many more wordings."""
+"""The pocket's shape and how it is trained."""
 
-import dataclasses
 from typing import Any
 
 from pureqwen.config import ModelConfig, TrainConfig
-from recipes.pocket.tokenizer import CONTEXT, VOCAB_SIZE
 
 SEED = 7
-NUM_CHATS = 56_000  # of the first stage, in one pass
-NUM_FINISHING = 20_000  # of the second
+NUM_CHATS = 125_000  # in one pass
+VOCAB_SIZE, CONTEXT = 768, 4096
+NUM_LAYERS = 4
 
 
 def model_config(*, end_of_turn: int, end_of_text: int) -> ModelConfig:
@@ -20,7 +19,7 @@ def model_config(*, end_of_turn: int, end_of_text: int) -> ModelConfig:
         vocab_size=VOCAB_SIZE,
         hidden_size=256,
         intermediate_size=512,
-        num_hidden_layers=4,
+        num_hidden_layers=NUM_LAYERS,
         num_attention_heads=4,
         num_key_value_heads=2,
         head_dim=64,
@@ -33,6 +32,14 @@ def model_config(*, end_of_turn: int, end_of_text: int) -> ModelConfig:
     )
 
 
+# What it says about itself.
+SHAPE_IN_WORDS = {
+    "parameters": f"{model_config(end_of_turn=0, end_of_text=0).num_parameters() / 1e6:.1f} million",
+    "layers": str(NUM_LAYERS),
+    "vocabulary": str(VOCAB_SIZE),
+}
+
+
 def generation_config(*, end_of_turn: int, end_of_text: int) -> dict[str, Any]:
     """Greedy, so that the same question gets the same answer."""
     return {
@@ -43,15 +50,16 @@ def generation_config(*, end_of_turn: int, end_of_text: int) -> dict[str, Any]:
 
 
 TRAINING = TrainConfig(
-    batch_size=4,
+    batch_size=8,
     sequence_length=512,
-    learning_rate=2e-3,
-    warmup_steps=100,
+    optimizer="muon",
+    learning_rate=5e-3,
+    warmup_steps=50,
     decay_from=0.3,
     weight_decay=0.05,
     # bfloat16 products are slow on processors without AVX-512 or AMX, on some by a factor of 50.
     precision="float32",
     seed=SEED,
-    save_every=250,
+    save_every=100,
+    skip_long_chats=True,  # some with three tools: a few in a thousand
 )
-FINISHING = dataclasses.replace(TRAINING, learning_rate=1e-3, warmup_steps=20, decay_from=0.0)

@@ -2,11 +2,13 @@
 """What the pocket knows about the architecture it is made of: true, short, and phrased in many ways.
 
 Each fact: the names one may use for its subject, and answers. "what" answers What is X / explain X; "why"
-answers Why does Qwen3 use X. The numbers about the pocket itself are filled in by data.py from its
-configuration.
+answers Why does Qwen3 use X.
 """
 
+import random
 from dataclasses import dataclass
+
+from recipes.pocket.problem import Problem, Task
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ FACTS = (
          "Qwen3 uses YaRN to go from 32,768 to 131,072 tokens. It is off unless the text is long."),
     Fact(("thinking mode", "thinking", "the think block", "reasoning mode"),
          "In thinking mode the model first writes its steps between <think> and </think>, then answers.",
-         "Thinking gives a model room to work step by step. My arithmetic is far better with it."),
+         "Thinking gives a model room to work step by step. I count and calculate far better with it."),
     Fact(("a thinking budget", "the thinking budget"),
          "A thinking budget is a limit on the tokens of the thinking. At the limit it is closed and the answer follows."),
     Fact(("a chat template", "the chat template", "ChatML"),
@@ -93,8 +95,10 @@ FACTS = (
          "safetensors is a file format for weights: a small header and raw bytes. Loading it runs no code."),
     Fact(("head_dim", "the head dimension", "head dimension"),
          "head_dim is the size of one attention head. In Qwen3 it is 128, and not hidden_size / num_heads."),
-    Fact(("AdamW", "the optimizer"),
-         "AdamW is the optimizer that trained me. It scales each step by past gradients and decays weights separately."),
+    Fact(("AdamW", "adamw"),
+         "AdamW is an optimizer. It scales each weight's step by past gradients and decays weights separately."),
+    Fact(("Muon", "the optimizer", "muon"),
+         "Muon is the optimizer that trained my matrices. It makes a step equally large in all directions of a matrix."),
     Fact(("cross entropy", "the training loss", "cross-entropy"),
          "Cross entropy is minus the log of the probability that the model gave to the right token."),
     Fact(("tool calling", "function calling", "a tool call"),
@@ -115,17 +119,19 @@ FACTS = (
          "and mixtures of experts of 30B and 235B."),
 )  # fmt: skip
 
-WHAT = (
-    "What is {x}?", "what is {x}", "What's {x}?", "Explain {x}.", "explain {x}", "Tell me about {x}.", "{x}?",
-    "How does {x} work?", "Describe {x}.", "What do you know about {x}?", "What does {x} mean?", "{x}",
-    "Can you explain {x}?", "Explain {x} to me.", "What is meant by {x}?", "Define {x}.",
-    "What is {x} in a language model?", "What is {x} in Qwen3?", "Please explain {x} briefly.",
+_WHAT = (
+    "What is {x}?", "what is {x}", "What's {x}?", "Explain {x}.", "explain {x}", "Tell me about {x}.", "{x}?", "How does {x} work?", "Describe {x}.",
+    "What do you know about {x}?", "What does {x} mean?", "{x}", "Can you explain {x}?", "Explain {x} to me.", "What is meant by {x}?", "Define {x}.",
+    "What is {x} in a language model?", "What is {x} in Qwen3?", "Please explain {x} briefly.", "explain {x} in one sentence", "tell me how {x} works",
+    "What exactly is {x}?", "I want to understand {x}", "Hi, what is {x}?", "say what {x} is", "So what is {x}?", "Do you know what {x} is?", "Teach me {x}.",
+    "I don't understand {x}", "Can you tell me about {x}?", "Could you explain what {x} is?", "Please tell me what {x} does",
+    "Could you tell me what {x} is?",
 )  # fmt: skip
-WHY = (
-    "Why {x}?", "Why does Qwen3 use {x}?", "What is {x} good for?", "Why is {x} used?", "Why do we need {x}?",
-    "What is the point of {x}?", "What is the advantage of {x}?", "why use {x}",
+_WHY = (
+    "Why {x}?", "Why does Qwen3 use {x}?", "What is {x} good for?", "Why is {x} used?", "Why do we need {x}?", "What is the point of {x}?",
+    "What is the advantage of {x}?", "why use {x}", "Why do models have {x}?", "Tell me why {x} is used.", "What do I need {x} for?", "Explain why Qwen3 has {x}.",
+    "Could you tell me why {x} is needed?",
 )  # fmt: skip
-HELD_OUT_WHAT = "Could you tell me what {x} is?"
 
 QUESTIONS = (
     (("How many experts does Qwen3 have?", "How many experts does Qwen3-30B-A3B have?",
@@ -142,7 +148,7 @@ QUESTIONS = (
     (("How does Qwen3 differ from Qwen2?", "What is new in Qwen3?", "Qwen3 vs Qwen2.5"),
      "Qwen3 adds QK-norm, drops the bias of the query, key and value projections, and can think or answer directly."),
     (("How is Qwen3 built?", "What is Qwen3 made of?", "Describe the architecture of Qwen3.",
-      "What is the architecture of Qwen3?", "How does Qwen3 work?"),
+      "What is the architecture of Qwen3?"),
      "An embedding, then blocks of grouped-query attention with QK-norm and RoPE and a SwiGLU or MoE, "
      "with RMSNorm before each, then a last norm and a head."),
     (("How do I load a real checkpoint?", "How do I use Qwen3-0.6B?", "How can I run a bigger model?",
@@ -157,3 +163,34 @@ QUESTIONS = (
     (("Where is RoPE in the code?", "Where do I find RoPE?"), "In src/pureqwen/model/rope.py."),
     (("Where is sampling in the code?", "Where do I find the sampler?"), "In src/pureqwen/generate/sampling.py."),
 )  # fmt: skip
+
+_HASTE = (
+    "{x}",
+    "Hi! {x}",
+    "Please tell me: {x}",
+    "{x} I want to know.",
+    "A question: {x}",
+    "Do you know: {x}",
+    "I'd like to know: {x}",
+    "Tell me: {x}",
+)
+
+
+def _fact(rng: random.Random) -> Problem:
+    if rng.random() < 0.25:
+        questions, answer = rng.choice(QUESTIONS)
+        return Problem(
+            (*_HASTE, "My question is: {x}"),
+            "A question about Qwen3 and pureqwen.",
+            answer,
+            {"x": rng.choice(questions)},
+        )
+    fact = rng.choice(FACTS)
+    why = bool(fact.why) and rng.random() < 0.4
+    steps = f"{'Why' if why else 'What'}: {fact.names[0]}."
+    return Problem(
+        _WHY if why else _WHAT, steps, fact.why if why else fact.what, {"x": rng.choice(fact.names)}
+    )
+
+
+TASKS = (Task("facts on Qwen3 and pureqwen", 8, _fact, direct=0.4),)

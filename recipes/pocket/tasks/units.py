@@ -1,0 +1,51 @@
+# ruff: noqa: E501  (tables)
+"""Converting units: to the smaller one by multiplying, to the larger one by dividing, always whole numbers.
+
+7 days in hours:  days to hours: times 24, then the written multiplication
+3000 g in kg:     g to kg: divided by 1000, 3000 / 1000 = 3
+"""
+
+import random
+
+from recipes.pocket.problem import Problem, Task
+from recipes.pocket.tasks import arithmetic
+
+# larger, smaller, how many smaller ones make one; the first name of each is said in the answer
+_METRIC = (
+    (("km", "kilometers"), ("m", "meters"), 1000), (("m", "meters"), ("cm", "centimeters"), 100), (("cm", "centimeters"), ("mm", "millimeters"), 10),
+    (("kg", "kilograms"), ("g", "grams"), 1000), (("g", "grams"), ("mg", "milligrams"), 1000), (("l", "liters"), ("ml", "milliliters"), 1000),
+    (("euros",), ("cents",), 100), (("dollars",), ("cents",), 100),
+)  # fmt: skip
+_OTHERS = (
+    (("hours", "h"), ("minutes", "min"), 60), (("minutes", "min"), ("seconds", "s"), 60), (("days",), ("hours", "h"), 24), (("weeks",), ("days",), 7),
+    (("years",), ("months",), 12), (("feet", "ft"), ("inches", "in"), 12), (("yards",), ("feet", "ft"), 3), (("dozens",), ("pieces",), 12),
+)  # fmt: skip
+_WORDINGS = (
+    "How many {to} are {n} {unit}?", "How many {to} are in {n} {unit}?", "how many {to} are {n} {unit}", "Convert {n} {unit} to {to}.", "convert {n} {unit} to {to}",
+    "{n} {unit} in {to}", "{n} {unit} in {to}?", "What is {n} {unit} in {to}?", "Express {n} {unit} in {to}.", "{n} {unit} to {to}", "Turn {n} {unit} into {to}.",
+    "{n} {unit} are how many {to}?", "Please convert {n} {unit} into {to}.", "How much is {n} {unit} in {to}?", "Tell me how many {to} {n} {unit} are.",
+    "I have {n} {unit}. How many {to} is that?",
+)  # fmt: skip
+
+
+def _convert(rng: random.Random) -> Problem:
+    large, small, factor = rng.choice(_METRIC if rng.random() < 0.55 else _OTHERS)
+    count = rng.randint(2, 99) if rng.random() < 0.7 else rng.randint(100, 999)
+    down = rng.random() < 0.7
+    if factor not in (10, 100, 1000) and not down:
+        count = rng.randint(2, 12)  # known by heart, as the times table is
+    n, unit, to, value = (
+        (count, large, small, count * factor) if down else (count * factor, small, large, count)
+    )
+    first = f"{unit[0]} to {to[0]}: {'times' if down else 'divided by'} {factor}"
+    if factor in (10, 100, 1000) or not down:
+        working = f"{n} {'*' if down else '/'} {factor} = {value}"
+    else:
+        working = arithmetic.steps(count, "*", factor)
+    fields = {"n": n, "unit": rng.choice(unit), "to": rng.choice(to)}
+    said = f"{n} {fields['unit']} = {value} {fields['to']}."
+    key = f"units {n} {unit[0]} {to[0]}"
+    return Problem(_WORDINGS, f"{first}\n{working}", said, fields, f"{value} {fields['to']}", value, key)
+
+
+TASKS = (Task("unit conversion", 4.5, _convert, direct=0.25),)
