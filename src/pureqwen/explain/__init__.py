@@ -1,4 +1,7 @@
-"""What a model did, and why: so far the ledger of parameters, bytes and floating-point operations."""
+"""What a model did, and why: the ledger of parameters, bytes and operations; the surprise of each token.
+
+`surprise` needs torch, so it is imported by its full name: from pureqwen.explain.surprise import surprise
+"""
 
 from pureqwen.explain.ledger import Ledger, Part, ledger
 
