@@ -1,12 +1,15 @@
 """A Qwen that answers from a script, so that the command line is tested without a model.
 
 What the user says decides: "think ..." is thought about first, "slow" comes a word at a time, "long" is cut,
-"boom" is refused, "bug" breaks, "tool" calls one, "escape" writes what a terminal would obey, "lines" ends in
-many newlines; all else is echoed. Run as a script, it is the command pureqwen with this model.
+"boom" is refused, "bug" breaks, "tool" calls one and "tools" two, "escape" writes what a terminal would obey,
+"lines" ends in many newlines, "page" is Markdown; all else is echoed, also what a tool answered. Run as a
+script, it is the command pureqwen with this model.
 """
 
 import importlib.util
 import io
+import json
+import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,7 +29,27 @@ results = importlib.util.module_from_spec(_SPEC)
 _SPEC.loader.exec_module(results)
 
 HOSTILE = "a[bold]b[/] \x1b]0;title\x07\x1b[2J\x9b31m\rc\u0000 :smile: \u4f60\u597d"
+PAGE = """# Sum
+
+Some **bold** words
+on two lines.
+
+| name | value |
+|------|------:|
+| a    |     1 |
+
+1. one
+2. two
+
+```python
+print(1 + 1)
+```
+
+The end."""
 LONG = " ".join(f"word{n}" for n in range(400))
+
+
+TOP = tuple((n, "?", -math.log(2) * n) for n in range(1, 6))
 
 
 class Terminal(io.StringIO):
@@ -36,7 +59,22 @@ class Terminal(io.StringIO):
         return True
 
 
+class FakeTokenizer:
+    """Knows the end of a thought, and that token 2 is half of a character."""
+
+    def token_id(self, text: str) -> int | None:
+        return 1 if text == "</think>" else None
+
+    def token_bytes(self, token: int) -> bytes:
+        return b"\xe4" if token == 2 else f" t{token}\n".encode() if token == 3 else f" t{token}".encode()
+
+
 class FakeTemplate:
+    takes_tools = True
+
+    def render(self, messages: Any, tools: Any = None) -> str:
+        return str(tools) if self.takes_tools else ""
+
     def check_thinking(self, thinking: bool | None) -> None:
         if thinking is False:
             raise ValueError("fake always thinks: take fake-instruct instead")
@@ -62,7 +100,8 @@ class FakeStream:
         def join(kind: type) -> str:
             return "".join(event.text for event in self.seen if isinstance(event, kind))
 
-        calls = [ToolCall(e.name or "", {"city": "Oslo"}) for e in self.seen if isinstance(e, ToolCallDelta)]
+        deltas = [event for event in self.seen if isinstance(event, ToolCallDelta)]
+        calls = [ToolCall(event.name or "", json.loads(event.arguments)) for event in deltas]
         finish = [event.reason for event in self.seen if isinstance(event, Finish)]
         count = sum(isinstance(event, Reasoning | Content | ToolCallDelta) for event in self.seen)
         return results.Result(
@@ -72,7 +111,12 @@ class FakeStream:
             tool_calls=calls,
             token_ids=list(range(count)),
             finish_reason=finish[0] if finish else "interrupted",
-            logprobs=[results.Logprob(token_id=1, text="a", logprob=float("-inf"), top=((1, "a", -0.5),))],
+            logprobs=[
+                results.Logprob(
+                    token_id=n, text="?", logprob=-n * math.log(2) if n else -math.inf, top=TOP, forced=not n
+                )
+                for n in range(count)
+            ],
             usage=results.Usage(
                 prompt_tokens=self.prompt_tokens,
                 completion_tokens=count,
@@ -92,6 +136,7 @@ class FakeQwen:
     def __init__(self, *, template: Any = FakeTemplate()) -> None:  # noqa: B008
         self.name, self.context, self.template = "fake", 100, template
         self.defaults = SamplingParams(temperature=0.6)
+        self.tokenizer: Any = FakeTokenizer()
         self.asked: list[SimpleNamespace] = []
         self.streams: list[FakeStream] = []
 
@@ -110,7 +155,8 @@ class FakeQwen:
             raise ValueError("the prompt has 999 tokens, the context holds 100: shorten it")
         if "bug" in text:
             raise KeyError("a mistake of ours")
-        self.streams.append(FakeStream(script(text), len(text)))
+        answered = not isinstance(request, str) and request[-1]["role"] == "tool"
+        self.streams.append(FakeStream(echo(text) if answered else script(text), len(text)))
         return self.streams[-1]
 
 
@@ -130,16 +176,21 @@ def script(text: str) -> Iterator[Event]:
             time.sleep(0.03)
     elif "tool" in text:
         yield ToolCallDelta(0, "call_0", "weather", '{"city": "Oslo"}')
+        if "tools" in text:
+            yield ToolCallDelta(1, "call_1", "clock", '{"zone": "CET"}')
         yield Finish("tool_calls")
+    elif text == "lines":
+        yield from (Content("one\n"), Content("\n"), Content("two\n"), Content("\n\n"))
+        yield Finish("stop")
     else:
-        if text == "lines":
-            yield from (Content("one\n"), Content("\n"), Content("two\n"), Content("\n\n"))
-            yield Finish("stop")
-            return
-        answer = {"escape": HOSTILE, "long": "It was cut"}.get(text, f"Echo: {text}")
-        for number, word in enumerate(answer.split(" ")):
-            yield Content(f" {word}" if number else word)
-        yield Finish("length" if text == "long" else "stop")
+        yield from echo(text)
+
+
+def echo(text: str) -> Iterator[Event]:
+    answer = {"escape": HOSTILE, "long": "It was cut", "page": PAGE}.get(text, f"Echo: {text}")
+    for number, word in enumerate(answer.split(" ")):
+        yield Content(f" {word}" if number else word)
+    yield Finish("length" if text == "long" else "stop")
 
 
 if __name__ == "__main__":

@@ -1,16 +1,20 @@
 """`pureqwen chat` through pipes: what a message and each command do."""
 
+import io
 import json
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_qwen import FakeQwen, Terminal
+from fake_qwen import FakeQwen, FakeTemplate, Terminal
 
-from pureqwen.chat import Content, Reasoning
+from pureqwen.chat import Content, Event, Reasoning
+from pureqwen.cli import make_app
 from pureqwen.cli.chat import Chat
 from pureqwen.cli.conversation import Conversation
+from pureqwen.cli.errors import run
 from pureqwen.cli.page import Page
 from pureqwen.cli.terminal import Screen
 
@@ -74,7 +78,7 @@ def test_an_error_is_one_line_and_the_chat_goes_on_without_the_message(talk: Run
 def test_a_message_that_failed_is_not_lost(talk: Run, fake: FakeQwen) -> None:
     talk("boom", "/regenerate")
     assert [asked.request[-1]["content"] for asked in fake.asked] == ["boom", "boom"]
-    chat = Chat(fake, Conversation(model="fake"), None, Screen(Terminal()))  # type: ignore[arg-type]
+    chat = Chat(fake, Conversation(model="fake"), Screen(Terminal()))  # type: ignore[arg-type]
     chat.take("boom")
     assert chat.take_draft() == "boom"  # the editor's next line begins with it
 
@@ -177,6 +181,55 @@ def test_a_base_model_can_not_chat(pureqwen: Run, fake: FakeQwen) -> None:
     assert "has no chat template" in pureqwen("chat", input="hi\n").err
 
 
+def test_a_budget_holds_for_the_turns_that_follow_and_can_be_lifted(talk: Run, fake: FakeQwen) -> None:
+    ran = talk("/budget", "hi", "/budget 64", "hi", "hi", "/budget off", "hi")
+    assert [asked.params.thinking_budget for asked in fake.asked] == [None, 64, 64, None]
+    lines = [line for line in ran.out.splitlines() if "budget" in line]
+    none = "no thinking budget"
+    assert lines == [none, "thinking budget: 64 tokens, then the answer follows", none]
+
+
+@pytest.mark.parametrize("value", ["-3", "ten", "1.5", "1e3", "²", "99999999999999999999", "64 off"])
+def test_a_budget_that_is_none_is_one_clear_line(value: str, talk: Run, fake: FakeQwen) -> None:
+    ran = talk(f"/budget {value}", "hi")
+    said = f"pureqwen: error: /budget takes a number of tokens, or off, not {value}"
+    assert ran.err.splitlines()[0] == said
+    assert fake.asked[0].params.thinking_budget is None
+
+
+def test_a_model_that_does_not_think_takes_no_budget(talk: Run, fake: FakeQwen) -> None:
+    fake.tokenizer.token_id = lambda text: None
+    assert "error: fake does not think: there is nothing to set a budget for" in talk("/budget 5").err
+
+
+def test_a_budget_says_when_the_thinking_is_off_anyway(talk: Run, fake: FakeQwen) -> None:
+    fake.template = FakeTemplate()
+    fake.template.check_thinking = lambda thinking: None
+    ran = talk("/thinking off", "/budget 5")
+    assert ran.out.splitlines()[1].endswith("answer follows (thinking is off: /thinking on)")
+
+
+def test_markdown_is_for_terminals(talk: Run) -> None:
+    ran = talk("/markdown", "/markdown on", "/markdown x", "/markdown off", "page")
+    assert ran.out.splitlines()[:2] == ["markdown: off", "markdown: off"]
+    assert "answers are drawn on a terminal only, and here is none" in ran.err
+    assert "/markdown takes on or off, not x" in ran.err
+    assert "Some **bold** words\non two lines.\n\n| name | value |\n" in ran.out  # as the model wrote it
+
+
+def test_the_pocket_answers_when_its_budget_ends(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = b"/budget 8\nWhat is 347 * 86?\n/stats\n"
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(lines)))
+    assert run(make_app(), ["chat"]) == 0
+    out = capsys.readouterr().out.splitlines()
+    assert out[1].strip() and "thinking" not in out[1]
+    [count] = [line for line in out if line.startswith("answers' tokens")]
+    thought = int(count.split("of which ")[1].split()[0])
+    assert 8 <= thought < 60  # the budget, and the sentence that closes it
+
+
 def test_stats_count_tokens_and_speed(talk: Run) -> None:
     out = talk("a", "think a", "/stats").out
     assert "answers            2" in out
@@ -189,16 +242,6 @@ def test_help_lists_every_command(talk: Run) -> None:
 
     out = talk("/help").out
     assert all(f"{name} " in out for name in NAMES)
-
-
-def test_a_tool_call_is_shown_and_its_result_goes_back(talk: Run, fake: FakeQwen) -> None:
-    ran = talk("/tool 5", "tool", "/tool 20 degrees")
-    assert "the model called no tool that waits for a result" in ran.err
-    assert ran.out.splitlines()[0] == '{"name": "weather", "arguments": {"city": "Oslo"}}'
-    assert "finish: tool_calls" in ran.err
-    called, result = fake.asked[1].request[1:]
-    assert called["tool_calls"][0]["function"]["name"] == "weather"
-    assert result == {"role": "tool", "content": "20 degrees"}
 
 
 def test_a_saved_chat_goes_on_where_it_stopped(talk: Run, fake: FakeQwen, tmp_path: Path) -> None:
@@ -300,7 +343,7 @@ class TestOnATerminal:
         monkeypatch.setenv("TERM", "xterm")
         monkeypatch.delenv("NO_COLOR", raising=False)
         monkeypatch.setattr("sys.stdin", Terminal())
-        return Chat(fake, Conversation(model="fake"), None, Screen(Terminal()))  # type: ignore[arg-type]
+        return Chat(fake, Conversation(model="fake"), Screen(Terminal()))  # type: ignore[arg-type]
 
     def test_ctrl_c_keeps_the_partial_answer_and_marks_it(self, chat: Chat, fake: FakeQwen) -> None:
         chat.take("stop")
@@ -328,13 +371,40 @@ class TestOnATerminal:
     def test_the_thinking_is_dimmed_and_the_answer_is_not(self, chat: Chat) -> None:
         chat.take("think")
         shown = chat.screen.stream.getvalue()  # type: ignore[attr-defined]
-        assert "\x1b[2mLet me \x1b[22m\x1b[2msee.\x1b[22m\n\nEcho: think\n" in shown
+        assert "\x1b[2mLet me\x1b[22m\x1b[2m see.\x1b[22m\n\nEcho: think\n" in shown
 
     def test_a_folded_thought_replaces_the_line_that_announced_it(self, chat: Chat) -> None:
         chat.conversation.shown = "fold"
         chat.take("think")
         shown = chat.screen.stream.getvalue()  # type: ignore[attr-defined]
         assert "thinking ...\x1b[22m\r\x1b[K\x1b[2mthought 0.0 s, 2 tokens\x1b[22m\nEcho: think\n" in shown
+
+    def test_an_answer_is_drawn_or_shown_as_it_comes(self, chat: Chat) -> None:
+        chat.take("page")
+        chat.take("/markdown off")
+        before = len(chat.screen.stream.getvalue())  # type: ignore[attr-defined]
+        chat.take("page")
+        shown = chat.screen.stream.getvalue()  # type: ignore[attr-defined]
+        assert "**bold**" not in shown[:before] and "Some \x1b[1mbold\x1b[0m words" in shown[:before]
+        assert "Some **bold** words" in shown[before:]
+
+    def test_an_answer_that_fails_on_its_way_leaves_what_was_said_and_no_more_is_coming(
+        self, chat: Chat, fake: FakeQwen, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fails(text: str) -> Iterator[Event]:
+            yield Content("half an")
+            raise MemoryError("no memory left")
+
+        monkeypatch.setattr("fake_qwen.script", fails)
+        monkeypatch.setattr("pureqwen.cli.gallery.PATIENCE", 0.0)
+        chat.take("hi")
+        shown = chat.screen.stream.getvalue()  # type: ignore[attr-defined]
+        assert "\r\x1b[Khalf an\n" in shown and "error: no memory left" in shown
+
+    def test_long_remarks_are_broken_between_words(self, chat: Chat, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("COLUMNS", "30")
+        chat.take("/help")
+        assert "Enter sends, Alt-Enter begins\na new line" in chat.screen.stream.getvalue()  # type: ignore[attr-defined]
 
     @pytest.mark.parametrize(("name", "value"), [("NO_COLOR", "1"), ("TERM", "dumb")])
     def test_no_escape_is_sent_where_colour_is_unwanted(
@@ -344,4 +414,5 @@ class TestOnATerminal:
         page = Page(Screen(stream := Terminal()), thinking="show")
         page.show(Reasoning("a"))
         page.show(Content("b"))
+        page.finish()
         assert stream.getvalue() == "<think>\na\n</think>\n\nb"

@@ -213,14 +213,17 @@ class TestThePrompt:
 
 
 class TestAModelThatWritesEscapes:
-    def page(self, stream: io.StringIO) -> str:
-        page = Page(Screen(stream), thinking="show")
+    def page(self, stream: io.StringIO, *, markdown: bool = False) -> str:
+        page = Page(Screen(stream), thinking="show", markdown=markdown)
         for event in script("escape"):
             page.show(event)
+        page.finish()
         return stream.getvalue()
 
-    def test_can_not_command_the_terminal(self) -> None:
-        shown = self.page(Terminal())
+    @pytest.mark.parametrize("markdown", [False, True])
+    def test_can_not_command_the_terminal(self, markdown: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("NO_COLOR", "1")  # so that no escape is our own
+        shown = self.page(Terminal(), markdown=markdown)
         assert not [c for c in shown if ord(c) < 32 or 127 <= ord(c) < 160]
         assert "\\x1b]0;title\\x07\\x1b[2J\\x9b31mc" in shown
         assert "a[bold]b[/]" in shown and ":smile:" in shown and "你好" in shown

@@ -103,6 +103,20 @@ def test_a_conversation_with_keys(person: Person, tmp_path: Path) -> None:
     person.type(CTRL_C)
     person.see("stopped; what there is stays in the chat")
 
+    person.enter("tool")  # a tool is answered by hand, or by a command
+    person.see('calls weather {"city": "Oslo"}')
+    person.see("weather>")
+    person.type("!nosuchcommand 2>&1" + ENTER)
+    person.see("error: the command ended with 127: nosuchcommand")
+    person.see("weather>")
+    person.type("!cat" + ENTER)
+    person.see('Echo: {"city": "Oslo"}')
+    person.see("first after")
+    person.enter("tool")
+    person.see("weather>")
+    person.type(CTRL_C)
+    person.see("the call stays without an answer")
+
     person.enter("half a line" + CTRL_C + "boom")  # Ctrl-C empties a line
     person.see("error: the prompt has 999 tokens")
     person.see("> boom")  # the message stands in the line again

@@ -10,7 +10,7 @@ SAMPLING = """--temperature --top-k --top-p --min-p --repetition-penalty --prese
     --logprobs --top-logprobs --thinking-budget --thinking-end"""
 TRAINING = """--steps --epochs --batch-size --sequence-length --accumulation --learning-rate --warmup-steps
     --decay-from --final-rate --weight-decay --beta1 --beta2 --clip --precision --seed --log-every
-    --save-every --keep-checkpoints --skip-long-chats"""
+    --save-every --keep-checkpoints --skip-long-chats --optimizer"""
 
 # verb -> (positional, options)
 OPTIONS = {
@@ -25,9 +25,8 @@ OPTIONS = {
     "download": ("MODEL", "--revision"),
     "train": ("MODEL DATA", f"--out --tokenizer {TRAINING}"),
 }
-COMMANDS = (
-    "/help /system /thinking /regenerate /undo /reset /tool /save /load /stats /set /exit"  # inside a chat
-)
+COMMANDS = """/help /system /thinking /budget /regenerate /undo /reset /tool /tokens /markdown /save /load
+    /stats /set /exit"""  # inside a chat
 
 
 def test_the_verbs_are_the_frozen_ones() -> None:

@@ -3,13 +3,15 @@
     line -> /command            commands.py
          -> //text              a message that begins with a slash
          -> message             conversation -> Qwen.stream -> page, then a line with the speed
+                                             ^                  |
+                                             +- the answers <- tool calls (tools.py)
 
 On standard output stand the answers and what a command was asked to show. Remarks (the speed, errors) join
 them on a terminal and go to standard error elsewhere. An error ends one answer, never the chat.
 """
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,12 +21,15 @@ from pureqwen.cli.commands import NAMES, run_command
 from pureqwen.cli.conversation import Conversation
 from pureqwen.cli.editor import Reader, make_reader
 from pureqwen.cli.errors import describe, is_out_of_memory
-from pureqwen.cli.options import ModelOptions, SamplingOptions, flag, read_tools
-from pureqwen.cli.page import Page
+from pureqwen.cli.options import ModelOptions, SamplingOptions, flag
+from pureqwen.cli.page import Page, Thinking
 from pureqwen.cli.terminal import Screen, stderr, stdout
+from pureqwen.cli.tokens import TOP
+from pureqwen.cli.tools import ask, check_place, read_tools
+from pureqwen.config import SamplingParams
 
 if TYPE_CHECKING:
-    from pureqwen.generate import Result
+    from pureqwen.generate import Logprob, Result
     from pureqwen.qwen import Qwen, Stream
 
 SWITCHES = ("/think", "/no_think")  # Qwen3 reads these in a message: they are no commands
@@ -43,17 +48,18 @@ def chat(
     /help lists the commands of the chat. Through a pipe, each line is a message, and only the answers are
     printed.
     """
-    params, definitions = sampling.params(), read_tools(tools)
+    params, definitions = sampling.params(), [] if tools is None else read_tools(tools)
     qwen = source.load()
     if qwen.template is None:
         raise ValueError(f"{qwen.name} has no chat template, so it can't chat: use pureqwen generate")
     qwen.template.check_thinking(thinking)
+    if definitions:
+        check_place(qwen, definitions)
     screen = stdout()
-    talk = Conversation(
-        model=qwen.name, params=params, thinking=thinking, shown="show" if screen.terminal else "hide"
-    )
+    shown: Thinking = "show" if screen.terminal else "hide"
+    talk = Conversation(model=qwen.name, params=params, tools=definitions, thinking=thinking, shown=shown)
     talk.system = system
-    Chat(qwen, talk, definitions, screen).run()
+    Chat(qwen, talk, screen).run()
 
 
 @dataclass
@@ -84,18 +90,19 @@ class Totals:
 class Chat:
     """The loop: a line, an answer, a line."""
 
-    def __init__(
-        self, qwen: "Qwen", conversation: Conversation, tools: list[dict[str, Any]] | None, screen: Screen
-    ) -> None:
-        self.qwen, self.conversation, self.tools, self.screen = qwen, conversation, tools, screen
+    def __init__(self, qwen: "Qwen", conversation: Conversation, screen: Screen) -> None:
+        self.qwen, self.conversation, self.screen = qwen, conversation, screen
         self.notes = screen if screen.terminal else stderr()
+        self.markdown = screen.movable  # whether answers are drawn as Markdown
         self.draft = ""  # what the next line should begin with: a message that was not taken
         self.failed = ""  # the last message, where it could not be answered
+        self.scored: tuple[dict[str, Any], list[Logprob]] | None = None  # the last answer and its tokens
         self.totals = Totals()
+        self.reader: Reader | None = None
 
     def run(self, reader: Reader | None = None) -> None:
         """Until /exit or the end of the input."""
-        reader = reader or make_reader(NAMES, self.screen, self.notes)
+        self.reader = reader = reader or make_reader(NAMES, self.screen, self.notes)
         if self.screen.terminal:
             self.note(f"{self.qwen.name}, context {self.qwen.context:,} tokens. /help lists the commands.")
         while True:
@@ -118,9 +125,9 @@ class Chat:
         if not line.strip():
             return
         if not line.startswith("/") or line.split(maxsplit=1)[0] in SWITCHES:
-            self.ask(line)
+            self.send(line)
         elif line.startswith("//"):
-            self.ask(line[1:])
+            self.send(line[1:])
         else:
             try:
                 run_command(self, line)
@@ -128,7 +135,7 @@ class Chat:
                 self.draft = self.draft or line
                 raise
 
-    def ask(self, text: str) -> None:
+    def send(self, text: str) -> None:
         """Send a message; one that can't be answered is given back."""
         before = list(self.conversation.turns)
         self.failed = ""
@@ -137,11 +144,25 @@ class Chat:
             self.draft = self.failed = text
 
     def answer(self, before: list[dict[str, Any]]) -> bool:
-        """Answer the conversation; where that fails, it is again what it was before, and False returned."""
+        """Answer the conversation; where that fails, it is again what it was before, and False returned.
+
+        Tools that the model calls are answered by whoever writes the lines, and it goes on.
+        """
+        result = self.say(before)
+        answered = result is not None
+        while result is not None and (answers := self.ask(result)):
+            before = list(self.conversation.turns)
+            for text in answers:
+                self.conversation.say(text, role="tool")
+            result = self.say(before)
+        return answered
+
+    def say(self, before: list[dict[str, Any]]) -> "Result | None":
+        """One answer of the model; None where there is none, and the conversation is as `before`."""
         talk = self.conversation
         try:
             stream = self.qwen.stream(
-                talk.messages, tools=self.tools, thinking=talk.thinking, params=talk.params
+                talk.messages, tools=talk.tools or None, thinking=talk.thinking, params=scoring(talk.params)
             )
             result = self.show(stream)
         except BaseException as error:
@@ -149,15 +170,38 @@ class Chat:
             if not is_answerable(error):
                 raise
             self.note(f"error: {describe(error)}")
-            return False
+            return None
         if not result.token_ids:  # stopped before the first token
             talk.turns = before
-            self.note("stopped before the first word: your message is taken back")
-            return False
+            self.note("stopped before the first word: what you said is taken back")
+            return None
         talk.answer(result.message, result.finish_reason)
+        self.scored = (talk.turns[-1], result.logprobs) if result.logprobs else None
         self.totals.add(result)
         self.note(summary(result))
-        return True
+        return result
+
+    def ask(self, result: "Result") -> list[str]:
+        """What the called tools answer; nothing where none was called, or the user would not say."""
+        reader, person = self.reader, sys.stdin.isatty()
+        if reader is None or not result.tool_calls or result.finish_reason == "interrupted":
+            return []
+        if person:
+            self.note("type what the tool answers, or !COMMAND to pipe the arguments to; Ctrl-C: no answer")
+        try:
+            return ask(
+                result.tool_calls,
+                lambda prompt: reader.read("", prompt),
+                self.note if person else None,
+            )
+        except KeyboardInterrupt:
+            if not person:
+                raise
+            self.note("the call stays without an answer: /regenerate asks again, /undo takes it back")
+            return []
+        except EOFError:
+            self.note(f"the input ended where {result.tool_calls[0].name} should have answered")
+            raise
 
     def show(self, stream: "Stream") -> "Result":
         """Show an answer as it is made; Ctrl-C ends it and keeps what there is."""
@@ -165,6 +209,7 @@ class Chat:
             self.screen,
             thinking=self.conversation.shown,
             tags=not self.screen.colour,
+            markdown=self.markdown,
             result=lambda: stream.result,
         )
         try:
@@ -175,6 +220,9 @@ class Chat:
                 page.end(stream.result)
                 raise
             stream.close()
+        except Exception:
+            page.end(stream.result)
+            raise
         result = stream.result
         page.end(result)
         return result
@@ -186,6 +234,13 @@ class Chat:
     def take_draft(self) -> str:
         draft, self.draft = self.draft, ""
         return draft
+
+
+def scoring(params: SamplingParams) -> SamplingParams:
+    """The same, with the log-probabilities that /tokens shows, unless they are turned off."""
+    if params.logprobs is False:
+        return params
+    return replace(params, logprobs=True, top_logprobs=max(params.top_logprobs or 0, TOP))
 
 
 def is_answerable(error: BaseException) -> bool:

@@ -11,8 +11,11 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pureqwen.chat.answer.thought import END_THINK
 from pureqwen.cli.conversation import SHOWN, Conversation
 from pureqwen.cli.options import PARSERS, parse_field
+from pureqwen.cli.tokens import show_tokens
+from pureqwen.cli.tools import check_place, name_of, read_tools, signature
 
 if TYPE_CHECKING:
     from pureqwen.cli.chat import Chat
@@ -53,6 +56,10 @@ def show_help(chat: "Chat", argument: str) -> None:
     chat.screen.line()
     chat.screen.line("Enter sends, Alt-Enter begins a new line, Ctrl-C stops an answer, Ctrl-D leaves.")
     chat.screen.line("A message that begins with a slash: write two of them.")
+    chat.screen.line(
+        "Where the model calls a tool, type what the tool answers, or !COMMAND: it gets the arguments "
+        "as JSON and prints the answer."
+    )
 
 
 def system(chat: "Chat", argument: str) -> None:
@@ -80,7 +87,7 @@ def thinking(chat: "Chat", argument: str) -> None:
 def regenerate(chat: "Chat", argument: str) -> None:
     talk = chat.conversation
     if chat.failed:  # the last message could not be answered: ask it again
-        chat.ask(chat.failed)
+        chat.send(chat.failed)
         return
     place = talk.last("user", "tool")
     if place is None:
@@ -104,11 +111,54 @@ def reset(chat: "Chat", argument: str) -> None:
 
 def tool(chat: "Chat", argument: str) -> None:
     talk = chat.conversation
-    if not (talk.turns and ("tool_calls" in talk.turns[-1] or talk.turns[-1]["role"] == "tool")):
-        raise ValueError("the model called no tool that waits for a result")
-    before = list(talk.turns)
-    talk.say(argument, role="tool")
-    chat.answer(before)
+    if argument == "off":
+        talk.tools = []
+    elif argument:
+        tools = read_tools(path_of(argument))
+        check_place(chat.qwen, tools)
+        names = {name_of(tool) for tool in tools}  # one that is loaded again is replaced
+        talk.tools = [tool for tool in talk.tools if name_of(tool) not in names] + tools
+    if not talk.tools:
+        chat.screen.line("no tools; /tool FILE loads their JSON schemas", dim=True)
+    for known in talk.tools:
+        what = " ".join(known["function"].get("description", "").split())
+        chat.screen.line(signature(known))
+        if what:
+            chat.screen.line(f"    {what}", dim=True)
+
+
+def budget(chat: "Chat", argument: str) -> None:
+    talk = chat.conversation
+    if argument:
+        value = None if argument == "off" else whole("/budget takes a number of tokens, or off", argument)
+        tokenizer = chat.qwen.tokenizer
+        if value is not None and (tokenizer is None or tokenizer.token_id(END_THINK) is None):
+            raise ValueError(f"{chat.qwen.name} does not think: there is nothing to set a budget for")
+        talk.params = replace(talk.params, thinking_budget=value)
+    value = talk.params.thinking_budget
+    said = (
+        "no thinking budget"
+        if value is None
+        else f"thinking budget: {value:,} tokens, then the answer follows"
+    )
+    idle = " (thinking is off: /thinking on)" if value is not None and talk.thinking is False else ""
+    chat.screen.line(said + idle, dim=True)
+
+
+def whole(rule: str, text: str) -> int:
+    """A number without a sign. Raises ValueError that says the rule."""
+    if not (text.isascii() and text.isdigit() and len(text) < 10):
+        raise ValueError(f"{rule}, not {text[:40]}")
+    return int(text)
+
+
+def markdown(chat: "Chat", argument: str) -> None:
+    if argument not in ("", "on", "off"):
+        raise ValueError(f"/markdown takes on or off, not {argument}")
+    if argument == "on" and not chat.screen.movable:
+        raise ValueError("answers are drawn on a terminal only, and here is none")
+    chat.markdown = argument == "on" if argument else chat.markdown
+    chat.screen.line(f"markdown: {'on' if chat.markdown else 'off'}", dim=True)
 
 
 def save(chat: "Chat", argument: str) -> None:
@@ -182,13 +232,14 @@ def leave(chat: "Chat", argument: str) -> None:
 COMMANDS = (
     Command("/help", "", "this list", show_help),
     Command("/system", "[TEXT]", "show or set the system message; none removes it", system),
-    Command(
-        "/thinking", "[MODE]", "show, fold or hide it; on, off or default: whether the model thinks", thinking
-    ),
+    Command("/thinking", "[MODE]", "show, fold, hide it; on, off, default: whether to think", thinking),
+    Command("/budget", "[N]", "most tokens of thinking; off lifts it", budget),
     Command("/regenerate", "", "answer the last message once more", regenerate),
     Command("/undo", "", "take back the last message and its answer", undo),
     Command("/reset", "", "forget all messages but the system's", reset),
-    Command("/tool", "TEXT", "the result of the tool that the model called", tool),
+    Command("/tool", "[FILE]", "tools to call, from a JSON file; off removes them", tool),
+    Command("/tokens", "[N]", "the last answer by surprise; what else token N could be", show_tokens),
+    Command("/markdown", "[MODE]", "on draws whole blocks, off shows words as they come", markdown),
     Command("/save", "FILE", "keep the chat in a file", save),
     Command("/load", "FILE", "go on with a chat from a file", load),
     Command("/stats", "", "tokens and speed so far", stats),

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pureqwen.cli.page import Thinking
+from pureqwen.cli.tools import checked_tools
 from pureqwen.config import SamplingParams
 
 FORMAT = "pureqwen chat 1"
@@ -22,12 +23,14 @@ SHOWN: tuple[Thinking, ...] = ("show", "fold", "hide")
 class Conversation:
     """Messages (with the mark of an answer that did not end by itself) and settings.
 
-    thinking is whether the model should think, None leaves it to the template; shown is what is seen of it.
+    tools are the definitions that the model knows; thinking is whether it should think, None leaves it to the
+    template; shown is what is seen of it.
     """
 
     model: str
     turns: list[dict[str, Any]] = field(default_factory=list)
     params: SamplingParams = field(default_factory=SamplingParams)
+    tools: list[dict[str, Any]] = field(default_factory=list)
     thinking: bool | None = None
     shown: Thinking = "show"
 
@@ -85,6 +88,7 @@ class Conversation:
             "thinking": self.thinking,
             "show": self.shown,
             "params": params,
+            **({"tools": self.tools} if self.tools else {}),
             "messages": self.turns,
         }
         text = json.dumps(content, ensure_ascii=False, indent=2)
@@ -103,6 +107,7 @@ class Conversation:
                     checked_turn(turn, number) for number, turn in enumerate(list_of(content, "messages"))
                 ],
                 params=read_params(content.get("params", {})),
+                tools=checked_tools(content["tools"]) if "tools" in content else [],
                 thinking=one_of(content, "thinking", (None, True, False)),
                 shown=one_of(content, "show", SHOWN),
             )

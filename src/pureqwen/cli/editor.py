@@ -25,29 +25,29 @@ PROMPT = "> "
 class Reader(Protocol):
     """Gives the next message. EOFError at the end, KeyboardInterrupt for Ctrl-C on an empty line."""
 
-    def read(self, draft: str) -> str:
-        """`draft` is what should stand in the line to begin with."""
+    def read(self, draft: str, prompt: str = PROMPT) -> str:
+        """`draft` is what should stand in the line to begin with, `prompt` what stands before it."""
 
 
 class PlainReader:
     """Lines of standard input: a pipe's, a file's, or a simple terminal's."""
 
-    def __init__(self, prompt: Screen | None) -> None:
-        """`prompt` is the screen that is prompted on; None where nobody waits."""
-        self.prompt = prompt
+    def __init__(self, screen: Screen | None) -> None:
+        """`screen` is the one that is prompted on; None where nobody waits."""
+        self.screen = screen
 
-    def read(self, draft: str) -> str:
-        if self.prompt is not None:
-            self.prompt.write(PROMPT)
+    def read(self, draft: str, prompt: str = PROMPT) -> str:
+        if self.screen is not None:
+            self.screen.write(prompt)
         try:
             line = sys.stdin.buffer.readline()
         except KeyboardInterrupt:
-            if self.prompt is not None:
-                self.prompt.line()
+            if self.screen is not None:
+                self.screen.line()
             raise
         if not line:
-            if self.prompt is not None:
-                self.prompt.line()
+            if self.screen is not None:
+                self.screen.line()
             raise EOFError
         return decoded(line, "the line")
 
@@ -59,8 +59,8 @@ class Editor:
         """`commands` are completed with Tab; `terminal` is prompt-toolkit's input and output, for tests."""
         self.session: PromptSession[str] = make_session(commands, **terminal)
 
-    def read(self, draft: str) -> str:
-        return self.session.prompt(PROMPT, default=draft)
+    def read(self, draft: str, prompt: str = PROMPT) -> str:
+        return self.session.prompt(prompt, default=draft)
 
 
 def make_reader(commands: list[str], screen: Screen, notes: Screen) -> Reader:

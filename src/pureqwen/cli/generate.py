@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from pureqwen.cli.errors import notice
-from pureqwen.cli.options import ModelOptions, SamplingOptions, flag, read_tools
+from pureqwen.cli.options import ModelOptions, SamplingOptions, flag
 from pureqwen.cli.page import Page
 from pureqwen.cli.prompt import read_prompt
 from pureqwen.cli.terminal import stdout
+from pureqwen.cli.tools import check_place, read_tools
 
 if TYPE_CHECKING:
     from pureqwen.generate import Result
@@ -50,7 +51,7 @@ def generate(
     given = [name for name, value in chat_only.items() if value is not None]
     if raw and given:
         raise ValueError(f"{given[0]} is for a chat: it means nothing to a text that is continued (--raw)")
-    params, definitions = sampling.params(), read_tools(tools)
+    params, definitions = sampling.params(), None if tools is None else read_tools(tools)
     if params.logprobs and not json:
         raise ValueError("log-probabilities are shown with --json only: add it, or leave --logprobs out")
     text = read_prompt(prompt, file)
@@ -58,6 +59,8 @@ def generate(
     raw = raw or qwen.template is None
     if raw and given:
         raise ValueError(f"{qwen.name} has no chat template, so {given[0]} can't reach it")
+    if definitions:
+        check_place(qwen, definitions)
     request: Any = text if raw else conversation(text, system)
     stream = qwen.stream(request, tools=definitions, thinking=thinking, params=params)
     answer(stream, qwen, as_json=json, show_thinking=show_thinking)

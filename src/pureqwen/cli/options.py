@@ -7,7 +7,6 @@ value is checked there, not here. `PARSERS` reads the same fields from text, for
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
-from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -221,16 +220,3 @@ def parse_field(name: str, text: str) -> Any:
     except ValueError as error:
         kind = "a number" if parser is float else "an integer" if parser is int else None
         raise ValueError(f"{name} is {text}: {f'it must be {kind}' if kind else error}") from None
-
-
-def read_tools(path: Path | None) -> list[dict[str, Any]] | None:
-    """Function definitions from a JSON file: a list of them in OpenAI's form. None for no file."""
-    if path is None:
-        return None
-    try:
-        tools = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
-    if not isinstance(tools, list) or not tools or not all(isinstance(tool, dict) for tool in tools):
-        raise ValueError(f'{path} must hold a JSON list of tools: [{{"type": "function", "function": ...}}]')
-    return tools
