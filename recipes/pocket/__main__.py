@@ -1,4 +1,4 @@
-"""Makes the pocket: tokenizer, data, training, export, evaluation, model card, all by `python -m recipes.pocket`.
+"""Makes the pocket: tokenizer, data, training, export, evaluation, model card. `python -m recipes.pocket`.
 
 It works in runs/pocket and can be stopped at any time: the same command goes on from the last checkpoint.
 (After a change of the recipe remove that folder.) While it trains, a few held-out questions are asked now and

@@ -1,8 +1,8 @@
 """The mixture that the pocket learns from: an endless stream of chats that depends on the seed alone.
 
-A chat is {"messages": [...], "tools": [...]} as `pureqwen.train` reads it. Thinking is in `reasoning_content`,
-and an assistant turn without it is trained as a direct answer (the template's empty think block is its
-prompt). Some thinking is cut off anywhere, as a budget does it, so that the best answer follows all the same.
+A chat is {"messages": [...], "tools": [...]} as `pureqwen.train` reads it, thinking in `reasoning_content`.
+An assistant turn without it is trained as a direct answer (the template's empty think block is its prompt).
+Some thinking is cut off anywhere, as a budget does it, so that the best answer follows all the same.
 """
 
 import random

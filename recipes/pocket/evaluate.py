@@ -2,8 +2,8 @@
 
 Every task is asked in the wordings of the training and in the held-out one, with thinking and without, on
 problems that no training chat has; then again under thinking budgets, where a thought that is too long is
-closed and the answer follows. Greedy, in batches, with a bound on the length (an untrained model writes to its
-limit). An answer counts when it is exactly the expected one, or calls exactly the expected tools with the
+closed and the answer follows. Greedy, in batches, with a bound on the length (an untrained model writes to
+its limit). An answer counts when it is exactly the expected one, or calls exactly the expected tools with the
 expected arguments.
 """
 

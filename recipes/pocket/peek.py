@@ -20,7 +20,7 @@ EVERY, COUNT, MAX_TOKENS, SHARE = 500, 3, 320, 0.03
 
 
 class Peek:
-    """Call it with each StepLog: every `every` steps it asks `count` questions a task and adds a line to `path`.
+    """Call it with each StepLog: now and then steps it asks `count` questions a task and adds a line to path.
 
     `qwen` must hold the model that is trained.
     """

@@ -17,7 +17,8 @@ from typing import Any
 Message = dict[str, Any]
 Chat = dict[str, Any]
 BUDGET_SENTENCE = (  # Qwen3's, which the package writes when a thinking budget is used up
-    "Considering the limited time by the user, I have to give the solution based on the thinking directly now."
+    "Considering the limited time by the user, "
+    "I have to give the solution based on the thinking directly now."
 )
 
 
@@ -70,8 +71,8 @@ class Problem:
 class Task:
     """A skill: its name in the tables, its share of the training chats (any unit), where problems come from.
 
-    direct is the share of its chats that are answered without thinking. unseen draws problems for the held-out
-    wording where that is not the question's.
+    direct is the share of its chats that are answered without thinking. unseen draws problems for the
+    held-out wording where that is not the question's.
     """
 
     name: str

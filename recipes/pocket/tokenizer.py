@@ -43,9 +43,9 @@ PLAIN_CONTROL = (
 )  # fmt: skip
 # Words that stand where no space does: behind a control token or in the quotes of JSON.
 BARE = (
-    "assistant", "system", "user", "function", "description", "parameters", "properties", "required", "string",
-    "object", "type", "name", "arguments", "expression", "computes", "weather", "location", "calculate",
-    "result",
+    "assistant", "system", "user", "function", "description", "parameters", "properties", "required",
+    "string", "object", "type", "name", "arguments", "expression", "computes", "weather", "location",
+    "calculate", "result",
 )  # fmt: skip
 
 
@@ -70,9 +70,9 @@ def _pieces(pre_tokenizer: pre_tokenizers.PreTokenizer, texts: Iterable[str]) ->
 def learn_merges(pieces: Counter[tuple[str, ...]], count: int) -> list[tuple[str, str]]:
     """Byte pair encoding (Sennrich et al. 2016) in which no merge begins with a letter.
 
-    So a piece grows from what stands in front of a word (" th", " the"): the words that most chats have become
-    one token, and of any other word all letters but the first few stay visible. That is what makes spelling
-    and counting letters possible for so small a model.
+    So a piece grows from what stands in front of a word (" th", " the"): the words that most chats
+    have become one token, and of any other word all letters but the first few stay visible. That is what
+    makes spelling and counting letters possible for so small a model.
     """
     merges = []
     for _ in range(count):
