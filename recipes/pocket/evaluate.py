@@ -10,6 +10,7 @@ expected arguments.
 import argparse
 import json
 import platform
+import random
 import sys
 import time
 from collections.abc import Sequence
@@ -20,13 +21,34 @@ import torch
 
 import pureqwen
 from pureqwen import Result
-from recipes.pocket.data import asked
-from recipes.pocket.problem import Chat, Task
+from recipes.pocket.problem import Chat, Problem, Task
 from recipes.pocket.tasks import TASKS
 
 MAX_TOKENS = {True: 400, False: 120}  # with thinking, without
 BUDGETS = (0, 8, 16, 32, 48, 64, 96, 128, 192)
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results" / "pocket.json"
+
+
+def asked(task: Task, count: int, *, held_out_wording: bool = False) -> list[Chat]:
+    """`count` chats, the same ones always; the last message is the expected one.
+
+    Their problems are held out; those of a kind that holds none out are as frequent as they are in training.
+    The wordings are those of the training, or the held-out one.
+    """
+    rng = random.Random(f"held out {task.name} {held_out_wording}")
+    draw = task.unseen if held_out_wording and task.unseen else task.draw
+    found: list[Chat] = []
+    while len(found) < count:
+        problem = draw(rng)
+        if not _may_be_asked(problem, rng):
+            continue
+        question = problem.question(rng, held_out=held_out_wording and task.unseen is None)
+        found.append(problem.chat(question, thoughts=problem.steps))
+    return found
+
+
+def _may_be_asked(problem: Problem, rng: random.Random) -> bool:
+    return problem.held_out if problem.key else rng.random() * problem.rate < 1
 
 
 def is_right(result: Result, expected: dict[str, Any]) -> bool:

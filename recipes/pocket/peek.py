@@ -12,8 +12,7 @@ from pathlib import Path
 
 from pureqwen import Qwen
 from pureqwen.train import StepLog
-from recipes.pocket.data import asked
-from recipes.pocket.evaluate import answers, is_right
+from recipes.pocket.evaluate import answers, asked, is_right
 from recipes.pocket.tasks import TASKS
 
 EVERY, COUNT, MAX_TOKENS, SHARE = 500, 3, 320, 0.03
