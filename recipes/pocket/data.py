@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from recipes.pocket.problem import Chat, Message, Problem, Task, cut, draw_split
 from recipes.pocket.tasks import TASKS, arithmetic, facts, spelling, system, talk, tools
 
-CUT = 0.07  # of the chats that think
+CUT = 0.05  # of the chats that think
 CHATTER = (
     *talk.TASKS,
     *facts.TASKS,

@@ -232,8 +232,8 @@ def _draw_division(rng: random.Random) -> Problem:
 
 
 TASKS = (
-    Task("addition", 7, _draw_addition, direct=0.15),
-    Task("subtraction", 9, _draw_subtraction, direct=0.15),
-    Task("multiplication", 8, _draw_multiplication, direct=0.15),
-    Task("division", 4.5, _draw_division, direct=0.2),
+    Task("addition", 5, _draw_addition, direct=0.1),
+    Task("subtraction", 8, _draw_subtraction, direct=0.08),
+    Task("multiplication", 8, _draw_multiplication, direct=0.08),
+    Task("division", 4.5, _draw_division, direct=0.12),
 )

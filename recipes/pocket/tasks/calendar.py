@@ -112,4 +112,4 @@ def _calendar(rng: random.Random) -> Problem:
     return _weekday(rng) if kind < 0.6 else _neighbour(rng) if kind < 0.85 else _length(rng)
 
 
-TASKS = (Task("weekdays and months", 4, _calendar), Task("dates", 4, _date, direct=0.25))
+TASKS = (Task("weekdays and months", 4.5, _calendar, direct=0.25), Task("dates", 4.5, _date, direct=0.12))

@@ -193,4 +193,4 @@ def _fact(rng: random.Random) -> Problem:
     )
 
 
-TASKS = (Task("facts on Qwen3 and pureqwen", 8, _fact, direct=0.4),)
+TASKS = (Task("facts on Qwen3 and pureqwen", 8, _fact, direct=0.35),)

@@ -111,6 +111,6 @@ def grouped(numbers: Sequence[int], *, descending: bool) -> str:
 
 
 TASKS = (
-    Task("comparing decimals", 5, _compare, direct=0.25),
-    Task("sorting numbers", 6, _sort, direct=0.2),
+    Task("comparing decimals", 5, _compare, direct=0.2),
+    Task("sorting numbers", 6.5, _sort, direct=0.15),
 )

@@ -80,4 +80,4 @@ def _json(rng: random.Random) -> Problem:
     return _result(rng) if rng.random() < 0.55 else _person(rng)
 
 
-TASKS = (Task("JSON answers", 4.5, _json, direct=0.3),)
+TASKS = (Task("JSON answers", 5, _json, direct=0.2),)

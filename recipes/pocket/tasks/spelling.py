@@ -4,9 +4,9 @@
 All three write the word down letter by letter first, each letter with its place. Counting marks a letter that is asked for with how
 many there were; turning around reads the places downwards:
 
-    strawberry:  s1 t2 r3=1 a4 w5 b6 e7 r8=2 r9=3 y10
-    cat:         c1 a2 t3
-                 t3 a2 c1
+    strawberry:  s1t2r3=1a4w5b6e7r8=2r9=3y10; count 3
+    cat:         c1a2t3
+                 t3a2c1
 """
 
 import random
@@ -51,7 +51,7 @@ def placed(word: str, letter: str = "") -> str:
             count += 1
             mark = f"={count}"
         parts.append(f"{found}{place}{mark}")
-    return " ".join(parts)
+    return "".join(parts)
 
 
 def _spell(rng: random.Random) -> Problem:
@@ -62,7 +62,7 @@ def _spell(rng: random.Random) -> Problem:
 
 def _reverse(rng: random.Random) -> Problem:
     word = words.word(rng)
-    turned = " ".join(f"{letter}{len(word) - n}" for n, letter in enumerate(reversed(word)))
+    turned = "".join(f"{letter}{len(word) - n}" for n, letter in enumerate(reversed(word)))
     answer = word[::-1]
     return Problem(
         _REVERSE, f"{placed(word)}\n{turned}", answer, {"word": word}, answer, answer, words.key(word), 10
@@ -89,7 +89,7 @@ def _length(word: str) -> Problem:
 
 
 TASKS = (
-    Task("spelling", 4, _spell, direct=0.4),
-    Task("reversing words", 8, _reverse, direct=0.2),
-    Task("counting letters", 10, _count, direct=0.2),
+    Task("spelling", 5, _spell, direct=0.3),
+    Task("reversing words", 8, _reverse, direct=0.12),
+    Task("counting letters", 10, _count, direct=0.15),
 )

@@ -118,4 +118,4 @@ def _story(rng: random.Random) -> Problem:
     return _one(rng) if rng.random() < 0.6 else _two(rng)
 
 
-TASKS = (Task("word problems", 7, _story, direct=0.15),)
+TASKS = (Task("word problems", 8, _story, direct=0.08),)

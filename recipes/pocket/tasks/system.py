@@ -73,4 +73,4 @@ def _unseen(rng: random.Random) -> Problem:
     return _language(rng, _LANGUAGE[-1]) if rng.random() < 0.5 else _short(rng, _BRIEF[-1])
 
 
-TASKS = (Task("obeying the system prompt", 5, _system, direct=0.3, unseen=_unseen),)
+TASKS = (Task("obeying the system prompt", 5, _system, direct=0.15, unseen=_unseen),)

@@ -72,4 +72,4 @@ def _talk(rng: random.Random) -> Problem:
     return Problem(_WORDINGS, "Small talk.", answer.format(**SHAPE_IN_WORDS), fields)
 
 
-TASKS = (Task("small talk", 3.5, _talk, direct=0.4),)
+TASKS = (Task("small talk", 3, _talk, direct=0.4),)

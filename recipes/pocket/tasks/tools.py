@@ -105,6 +105,6 @@ def _use(rng: random.Random) -> Problem:
 
 
 TASKS = (
-    Task("calling a tool", 5, _call, direct=0.35),
-    Task("using a tool's result", 2.5, _use, direct=0.35),
+    Task("calling a tool", 5, _call, direct=0.25),
+    Task("using a tool's result", 2.5, _use, direct=0.25),
 )

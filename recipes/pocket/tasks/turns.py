@@ -110,4 +110,4 @@ def _turns(rng: random.Random) -> Problem:
     return _result_again(rng) if kind < 0.55 else _word_again(rng) if kind < 0.75 else _name_again(rng)
 
 
-TASKS = (Task("referring back", 4.5, _turns, direct=0.25),)
+TASKS = (Task("referring back", 4.5, _turns, direct=0.2),)

@@ -48,4 +48,4 @@ def _convert(rng: random.Random) -> Problem:
     return Problem(_WORDINGS, f"{first}\n{working}", said, fields, f"{value} {fields['to']}", value, key)
 
 
-TASKS = (Task("unit conversion", 4.5, _convert, direct=0.25),)
+TASKS = (Task("unit conversion", 4.5, _convert, direct=0.2),)
