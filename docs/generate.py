@@ -1,17 +1,22 @@
 """Fill the generated blocks of README.md and docs/*.md, so that no number, tree or --help is typed by hand.
 
-A block is `<!-- generated: NAME [ARGUMENT] -->`, what this script writes, and `<!-- end -->`.
+A block is `<!-- generated: NAME [ARGUMENT] -->`, what this script writes, and `<!-- end -->`. The pages in
+EXECUTED are whole programs, run by execute.py; their last line says what they were run on.
 
-    python docs/generate.py                      (make docs)     write the blocks again
+    python docs/generate.py                      (make docs)     write the blocks again, and run the programs
+                                                                 that were changed since
+    python docs/generate.py --execute            (by hand)       run the programs in any case
     python docs/generate.py --check              (make check)    say which pages are stale; exit code 1
     python docs/generate.py --capture demo test  (make capture)  run `make demo` and `make test`, keep what
                                                                  they print in docs/captured/, then write
 
---check runs no model: what the two commands printed is read from docs/captured/.
+--check runs no model: what the two commands printed is read from docs/captured/, and whether a program was
+changed is seen from a hash of it, of its drawings and of the pocket. What it measured is not compared.
 """
 
 import argparse
 import ast
+import hashlib
 import json
 import os
 import re
@@ -29,6 +34,11 @@ BLOCK = re.compile(r"(<!-- generated: (\w+)(?: ([\w.-]+))? -->\n).*?(<!-- end --
 
 # The README's two commands, and how many of the last lines of each it shows.
 LAST_LINES = {"demo": 40, "test": 1}
+
+# Pages that are programs: docs/NAME.py -> docs/NAME.md and pictures in docs/NAME/.
+EXECUTED = (ROOT / "docs" / "from_scratch.py",)
+RUNS_WITH = (ROOT / "docs" / "pictures.py", ROOT / "docs" / "execute.py")
+PICTURE = re.compile(r"^!\[[^]]*\]\(([^)]+)\)$", re.MULTILINE)
 
 # What can't say for itself what it is: files that are not Python, and folders of them.
 NOTES = {
@@ -128,9 +138,40 @@ def pages() -> list[Path]:
     return [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
+def stamp(script: Path) -> str:
+    """The last line of a program's page: a hash of what it was run on, the pocket's card excepted."""
+    data = [path for path in (PACKAGE / "pocket").iterdir() if path.suffix not in (".py", ".md")]
+    found = hashlib.sha256()
+    for path in (script, *RUNS_WITH, *sorted(path for path in data if path.is_file())):
+        found.update(hashlib.sha256(path.read_bytes()).digest())
+    return f"<!-- executed: {found.hexdigest()} -->\n"
+
+
+def is_fresh(script: Path) -> bool:
+    """Whether the page of a program was written by the program as it is now, and its pictures are there."""
+    page = script.with_suffix(".md")
+    text = page.read_text() if page.exists() else ""
+    return text.endswith(f"\n{stamp(script)}") and all(
+        (page.parent / picture).is_file() for picture in PICTURE.findall(text)
+    )
+
+
+def execute(script: Path) -> None:
+    """Run a program in a process of its own, on one thread, and stamp its page."""
+    print(f"running {script.relative_to(ROOT)} ...", flush=True)
+    command = [sys.executable, str(ROOT / "docs" / "execute.py"), str(script)]
+    mark = stamp(script)  # before it runs: who edits it meanwhile has a stale page
+    subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=True)
+    page = script.with_suffix(".md")
+    page.write_text(f"{page.read_text()}\n{mark}")
+    print(f"wrote {page.relative_to(ROOT)}")
+
+
 def stale() -> list[str]:
-    """Pages whose blocks are not what this script would write."""
-    return [str(page.relative_to(ROOT)) for page in pages() if filled(page.read_text()) != page.read_text()]
+    """Pages that are not what this script would write."""
+    wrong = [page for page in pages() if filled(page.read_text()) != page.read_text()]
+    wrong += [script.with_suffix(".md") for script in EXECUTED if not is_fresh(script)]
+    return [str(page.relative_to(ROOT)) for page in wrong]
 
 
 def capture(name: str) -> None:
@@ -143,7 +184,10 @@ def capture(name: str) -> None:
     (CAPTURED / f"{name}.txt").write_text("\n".join(lines[-LAST_LINES[name] :]) + "\n")
 
 
-def write() -> None:
+def write(*, run_all: bool = False) -> None:
+    for script in EXECUTED:
+        if run_all or not is_fresh(script):
+            execute(script)
     for page in pages():
         text = filled(page.read_text())
         if text != page.read_text():
@@ -155,6 +199,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Fill the generated blocks of README.md and docs/*.md.")
     parser.add_argument("--check", action="store_true", help="only say which pages are stale")
     parser.add_argument("--capture", nargs="*", choices=LAST_LINES, help="run these commands again first")
+    parser.add_argument("--execute", action="store_true", help="run the pages that are programs in any case")
     options = parser.parse_args()
     if options.check:
         wrong = stale()
@@ -165,7 +210,7 @@ def main() -> int:
     for name in options.capture or []:
         write()  # `make test` wants fresh pages
         capture(name)
-    write()
+    write(run_all=options.execute)
     return 0
 
 
