@@ -42,7 +42,8 @@ on two lines.
 2. two
 
 ```python
-print(1 + 1)
+def double(x: int) -> int:
+    return 2 * x  # twice
 ```
 
 The end."""

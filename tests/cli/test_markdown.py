@@ -58,7 +58,8 @@ def test_a_page_is_drawn_as_a_reader_expects_it() -> None:
         " 2. two",
         "",
         "python " + rule[7:],
-        "print(1 + 1)",
+        "def double(x: int) -> int:",
+        "    return 2 * x  # twice",
         rule,
         "",
         "The end.",
@@ -116,7 +117,7 @@ def test_the_same_stands_there_in_whatever_pieces_it_came(cuts: list[int]) -> No
 
 def test_each_block_is_written_once_and_nothing_is_taken_back() -> None:
     shown = shown_by(*map(Content, PAGE))
-    assert shown.count("print") == shown.count("The end.") == 1
+    assert shown.count("double") == shown.count("The end.") == 1
     assert "\r" not in shown and "\x1b[K" not in shown and "\x1b[2J" not in shown
 
 

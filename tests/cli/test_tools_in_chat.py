@@ -237,7 +237,7 @@ class TestOnATerminal:
     def test_a_call_is_shown_with_its_name_and_arguments(self, chat: Chat) -> None:
         chat.run(Lines("tool", "20 degrees", EOFError()))
         assert 'calls weather {"city": "Oslo"}\n' in self.shown(chat)
-        assert "type what the tool answers, or !COMMAND" in self.shown(chat)
+        assert "type its answer, or !COMMAND that gets the arguments" in self.shown(chat)
         assert "Echo: 20 degrees" in self.shown(chat)
 
     def test_many_arguments_are_indented(self, chat: Chat, monkeypatch: pytest.MonkeyPatch) -> None:

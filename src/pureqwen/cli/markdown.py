@@ -100,7 +100,7 @@ def drawing(block: Block) -> RenderableType:
 
 
 def rule(title: str = "") -> Rule:
-    return Rule(Text(title), align="left", style="dim")
+    return Rule(Text(title, "dim"), align="left", style="dim")
 
 
 def code(text: str, language: str) -> Syntax:

@@ -34,7 +34,6 @@ STYLES = Theme(  # of Markdown: no backgrounds, no colour that one of the two ki
         "markdown.block_quote": "italic",
         "markdown.table.header": "bold",
         "markdown.table.border": "dim",
-        "rule.text": "dim",
     }
 )
 
