@@ -10,8 +10,9 @@ from transformers import AutoModelForCausalLM
 
 from pureqwen import ChatTemplate, ModelConfig, Qwen3, Tokenizer, TrainConfig
 from pureqwen.train.data import Document, batch, pack, read_corpus
-from pureqwen.train.loop import Trainer, make_optimizer, uses_bfloat16
+from pureqwen.train.loop import Trainer, uses_bfloat16
 from pureqwen.train.loss import cross_entropy
+from pureqwen.train.optimizer import make_optimizers
 from pureqwen.weights import save_model
 
 
@@ -74,7 +75,8 @@ def test_pitfall_10_logits_are_computed_for_learned_positions_only(
 
 def test_norms_and_biases_are_not_decayed(tiny: Callable[..., ModelConfig]) -> None:
     model = Qwen3(tiny(attention_bias=True))
-    decayed, kept = make_optimizer(model, TrainConfig(weight_decay=0.3)).param_groups
+    (adamw,) = make_optimizers(model, TrainConfig(weight_decay=0.3))
+    decayed, kept = adamw.param_groups
     assert (decayed["weight_decay"], kept["weight_decay"]) == (0.3, 0.0)
     names = {id(p): name for name, p in model.named_parameters()}
     assert all(name.endswith(("norm.weight", "bias")) for name in (names[id(p)] for p in kept["params"]))

@@ -31,10 +31,11 @@ def quiet(log: StepLog) -> None:
     """Shows nothing."""
 
 
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_a_batch_is_learned_by_heart_and_the_result_answers(
-    tiny: Callable[..., ModelConfig], chats: Chats, words: Path, tmp_path: Path
+    optimizer: str, tiny: Callable[..., ModelConfig], chats: Chats, words: Path, tmp_path: Path
 ) -> None:
-    config = replace(FAST, steps=70, batch_size=4, sequence_length=128, save_every=0)
+    config = replace(FAST, optimizer=optimizer, steps=70, batch_size=4, sequence_length=128, save_every=0)
     shape = tiny(initializer_range=0.02, hidden_size=64)
     result = train(shape, chats[:4], out=tmp_path, config=config, tokenizer=words, watch=quiet)
     assert result.losses[0] > 5 and result.losses[-1] < 0.1
@@ -46,25 +47,27 @@ def test_a_batch_is_learned_by_heart_and_the_result_answers(
         assert answer.reasoning == reply.get("reasoning_content")
 
 
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 @pytest.mark.parametrize("moe", [False, True])
 def test_a_resumed_run_has_the_losses_and_weights_of_one_that_never_stopped(
-    moe: bool, tiny: Callable[..., ModelConfig], chats: Chats, words: Path, tmp_path: Path
+    moe: bool, optimizer: str, tiny: Callable[..., ModelConfig], chats: Chats, words: Path, tmp_path: Path
 ) -> None:
+    settings = replace(FAST, optimizer=optimizer)
     experts = {
         "model_type": "qwen3_moe", "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16,
         "tie_word_embeddings": False,
     }  # fmt: skip
     shape = tiny(**experts) if moe else tiny()
-    whole = train(shape, chats, out=tmp_path / "whole", config=FAST, tokenizer=words, watch=quiet)
+    whole = train(shape, chats, out=tmp_path / "whole", config=settings, tokenizer=words, watch=quiet)
 
     def stop(log: StepLog) -> None:
         if log.step == 6:  # two steps behind the checkpoint
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train(shape, chats, out=tmp_path / "cut", config=FAST, tokenizer=words, watch=stop)
+        train(shape, chats, out=tmp_path / "cut", config=settings, tokenizer=words, watch=stop)
     assert [p.name for p in checkpoints(tmp_path / "cut")] == ["step-000004"]
-    rest = train(shape, chats, out=tmp_path / "cut", config=FAST, tokenizer=words, watch=quiet)
+    rest = train(shape, chats, out=tmp_path / "cut", config=settings, tokenizer=words, watch=quiet)
     assert rest.losses == whole.losses[4:]
     one, other = (pureqwen.load(tmp_path / name).model.state_dict() for name in ("whole", "cut"))
     assert all(torch.equal(one[name], other[name]) for name in one)

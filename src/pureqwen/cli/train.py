@@ -31,7 +31,10 @@ class TrainOptions:
     accumulation: Annotated[int, flag("Forward passes per optimizer step.", TRAINING)] = (
         TrainConfig.accumulation
     )
-    learning_rate: Annotated[float, flag("AdamW's, at its highest.", TRAINING)] = TrainConfig.learning_rate
+    optimizer: Annotated[str, flag("adamw, or muon for the matrices of the blocks.", TRAINING)] = (
+        TrainConfig.optimizer
+    )
+    learning_rate: Annotated[float, flag("At its highest.", TRAINING)] = TrainConfig.learning_rate
     warmup_steps: Annotated[int, flag("Steps in which it rises from 0.", TRAINING)] = TrainConfig.warmup_steps
     decay_from: Annotated[
         float, flag("Share of all steps after which it falls along a cosine.", TRAINING)

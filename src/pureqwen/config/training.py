@@ -16,6 +16,7 @@ from typing import Any
 from pureqwen.config.check import check_bool, check_float, check_int, refuse
 
 PRECISIONS = ("auto", "bfloat16", "float32")
+OPTIMIZERS = ("adamw", "muon")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +28,8 @@ class TrainConfig:
     batch_size          rows in one forward pass
     sequence_length     tokens of a row; documents are packed into rows and don't see one another
     accumulation        forward passes per optimizer step (as one batch that is as large as all of them)
-    learning_rate       AdamW's, at its highest
+    optimizer           adamw, or muon: Muon for the matrices of the blocks and AdamW for the rest
+    learning_rate       at its highest; Muon's steps are scaled so that both take the same
     warmup_steps        steps in which it rises from 0
     decay_from          share of all steps after which it falls along a cosine; 0: right after the warm-up
     final_rate          what it falls to, as a share of learning_rate
@@ -50,6 +52,7 @@ class TrainConfig:
     batch_size: int = 8
     sequence_length: int = 512
     accumulation: int = 1
+    optimizer: str = "adamw"
     learning_rate: float = 3e-4
     warmup_steps: int = 100
     decay_from: float = 0.0
@@ -82,6 +85,8 @@ class TrainConfig:
         for name in ("beta1", "beta2"):
             if getattr(self, name) == 1.0:
                 refuse(name, 1.0, "below 1")
+        if self.optimizer not in OPTIMIZERS:
+            refuse("optimizer", self.optimizer, f"one of {', '.join(OPTIMIZERS)}")
         if self.precision not in PRECISIONS:
             refuse("precision", self.precision, f"one of {', '.join(PRECISIONS)}")
         check_bool("skip_long_chats", self.skip_long_chats)

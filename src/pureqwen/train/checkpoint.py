@@ -1,7 +1,7 @@
 """The state of a run on disk, as safetensors and JSON: enough to go on exactly as if it had not stopped.
 
     OUT/checkpoints/step-000500/model.safetensors, config.json     the weights, in float32
-                                optimizer.safetensors              AdamW's averages, by parameter name
+                                optimizer.safetensors              the optimizers' averages, by parameter name
                                 training.json                      step, settings, and what the data was
 
 A folder is written under another name and renamed when it is whole, so that an interrupted save is no
@@ -81,10 +81,11 @@ def restore(trainer: Trainer, folder: Path) -> None:
     load_weights(trainer.model, folder)
     tensors = load_file(folder / "optimizer.safetensors")
     for name, parameter in _trained(trainer):
-        if f"{name}.step" in tensors:  # not where a parameter has had no gradient yet
-            trainer.optimizer.state[parameter] = {
-                kind: tensors[f"{name}.{kind}"].to(parameter.device)
-                for kind in ("step", "exp_avg", "exp_avg_sq")
+        prefix = f"{name}."
+        kinds = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+        if kinds:  # none where a parameter has had no gradient yet
+            _optimizer_of(trainer, parameter).state[parameter] = {
+                kind: value.to(parameter.device) for kind, value in kinds.items()
             }
     trainer.step = step
 
@@ -103,9 +104,16 @@ def _trained(trainer: Trainer) -> list[tuple[str, torch.nn.Parameter]]:
     return [(name, p) for name, p in trainer.model.named_parameters() if p.requires_grad]
 
 
+def _optimizer_of(trainer: Trainer, parameter: torch.nn.Parameter) -> torch.optim.Optimizer:
+    for optimizer in trainer.optimizers:
+        if any(parameter is p for group in optimizer.param_groups for p in group["params"]):
+            return optimizer
+    raise AssertionError("every trained parameter has an optimizer")
+
+
 def _optimizer_tensors(trainer: Trainer) -> dict[str, Tensor]:
     return {
         f"{name}.{kind}": value.detach().cpu().contiguous()
         for name, parameter in _trained(trainer)
-        for kind, value in trainer.optimizer.state.get(parameter, {}).items()
+        for kind, value in _optimizer_of(trainer, parameter).state.get(parameter, {}).items()
     }

@@ -1,7 +1,7 @@
 """The training loop: rows in a seeded order, forward, backward, clip, AdamW, and a log.
 
     for each step:  loss = sum over `accumulation` batches of cross entropy / learned positions of all of them
-                    gradient clipped to `clip`; AdamW (Loshchilov & Hutter 2019) at the schedule's rate
+                    gradient clipped to `clip`; AdamW or Muon (optimizer.py) at the schedule's rate
 
 Everything that a step depends on follows from the settings, the data and the step's number: rows are
 shuffled by (seed, epoch), and there is no dropout. So a run that is resumed continues exactly as it would
@@ -10,6 +10,7 @@ have gone on.
 What it does not do: several devices, LoRA, evaluation (pass `watch` and look at the model there).
 """
 
+import itertools
 import math
 import random
 import time
@@ -23,6 +24,7 @@ from pureqwen.config import TrainConfig
 from pureqwen.model import Qwen3
 from pureqwen.train.data import Document, batch, pack
 from pureqwen.train.loss import Batch, Loss, cross_entropy
+from pureqwen.train.optimizer import make_optimizers
 
 
 class Diverged(ValueError):
@@ -49,8 +51,8 @@ Watch = Callable[[StepLog], None]
 
 @dataclass
 class Trainer:
-    """A model in training: `run()` takes the steps that are left. `step` steps are done; optimizer holds
-    AdamW's state. `loss` may be one's own, or `cross_entropy` with other `attends` (functools.partial).
+    """A model in training: `run()` takes the steps that are left. `step` steps are done; the optimizers hold
+    their averages. `loss` may be one's own, or `cross_entropy` with other `attends` (functools.partial).
     """
 
     model: Qwen3
@@ -58,10 +60,10 @@ class Trainer:
     config: TrainConfig
     step: int = 0
     loss: Loss = cross_entropy
-    optimizer: torch.optim.Optimizer = field(init=False)
+    optimizers: list[torch.optim.Optimizer] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.optimizer = make_optimizer(self.model, self.config)
+        self.optimizers = make_optimizers(self.model, self.config)
 
     @property
     def steps(self) -> int:
@@ -87,13 +89,13 @@ class Trainer:
         """One optimizer step over the batches."""
         started = time.perf_counter()
         rate = self.config.rate_at(self.step, steps)
-        for group in self.optimizer.param_groups:
+        for group in itertools.chain.from_iterable(o.param_groups for o in self.optimizers):
             group["lr"] = rate
         device = next(self.model.parameters()).device
         half = uses_bfloat16(self.config.precision, device)
         count = max(1, sum(b.count for b in batches))
         loss = torch.zeros((), device=device)
-        self.optimizer.zero_grad(set_to_none=True)
+        self.model.zero_grad(set_to_none=True)
         for part in batches:
             with torch.autocast(device.type, torch.bfloat16, enabled=half):
                 share = self.loss(self.model, part.to(device), count=count)
@@ -105,7 +107,8 @@ class Trainer:
                 f"step {self.step + 1}: the loss is {loss.item()} and its gradient's norm {norm.item()}; "
                 "lower learning_rate, lengthen warmup_steps, or look at the data"
             )
-        self.optimizer.step()
+        for optimizer in self.optimizers:
+            optimizer.step()
         self.step += 1
         num_tokens = sum(int((b.documents >= 0).sum()) for b in batches)
         seconds = time.perf_counter() - started
@@ -135,16 +138,3 @@ def uses_bfloat16(precision: str, device: torch.device) -> bool:
     if precision != "auto":
         return precision == "bfloat16"
     return device.type != "cpu" or "AVX512" in torch.backends.cpu.get_cpu_capability()
-
-
-def make_optimizer(model: Qwen3, config: TrainConfig) -> torch.optim.Optimizer:
-    """AdamW; weight decay on matrices only (norms and biases have one dimension)."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
-    ]
-    betas = (config.beta1, config.beta2)
-    return torch.optim.AdamW(
-        [g for g in groups if g["params"]], lr=config.learning_rate, betas=betas, fused=True
-    )
