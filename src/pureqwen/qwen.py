@@ -173,7 +173,7 @@ class Qwen:
     def chat(
         self,
         messages: Sequence[Messages],
-        tools: Tools = None,
+        tools: Tools | Sequence[Tools] = None,
         thinking: bool | None = None,
         params: SamplingParams | Sequence[SamplingParams] | None = None,
         **fields: Any,
@@ -182,21 +182,26 @@ class Qwen:
     def chat(
         self,
         messages: Messages | str | Sequence[Messages],
-        tools: Tools = None,
+        tools: Tools | Sequence[Tools] = None,
         thinking: bool | None = None,
         params: SamplingParams | Sequence[SamplingParams] | None = None,
         **fields: Any,
     ) -> Result | list[Result]:
         """The answer to a conversation (a list of messages, or one user's text); or to a list of them.
 
-        tools: OpenAI-style function definitions. thinking: None leaves it to the template. `params` and
-        `fields` as in `generate`. Content never becomes a control token. The next turn of a conversation
-        computes only what is new in it.
+        tools: OpenAI-style function definitions; for several conversations also a list of such lists
+        (or None), one for each. thinking: None leaves it to the template. `params` and `fields` as in
+        `generate`. Content never becomes a control token. The next turn of a conversation computes only what
+        is new in it.
         """
         many = isinstance(messages, list | tuple) and bool(messages) and isinstance(messages[0], list | tuple)
         conversations: Any = messages if many else [messages]
         chosen = each(params, len(conversations), fields)
-        rows = [self.intake.chat(c, tools, thinking, p) for c, p in zip(conversations, chosen, strict=True)]
+        offered = each_tools(tools, len(conversations)) if many else [tools]
+        rows = [
+            self.intake.chat(c, t, thinking, p)
+            for c, t, p in zip(conversations, offered, chosen, strict=True)
+        ]
         results = self._run(rows)
         return results if many else results[0]
 
@@ -346,6 +351,18 @@ def each(
     if len(params) != count:
         raise ValueError(f"{len(params)} params for {count} prompts: give one for all, or one for each")
     return [merge(one, fields) for one in params]
+
+
+def each_tools(tools: Any, count: int) -> list[Any]:
+    """The tools of each of `count` conversations."""
+    one_each = isinstance(tools, list | tuple) and all(t is None or isinstance(t, list | tuple) for t in tools)
+    if not tools or not one_each:
+        return [tools] * count
+    if len(tools) != count:
+        raise ValueError(
+            f"{len(tools)} lists of tools for {count} conversations: give one for all, or one for each"
+        )
+    return list(tools)
 
 
 def is_prompt(value: Any) -> TypeGuard[Prompt]:

@@ -9,7 +9,6 @@ not escaped for HTML.
 
 import json
 from collections.abc import Callable, Iterator
-from functools import update_wrapper
 from typing import Any
 
 from jinja2 import Environment, pass_environment
@@ -72,7 +71,10 @@ def _priced(budget: Budget, function: Any, cost: Callable[[Budget, Args, Kwargs]
             budget.made(result)
         return result
 
-    return update_wrapper(call, function)
+    call.__dict__.update(
+        getattr(function, "__dict__", {})
+    )  # Jinja's marks; the rest of `wraps` is slow and unread
+    return call
 
 
 def _argument(args: Args, kwargs: Kwargs, place: int, name: str, default: Any) -> Any:

@@ -275,9 +275,9 @@ def compile(tree: nodes.Template) -> CodeType:
 def run(code: CodeType, variables: Mapping[str, Any]) -> str:
     """The text that a template makes of `variables`, which must be plain data (str, int, list, dict, ...)."""
     try:
-        environment = Sandbox(Budget(dict(variables)))
-        template = environment.template_class.from_code(environment, code, dict(environment.globals))
         with uncollected():
+            environment = Sandbox(Budget(dict(variables)))  # the clock runs from here
+            template = environment.template_class.from_code(environment, code, dict(environment.globals))
             text = "".join(template.root_render_func(template.new_context(dict(variables))))
             environment.budget.check_time()
         return text
