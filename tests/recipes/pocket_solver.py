@@ -47,15 +47,25 @@ COUNTING = (  # the letter, then the word
 LENGTH = (
     rf"ow many letters (?:does|are in) {WORD}(?: have)?",
     rf"ow long is {WORD}",
-    rf"letters of {WORD}\.",
+    rf"Count the letters of {WORD}",
     rf"length of {WORD}",
     rf"[Nn]umber of letters in {WORD}",
     rf"the letters in {WORD}\.",
     rf"how many letters is {WORD} made",
 )
-AROUND_A_WORD = (
-    "spell please how do you can spelled is out what are write list would reverse backwards turn "
-    "around read say could it"
+TURNED = (
+    rf"[Rr]everse {WORD}",
+    rf"(?:[Ww]rite|is|Spell|Say) {WORD} (?:backwards|in reverse)",
+    rf"[Tt]urn {WORD} around",
+    rf"^{WORD} backwards",
+    rf"Read {WORD} from right",
+)
+SPELLED = (
+    rf"[Ss]pell(?: out)? {WORD}",
+    rf"letters of {WORD}",
+    rf"is {WORD} spelled",
+    rf"Write {WORD} letter",
+    rf"^{WORD}, letter",
 )
 
 
@@ -118,16 +128,13 @@ def _word(text: str) -> str:
     for pattern in COUNTING:
         if found := re.search(pattern, text):
             return str(found[2].count(found[1]))
-    turned = re.search(r"everse|backwards|around|right to left", text)
-    if not turned and not re.search(r"[Ss]pell|letters of .*\?|List the letters|letter by letter", text):
-        return str(next(len(found[1]) for pattern in LENGTH if (found := re.search(pattern, text))))
-    plain = re.sub(
-        r"the (word|letters of)|(last )?letter (by letter|first)|from .*|in reverse|for me", " ", text
-    )
-    words = re.findall(r"[A-Za-z]+", plain)
-    others = [w for w in words if w not in AROUND_A_WORD.split() and w.islower()]
-    (word,) = others or words[-1:]
-    return word[::-1] if turned else "-".join(word)
+    for pattern in TURNED:
+        if found := re.search(pattern, text):
+            return found[1][::-1]
+    for pattern in LENGTH:
+        if found := re.search(pattern, text):
+            return str(len(found[1]))
+    return "-".join(next(found[1] for pattern in SPELLED if (found := re.search(pattern, text))))
 
 
 def _decimals(text: str) -> str:

@@ -81,6 +81,8 @@ def test_each_step_is_true_and_the_last_one_is_the_answer(name: str) -> None:
             assert re.sub(r"[0-9 ]", "", last) == result.replace("-", "")
         elif name == "reversing words":
             assert re.sub(r"[0-9 ]", "", last) == result
+            places = list(map(int, re.findall(r"\d+", last)))
+            assert places == list(range(len(result), 0, -1))
         elif name == "sorting numbers":
             groups = [line.partition(": ")[2] or line for line in problem.steps.split("\n")]
             found = " ".join(groups[1:]) if len(groups) > 1 else result.replace(", ", " ")
