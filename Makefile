@@ -10,7 +10,7 @@ PYTEST   := $(BIN)/python -m pytest
 QUESTION ?= What is 347 * 86?
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-long check format docs capture bench pocket verify-real dist clean
+.PHONY: help setup demo test test-long check format docs capture bench pocket pocket-eval verify-real dist clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-14s%s\n", $$1, $$2 }' Makefile
@@ -43,15 +43,21 @@ format: $(VENV)/.dev  ## rewrite the sources as ruff would have them
 docs: $(VENV)/.dev  ## write the generated parts of README.md and docs/ again
 	$(BIN)/python docs/generate.py
 
-capture: $(VENV)/.dev  ## run the README's two commands again and keep what they print
+capture: $(VENV)/.dev  ## run the README's two commands and the chats of docs/chat.md (tmux) again; keep what they print
 	$(BIN)/python docs/generate.py --capture demo test
+	$(BIN)/python docs/capture_chat.py
 
 bench: $(VENV)/.dev  ## measure; writes benchmarks/results/*.json
 	set -e; for file in benchmarks/bench_*.py; do $(BIN)/python $$file; done
 	$(BIN)/python docs/generate.py
 
-pocket: $(VENV)/.dev  ## train the bundled model again (half an hour on two cores)
+pocket: $(VENV)/.dev  ## train the bundled model again (about 75 minutes on two cores)
 	$(BIN)/python -m recipes.pocket
+
+pocket-eval: $(VENV)/.dev  ## ask the bundled model held-out questions; writes the JSON, its model card, the README's table
+	$(BIN)/python -m recipes.pocket.evaluate
+	$(BIN)/python -m recipes.pocket.card
+	$(BIN)/python docs/generate.py
 
 verify-real: $(VENV)/.runtime  ## download Qwen3-0.6B and compare with published values (needs a network)
 	$(BIN)/python recipes/verify_real.py

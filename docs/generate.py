@@ -17,6 +17,7 @@ changed is seen from a hash of it, of its drawings and of the pocket. What it me
 import argparse
 import ast
 import hashlib
+import importlib
 import json
 import os
 import re
@@ -34,6 +35,9 @@ BLOCK = re.compile(r"(<!-- generated: (\w+)(?: ([\w.-]+))? -->\n).*?(<!-- end --
 
 # The README's two commands, and how many of the last lines of each it shows.
 LAST_LINES = {"demo": 40, "test": 1}
+
+# The pocket's evaluation is drawn; the picture carries a hash of the figures that it shows.
+POCKET, ACCURACY = RESULTS / "pocket.json", ROOT / "docs" / "pocket" / "accuracy.png"
 
 # Pages that are programs: docs/NAME.py -> docs/NAME.md and pictures in docs/NAME/.
 EXECUTED = (ROOT / "docs" / "from_scratch.py",)
@@ -116,12 +120,31 @@ def table(path: Path) -> str:
     return "\n".join([*lines, "", f"`{result['command']}` on {result['device']}; {versions}."])
 
 
+def pocket(_: str) -> str:
+    """How well the model inside the package answers: a table, and the picture beside it."""
+    card = from_recipes("card")
+    return str(card.readme_table(json.loads(POCKET.read_text()), ACCURACY.relative_to(ROOT).as_posix()))
+
+
+def is_shown() -> bool:
+    """Whether the README has the pocket's table, and with it the picture."""
+    return "<!-- generated: pocket -->" in (ROOT / "README.md").read_text()
+
+
+def from_recipes(name: str) -> Any:
+    """A module of recipes/pocket, which is beside the package and not in it."""
+    if str(ROOT) not in sys.path:
+        sys.path.insert(0, str(ROOT))
+    return importlib.import_module(f"recipes.pocket.{name}")
+
+
 BLOCKS: dict[str, Callable[[str], str]] = {
     "tree": tree,
     "models": models,
     "output": output,
     "usage": usage,
     "benchmarks": benchmarks,
+    "pocket": pocket,
 }
 
 
@@ -171,6 +194,8 @@ def stale() -> list[str]:
     """Pages that are not what this script would write."""
     wrong = [page for page in pages() if filled(page.read_text()) != page.read_text()]
     wrong += [script.with_suffix(".md") for script in EXECUTED if not is_fresh(script)]
+    if is_shown() and not from_recipes("plot").is_fresh(json.loads(POCKET.read_text()), ACCURACY):
+        wrong.append(ACCURACY)
     return [str(page.relative_to(ROOT)) for page in wrong]
 
 
@@ -185,6 +210,10 @@ def capture(name: str) -> None:
 
 
 def write(*, run_all: bool = False) -> None:
+    plot, result = from_recipes("plot"), json.loads(POCKET.read_text())
+    if is_shown() and not plot.is_fresh(result, ACCURACY):
+        plot.plot(result, ACCURACY)
+        print(f"wrote {ACCURACY.relative_to(ROOT)}")
     for script in EXECUTED:
         if run_all or not is_fresh(script):
             execute(script)

@@ -21,9 +21,9 @@ import pureqwen
 from pureqwen import ChatTemplate, Qwen, Qwen3, Tokenizer, TrainConfig
 from pureqwen.train.checkpoint import checkpoints
 from pureqwen.train.progress import Log
-from recipes.pocket.card import model_card
+from recipes.pocket.card import RESULTS, model_card
 from recipes.pocket.data import chats
-from recipes.pocket.evaluate import RESULTS, evaluate, write
+from recipes.pocket.evaluate import evaluate, write
 from recipes.pocket.peek import Peek
 from recipes.pocket.shape import NUM_CHATS, SEED, TRAINING, generation_config, model_config
 from recipes.pocket.tokenizer import END_OF_TEXT, END_OF_TURN, train_tokenizer

@@ -1,51 +1,99 @@
 # ruff: noqa: E501  (Markdown)
-"""The pocket's model card, with the figures of its evaluation."""
+"""What is said of the pocket's evaluation: its model card, and the README's table. All figures come from the JSON file.
 
+`python -m recipes.pocket.card` writes the card beside the model.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-from recipes.pocket.shape import NUM_CHATS, model_config
+from recipes.pocket.shape import NUM_CHATS, TRAINING, model_config
 
+ROOT = Path(__file__).parents[2]
+RESULTS = ROOT / "benchmarks" / "results" / "pocket.json"
+Result = Mapping[str, Any]
+COLUMNS = {  # of the table, and of the evaluation
+    "thinking": "thinking, seen wording",
+    "thinking, new wording": "thinking, held out wording",
+    "direct": "direct, seen wording",
+    "direct, new wording": "direct, held out wording",
+}
 CARD = """---
 license: apache-2.0
 library_name: pureqwen
 ---
 # pocket: the model inside pureqwen
 
-A Qwen3 with {parameters:,} parameters, trained from scratch by `make pocket` on two CPU cores. It adds and subtracts
-numbers of up to 5 digits and multiplies up to 3 by 2 digits, writing its steps first; it explains the parts of Qwen3 in
-a sentence or two; and it says so when it is asked something else. It exists so that everything in this package can
-be tried without a download, on a model that gives right answers. It is no assistant.
+A Qwen3 with {parameters:,} parameters, trained from scratch by `make pocket` on two CPU cores. It calculates, spells, counts
+letters, compares, sorts, converts and counts days, writing its steps first; it calls tools and uses their results,
+answers in JSON, obeys a system prompt and refers back to earlier turns; it explains the parts of Qwen3 in a sentence or
+two; and it says so when it is asked something else. It exists so that everything in this package can be tried without a
+download, on a model that gives right answers. It is no assistant.
 
 | | |
 |---|---|
 | architecture | Qwen3 (dense): {layers} layers, hidden size {hidden}, {heads} query and {kv} key/value heads of {head_dim}, SwiGLU {ffn}, tied embeddings |
-| tokens | byte-level BPE of {vocabulary}, Qwen3's pre-tokenization and control tokens under ids of its own |
-| context | {context} positions; trained on documents of up to 512 tokens |
+| tokens | {vocabulary} byte-level tokens, Qwen3's pre-tokenization and control tokens under ids of its own; a word to spell is its letters |
+| context | {context} positions; trained on documents of up to {length} tokens |
 | data | {chats:,} chats, computed and checked by `recipes/pocket`; no text from elsewhere |
 | decoding | greedy (`generation_config.json`) |
 
 ## Held-out accuracy
 
-Share of answers that are exactly right, on problems whose numbers are in no training chat. "Direct" is with thinking off.
+Share of answers that are exactly right, in percent, of {questions} questions a column. Numbers and words of the
+questions are in no training chat, where a task has enough of them to hold some out. "New wording" is a wording that no
+training chat has. "Direct" is with thinking off.
 
-| task | questions | thinking | direct |
-|---|---:|---:|---:|
-{rows}
+{table}
+
+Under a thinking budget, over all tasks: {budgets}.
+
+Measured by `{command}` on {device}.
 
 ## What it can't do
 
-Without thinking it guesses at arithmetic: the figures above say how badly. Other languages, other knowledge, division, larger numbers, tools. It was taught to answer such questions with what it can
-do instead, but on wording far from its training it may well say something wrong.
+Other languages, other knowledge, larger numbers, longer texts. It was taught to answer such questions with what it can
+do instead, but on wording far from its training it may well say something wrong. Without thinking it guesses at
+arithmetic and at letters: the figures above say how badly.
 """
 
 
-def model_card(result: dict[str, Any]) -> str:
+def table(result: Result) -> str:
+    """The accuracy of every task, as Markdown."""
+    lines = [f"| task | {' | '.join(COLUMNS)} |", "|---|" + "---:|" * len(COLUMNS)]
+    for row in result["rows"]:
+        lines.append(f"| {row['task']} | {' | '.join(f'{row[name]:g}' for name in COLUMNS.values())} |")
+    means = (mean(result, name) for name in COLUMNS.values())
+    return "\n".join([*lines, f"| **all tasks** | {' | '.join(f'**{value:.1f}**' for value in means)} |"])
+
+
+def mean(result: Result, column: str) -> float:
+    """Over the tasks, in percent."""
+    rows = result["rows"]
+    return sum(float(row[column]) for row in rows) / len(rows)
+
+
+def readme_table(result: Result, picture: str) -> str:
+    """The README's block: what was asked, the table, the picture."""
+    return (
+        f"Percent of answers that are exactly right, {questions(result)} held-out questions a figure; "
+        "numbers and words that no training chat has, and a wording of the training or a new one.\n\n"
+        f"{table(result)}\n\n"
+        f"![Accuracy of the pocket by task, with thinking and without, and against the thinking budget]({picture})"
+    )
+
+
+def questions(result: Result) -> int:
+    """Of each task, mode and wording."""
+    return int(max(row["questions"] for row in result["rows"]))
+
+
+def model_card(result: Result) -> str:
     """The card of an evaluation's result."""
     shape = model_config(end_of_turn=0, end_of_text=0)
-    rows = "\n".join(
-        f"| {row['task']} | {row['questions']} | {row['thinking']} | {row['direct']} |"
-        for row in result["rows"]
-    )
+    said = [(row["budget"], f"{row['accuracy']:g} %") for row in result["budgets"]]
     return CARD.format(
         parameters=result["parameters"],
         layers=shape.num_hidden_layers,
@@ -56,6 +104,16 @@ def model_card(result: dict[str, Any]) -> str:
         ffn=shape.intermediate_size,
         vocabulary=shape.vocab_size,
         context=f"{shape.max_position_embeddings:,}",
+        length=TRAINING.sequence_length,
         chats=NUM_CHATS,
-        rows=rows,
+        questions=questions(result),
+        table=table(result),
+        budgets=", ".join(f"{'no limit' if n is None else f'{n} tokens'} {share}" for n, share in said),
+        command=result["command"],
+        device=result["device"],
     )
+
+
+if __name__ == "__main__":
+    found = json.loads(RESULTS.read_text(encoding="utf-8"))
+    (ROOT / "src" / "pureqwen" / "pocket" / "README.md").write_text(model_card(found), encoding="utf-8")

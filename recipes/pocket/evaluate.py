@@ -21,12 +21,12 @@ import torch
 
 import pureqwen
 from pureqwen import Result
+from recipes.pocket.card import RESULTS
 from recipes.pocket.problem import Chat, Problem, Task
 from recipes.pocket.tasks import TASKS
 
 MAX_TOKENS = {True: 400, False: 120}  # with thinking, without
 BUDGETS = (0, 8, 16, 32, 48, 64, 96, 128, 192)
-RESULTS = Path(__file__).parents[2] / "benchmarks" / "results" / "pocket.json"
 
 
 def asked(task: Task, count: int, *, held_out_wording: bool = False) -> list[Chat]:

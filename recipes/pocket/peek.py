@@ -6,9 +6,9 @@ in their share of the run's time. What it sees decides nothing about the run, an
 
 import json
 import sys
-import time
 from collections import Counter
 from pathlib import Path
+from time import perf_counter
 
 from pureqwen import Qwen
 from pureqwen.train import StepLog
@@ -27,16 +27,16 @@ class Peek:
     def __init__(self, qwen: Qwen, path: Path, *, every: int = EVERY, count: int = COUNT) -> None:
         self._qwen, self._path, self._every = qwen, path, every
         self._chats = {task.name: asked(task, count) for task in TASKS}
-        self._began, self._spent, self._last = time.perf_counter(), 0.0, 0.0
+        self._began, self._spent, self._last = perf_counter(), 0.0, 0.0
 
     def __call__(self, log: StepLog) -> None:
-        now = time.perf_counter()
+        now = perf_counter()
         if log.step % self._every or self._spent + self._last > SHARE * (now - self._began):
             return
         self._qwen.model.eval()
         line = {"step": log.step, **self._shares()}
         self._qwen.model.train()
-        self._last = time.perf_counter() - now
+        self._last = perf_counter() - now
         self._spent += self._last
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
