@@ -1,8 +1,8 @@
 """The dense pocket made a mixture of experts that computes the same, from where its sibling is trained.
 
-Sparse upcycling (Komatsuzaki et al. 2023) with experts of half the width, in groups (He et al. 2024, "Upcycling
-large language models into mixture of experts"): each MLP is cut into two halves of its inner dimension, and
-both are copied four times.
+Sparse upcycling (Komatsuzaki et al. 2023) with experts of half the width, in groups (He et al. 2024,
+"Upcycling large language models into mixture of experts"): each MLP is cut into two halves of its inner
+dimension, and both are copied four times.
 
     MLP (512)  ->  experts  A B  A B  A B  A B      (256 each)
     router         g1 g1  g2 g2  g3 g3  g4 g4       the same row for the two halves of a group
