@@ -1,7 +1,8 @@
 """All three experiments: trained, drawn, and put on docs/change-a-block.md.
 
-    python docs/experiments/run.py            train (a quarter of an hour on one core) and keep what was found
-                                              in benchmarks/results/experiments.json, then as below
+    python docs/experiments/run.py            train (a quarter of an hour, divided by the number of cores) and
+                                              keep what was found in benchmarks/results/experiments.json, then
+                                              as below
     python docs/experiments/run.py --page     only draw and write, from what is kept
 
 Each run is repeated with other seeds: other first weights, other chats in another order. Runs of one seed see
@@ -13,11 +14,13 @@ import importlib
 import json
 import platform
 import re
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import torch
-from lab import STEPS
+from lab import STEPS, Found, show
 
 EXPERIMENTS = ("swap_mlp", "sliding_window", "router")
 HERE = Path(__file__).parent
@@ -30,25 +33,32 @@ COLOURS = ("#222222", "#2b6cb0", "#c0392b")
 
 def train(seeds: int, steps: int) -> dict[str, Any]:
     """What the experiments find, as it is kept: smoothed curves and shares, a list of one for each seed."""
-    found: dict[str, Any] = {}
-    for name in EXPERIMENTS:
-        kept: dict[str, Any] = {"curves": {}, "shares": {}}
-        for seed in range(seeds):
+    found: dict[str, Any] = {name: {"curves": {}, "shares": {}} for name in EXPERIMENTS}
+    jobs = [(name, seed, steps) for seed in range(seeds) for name in EXPERIMENTS]
+    with ProcessPoolExecutor(mp_context=get_context("spawn")) as workers:
+        for (name, seed, _), result in zip(jobs, workers.map(one, jobs), strict=True):
             print(f"{name}, seed {seed}", flush=True)
-            result = importlib.import_module(name).experiment(seed=seed, steps=steps)
+            show(result)
             for run, losses in result.curves.items():
-                kept["curves"].setdefault(run, []).append(smoothed(losses))
+                found[name]["curves"].setdefault(run, []).append(smoothed(losses))
             for run, layers in result.shares.items():
                 rounded = [[round(share, 3) for share in layer] for layer in layers]
-                kept["shares"].setdefault(run, []).append(rounded)
-        found[name] = kept
+                found[name]["shares"].setdefault(run, []).append(rounded)
     return {
         "command": f"python docs/experiments/run.py --seeds {seeds} --steps {steps}",
-        "device": f"{platform.machine()} cpu, {torch.get_num_threads()} threads",
+        "device": f"{platform.machine()} cpu, 1 thread a run",
         "versions": {"torch": torch.__version__},
         "rows": [row for name in EXPERIMENTS for row in rows(name, found[name]["curves"])],
         "experiments": found,
     }
+
+
+def one(job: tuple[str, int, int]) -> Found:
+    """One experiment with one seed, in a process of its own, on one thread: fastest for so small a model."""
+    name, seed, steps = job
+    torch.set_num_threads(1)
+    found: Found = importlib.import_module(name).experiment(seed=seed, steps=steps)
+    return found
 
 
 def smoothed(losses: list[float]) -> list[float]:
