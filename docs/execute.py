@@ -67,25 +67,21 @@ def blocks(lines: list[str]) -> Iterator[tuple[bool, str]]:
             start = n
 
 
-def drawn(folder: Path) -> Iterator[str]:
-    """Save the open figures and close them; a link to each."""
+def drawn(folder: str) -> Iterator[tuple[str, str, bytes]]:
+    """The open figures, which are closed: a link to each, its file's name, its PNG."""
     for number in plt.get_fignums():
         figure = plt.figure(number)
-        name = f"{figure.get_label()}.png"
-        figure.savefig(folder / name, metadata={"Software": None})
+        name, png = f"{figure.get_label()}.png", io.BytesIO()
+        figure.savefig(png, metadata={"Software": None})
         plt.close(figure)
-        yield f"![{figure.get_suptitle()}]({folder.name}/{name})"
+        yield f"![{figure.get_suptitle()}]({folder}/{name})", name, png.getvalue()
 
 
-def execute(script: Path) -> str:
-    """Run the script, write its pictures, return its page. What a cell raises goes to the caller."""
-    folder = script.with_suffix("")
-    folder.mkdir(exist_ok=True)
-    for old in folder.glob("*.png"):
-        old.unlink()
+def execute(script: Path) -> tuple[str, dict[str, bytes]]:
+    """Run the script: its page, and its pictures by name. What a cell raises goes to the caller."""
     sys.modules["__main__"] = module = ModuleType("__main__")  # as if it were run: classes find their module
     module.__file__ = str(script)
-    parts = []
+    parts, pictures = [], {}
     for cell in cells(script.read_text()):
         if cell.is_text:
             parts.append(cell.source)
@@ -97,10 +93,24 @@ def execute(script: Path) -> str:
         )  # tracebacks name the script's lines
         with contextlib.redirect_stdout(printed):
             exec(code, module.__dict__)
-        parts += [*shown(printed.getvalue()), *drawn(folder)]
-    return "\n\n".join(parts) + "\n"
+        parts += shown(printed.getvalue())
+        for link, name, png in drawn(script.stem):
+            parts.append(link)
+            pictures[name] = png
+    return "\n\n".join(parts) + "\n", pictures
+
+
+def write(script: Path) -> None:
+    """Run the script, then write its page and its pictures; one that fails leaves what was there."""
+    page, pictures = execute(script)
+    folder = script.with_suffix("")
+    folder.mkdir(exist_ok=True)
+    for old in folder.glob("*.png"):
+        old.unlink()
+    for name, png in pictures.items():
+        (folder / name).write_bytes(png)
+    script.with_suffix(".md").write_text(page)
 
 
 if __name__ == "__main__":
-    target = Path(sys.argv[1])
-    target.with_suffix(".md").write_text(execute(target))
+    write(Path(sys.argv[1]))

@@ -7,9 +7,9 @@
 # with it (the *pocket*), and compares the result with the naive formula and with `transformers` on the same
 # weights. Where the page says that two things are equal, an `assert` says so too.
 #
-# Every step names the file and the function where the code is, and what GPT-2 did there instead. Most
-# people meet the transformer through GPT-2 (2019); Qwen3 (2025) is the same house with most of its parts
-# renewed.
+# Every step names the file and the function where the code is (the paper it follows stands at the top of
+# that file), and what GPT-2 did there instead. Most people meet the transformer through GPT-2 (2019); Qwen3
+# (2025) is the same house with most of its parts renewed.
 #
 # The page is a Python script with cells, [from_scratch.py](from_scratch.py): run it, or open it as a
 # notebook, and change things. What you read is rendered from it by `make docs`, with what it printed.
@@ -27,12 +27,13 @@ import random
 import statistics
 import tempfile
 import time
+from collections import Counter
 from itertools import pairwise, product
 
 import pictures  # this page's drawings: docs/pictures.py
+import tokenizers
 import torch
 import transformers
-from tokenizers import Regex, pre_tokenizers
 from torch import Tensor
 from torch._inductor.exc import InductorError
 from torch.nn import functional as F
@@ -76,32 +77,55 @@ print(f"D = {D}, H = {H}, Hkv = {Hkv}, Dh = {Dh}, F = {config.intermediate_size}
 # ## 1. Tokens
 #
 # A language model reads and writes integers. A tokenizer turns text into them and back. Qwen3's is a
-# *byte-level BPE*: the 256 bytes are tokens, and a list of *merges*, learned from much text, says which two
-# neighbours become one longer token, the earliest in the list first. So common words are short, and nothing
-# is ever unknown: at worst, a text is its bytes.
+# *byte-level BPE*. It begins with the 256 bytes as tokens and learns *merges* from much text: the pair of
+# neighbours that is most frequent becomes a token of its own, again and again. To encode is to apply the
+# merges in the order in which they were learned. So common words become one token, rare ones a few, and
+# nothing is ever unknown: at worst, a text is its bytes. GPT-2 did the same first, with 50,000 merges;
+# Qwen3 has 151,387.
 #
-# The package: [`Tokenizer.encode`](../src/pureqwen/tokenizer.py) and
-# [`Tokenizer.decode`](../src/pureqwen/tokenizer.py). Below, the whole algorithm for one word.
+# Here is all of it, on nine words (with letters for bytes):
+
+
+# %%
+def merge(parts: list[str], pair: tuple[str, str]) -> list[str]:
+    """Join this pair wherever its two stand side by side."""
+    joined: list[str] = []
+    for part in parts:
+        if joined and (joined[-1], part) == pair:
+            joined[-1] += part
+        else:
+            joined.append(part)
+    return joined
+
+
+TEXT = "low lower lowest slow slower slowest new newer newest"
+words = [list(word) for word in TEXT.split()]
+merges = []
+while len(merges) < 6:
+    pairs = Counter(pair for parts in words for pair in pairwise(parts))
+    merges.append(max(pairs, key=pairs.__getitem__))
+    words = [merge(parts, merges[-1]) for parts in words]
+    print("".join(merges[-1]).ljust(5), "|", "  ".join(" ".join(parts) for parts in words))
+
+unseen = list("slownewest")
+for pair in merges:
+    unseen = merge(unseen, pair)
+vocabulary = {token: id for id, token in enumerate(dict.fromkeys([*"lowersnt", *map("".join, merges)]))}
+library = tokenizers.Tokenizer(tokenizers.models.BPE(vocabulary, merges))
+assert unseen == library.encode("slownewest").tokens
+print("\na new word:", " ".join(unseen))
+
+# %% [markdown]
+# The package leaves this to the `tokenizers` library, which reads a checkpoint's `tokenizer.json`, and adds
+# what it lacks: [`Tokenizer.encode`](../src/pureqwen/tokenizer.py),
+# [`Tokenizer.decode`](../src/pureqwen/tokenizer.py), and a decoder that gives text out id by id and never
+# half a character, [`Stream.push`](../src/pureqwen/tokenizer.py). How many merges a vocabulary has is a
+# choice. The pocket has hardly any room and is to count letters, so it may have none: then frequent words
+# are tokens, and all others are spelled.
 
 # %%
 stored = json.loads((folder / "tokenizer.json").read_text())
-rank = {tuple(pair): n for n, pair in enumerate(stored["model"]["merges"])}
-
-
-def bpe(word: str) -> list[str]:
-    """Merge the two neighbours that come first in the list, until no neighbours are in it."""
-    parts = list(word)
-    print("  ", " ".join(parts))
-    while pairs := [pair for pair in pairwise(parts) if pair in rank]:
-        best = min(pairs, key=rank.__getitem__)
-        at = next(n for n in range(len(parts)) if tuple(parts[n : n + 2]) == best)
-        parts[at : at + 2] = ["".join(best)]
-        print("  ", " ".join(parts))
-    return parts
-
-
-assert bpe("assistant") == [tokenizer.decode([id]) for id in tokenizer.encode("assistant")]
-
+print(f"the pocket: {config.vocab_size} tokens, {len(stored['model']['merges'])} merges")
 QUESTION = "What is 58 + 67?"
 print(QUESTION, "->", [(tokenizer.decode([id]), id) for id in tokenizer.encode(QUESTION)])
 assert tokenizer.decode(tokenizer.encode(QUESTION)) == QUESTION
@@ -116,8 +140,8 @@ GPT2_CUTS = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?
 QWEN3_CUTS = stored["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"]
 cuts = {}
 for name, pattern in (("GPT-2", GPT2_CUTS), ("Qwen3", QWEN3_CUTS)):
-    cut = pre_tokenizers.Split(Regex(pattern), "isolated").pre_tokenize_str("It's 1234, isn't it?")
-    cuts[name] = [piece for piece, _ in cut]
+    splitter = tokenizers.pre_tokenizers.Split(tokenizers.Regex(pattern), "isolated")
+    cuts[name] = [piece for piece, _ in splitter.pre_tokenize_str("It's 1234, isn't it?")]
     print(f"{name}:", " | ".join(cuts[name]))
 assert " 1234" in cuts["GPT-2"] and {"1", "2", "3", "4"} <= set(cuts["Qwen3"])
 
@@ -658,8 +682,8 @@ print(f"bytes per token: 2 (k and v) * {layers} blocks * {Hkv} heads * {Dh} * 4 
 # `Growing` copies everything at every step. The package's [`StaticCache`](../src/pureqwen/cache/static.py)
 # reserves room and writes in place ([`StaticAttend.__call__`](../src/pureqwen/cache/static.py)), so that
 # the tensors keep their addresses and a batch of texts of different lengths fits into one rectangle.
-# Position p of a text lies in slot p, and a query sees the slots up to its own: this one rule is causality,
-# padding mask and fence against leftovers.
+# Position p of a text lies in slot p, and a query sees the slots up to its own. This one rule hides three
+# things: what comes later, the filling of shorter texts, and what an earlier text left behind.
 #
 # The cache is also what makes long texts expensive. Here grouped queries pay: without them the cache would
 # be H / Hkv times as large.
@@ -775,9 +799,10 @@ print("thought:", answer.usage.reasoning_tokens, "tokens; answer:", answer.conte
 # %%
 LONGER = "What is 4618 + 2953?"
 solved = qwen.chat(LONGER)
-thought, _, said = solved.text.rpartition("</think>\n\n")
-thought = tokenizer.encode(thought + "</think>\n\n", allow_special=True)
-said = [*tokenizer.encode(said), end]
+close = solved.token_ids.index(tokenizer.token_id("</think>")) + 1
+while tokenizer.decode([solved.token_ids[close]]).isspace():
+    close += 1
+thought, said = solved.token_ids[:close], solved.token_ids[close:]
 
 
 def surprised(before: list[int], after: list[int]) -> tuple[list[str], list[float]]:
@@ -855,7 +880,8 @@ eager, compiled = model, copy.deepcopy(model)
 for n, block in enumerate(compiled.model.layers):
     compiled.model.layers[n] = torch.compile(block, dynamic=True, fullgraph=True)
 
-begun = torch.tensor((prompt_of(HARD) + qwen.chat(HARD).token_ids)[:128])
+text = [*prompt_of(HARD), *qwen.chat(HARD).token_ids]
+begun = torch.tensor(text[: min(128, len(text) * 3 // 4)])
 FEW, MANY = 12, 48  # tokens: without and with a cache
 expected = greedy(model, begun, max_tokens=FEW)
 

@@ -200,19 +200,33 @@ def test_the_page_shows_every_cell_of_the_script() -> None:
         assert cell.source in page
 
 
-def test_a_cell_s_output_and_drawing_stand_behind_it(tmp_path: Path) -> None:
+def test_a_cell_s_output_and_drawing_stand_behind_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     executor = module_of(DOCS / "execute.py")
     script = tmp_path / "small.py"
     script.write_text(
         "# %% [markdown]\n# # Title\n#\n# text\n\n# %%\nprint('one')\nprint('| a |')\nprint('|---|')\n\n"
         "# %%\nimport matplotlib.pyplot as plt\nplt.figure(num='dot').suptitle('A dot')\n"
     )
-    had = sys.modules["__main__"]
-    try:
-        page = executor.execute(script)
-    finally:
-        sys.modules["__main__"] = had
+    monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])
+    executor.write(script)
     code = "```python\nprint('one')\nprint('| a |')\nprint('|---|')\n```"
+    page = (tmp_path / "small.md").read_text()
     assert page.startswith(f"# Title\n\ntext\n\n{code}\n\n```text\none\n```\n\n| a |\n|---|\n\n```python\n")
     assert page.endswith("```\n\n![A dot](small/dot.png)\n")
     assert (tmp_path / "small" / "dot.png").is_file()
+
+
+def test_a_run_that_fails_leaves_the_page_and_its_pictures_as_they_were(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    executor = module_of(DOCS / "execute.py")
+    monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])
+    script, page, picture = (tmp_path / name for name in ("a.py", "a.md", "a/dot.png"))
+    picture.parent.mkdir()
+    picture.write_bytes(b"old")
+    page.write_text("old")
+    script.write_text("# %%\nimport matplotlib.pyplot as plt\nplt.figure(num='dot')\n\n# %%\n1 / 0\n")
+    with pytest.raises(ZeroDivisionError):
+        executor.write(script)
+    executor.plt.close("all")
+    assert page.read_text() == "old" and picture.read_bytes() == b"old"
