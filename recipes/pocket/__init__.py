@@ -1,12 +1,16 @@
 """How the model inside the package is made: `make pocket`, or `python -m recipes.pocket`.
 
-arithmetic.py         problems, their written steps and their answers, all computed and checked
-facts.py  talk.py     what it knows about its own architecture; small talk; what it says when it does not know
-data.py               the mixture: an endless, seeded stream of chats, and the held-out problems
-finish.py             the second, short stage: many more wordings, harder comparisons, more foreign questions
-tokenizer.py          trains the byte-level BPE
+problem.py            what a task hands over: a problem with wordings, working and answer; what is held out
+tasks/                the skills, one file each: arithmetic, stories, spelling, numbers, calendar, units, facts, talk,
+                      what it does not know, system prompts, JSON, tools, turns that refer back
+words.py              words to spell, and which of them are common
+data.py               the mixture: an endless, seeded stream of chats
+tokenizer.py          its vocabulary: letters and whole words
 chat_template.jinja   the chat format, our own text
-shape.py              the model's shape and the settings of both stages
-evaluate.py  card.py  held-out accuracy with and without thinking, and the model card that shows it
-__main__.py           one command: data, tokenizer, training, export
+shape.py              the model's shape and the settings of its training
+upcycle.py            the same model as a mixture of experts, from where its sibling is trained
+peek.py               a few held-out questions while it is trained
+evaluate.py           held-out accuracy by task, with thinking and without, and by thinking budget
+card.py  plot.py      the model card, the README's table and the picture of that accuracy
+__main__.py           one command: tokenizer, data, training, export, evaluation, card
 """
