@@ -42,13 +42,14 @@ QUESTION = "What is 58 * 7?"
 CALLED, MOST = "(called) ", "/tokens MOST"
 SCENES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "help": (PACKAGE, ("/help",)),
-    "thinking": (PACKAGE, (QUESTION, "/budget 12", QUESTION, "/budget off")),
+    "thinking": (PACKAGE, (QUESTION, "/reset", "/budget 12", QUESTION, "/budget off")),
     "tools": (
         PACKAGE,
         (
             "/tool docs/captured/chat-tools.json",
             "What is the weather in Oslo?",
             CALLED + '{"temperature": 12, "sky": "rainy"}',
+            "/reset",
             "What time is it in Rome?",
             CALLED + """!TZ=Europe/Rome date +'{"time": "%H:%M"}'""",
             "/tool off",
