@@ -1,8 +1,8 @@
 """How the model inside the package is made: `make pocket`, or `python -m recipes.pocket`.
 
 problem.py            what a task hands over: a problem with wordings, working and answer; what is held out
-tasks/                the skills, one file each: arithmetic, stories, spelling, numbers, calendar, units, facts, talk,
-                      what it does not know, system prompts, JSON, tools, turns that refer back
+tasks/                the skills, one file each: arithmetic, stories, spelling, numbers, calendar, units,
+                      facts, talk, what it does not know, system prompts, JSON, tools, turns that refer back
 words.py              words to spell, and which of them are common
 data.py               the mixture: an endless, seeded stream of chats
 tokenizer.py          its vocabulary: letters and whole words

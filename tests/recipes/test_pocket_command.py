@@ -23,7 +23,8 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> command.Run:
     monkeypatch.setattr(command, "TRAINING", small)
     monkeypatch.setattr(command, "Peek", lambda qwen, path: peek.Peek(qwen, path, every=6, count=1))
     monkeypatch.setattr(peek, "MAX_TOKENS", 2)
-    monkeypatch.setattr("recipes.pocket.evaluate.MAX_TOKENS", {True: 3, False: 3})
+    # room for the sentence that closes a thought
+    monkeypatch.setattr("recipes.pocket.evaluate.MAX_TOKENS", {True: 120, False: 3})
     monkeypatch.setattr("recipes.pocket.evaluate.BUDGETS", (0,))
     yield command.Run(
         tmp_path / "work", tmp_path / "pocket", tmp_path / "r.json", num_chats=150, steps=12, count=1
