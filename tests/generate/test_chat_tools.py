@@ -53,9 +53,7 @@ def test_an_empty_list_is_no_tools_for_all(offered: Any, tools: Any) -> None:
 
 
 def test_a_list_too_few_or_too_many_is_an_error(offered: Any) -> None:
-    with pytest.raises(
-        ValueError, match="2 lists of tools for 3 conversations: give one for all"
-    ):
+    with pytest.raises(ValueError, match="2 lists of tools for 3 conversations: give one for all"):
         offered([[WEATHER], [CLOCK]])
     with pytest.raises(ValueError, match="2 lists of tools for 1 conversations"):
         offered([[WEATHER], [CLOCK]], [CHATS[0]])
