@@ -8,7 +8,6 @@ data.py               the mixture: an endless, seeded stream of chats
 tokenizer.py          its vocabulary: letters and whole words
 chat_template.jinja   the chat format, our own text
 shape.py              the model's shape and the settings of its training
-upcycle.py            the same model as a mixture of experts, from where its sibling is trained
 peek.py               a few held-out questions while it is trained
 evaluate.py           held-out accuracy by task, with thinking and without, and by thinking budget
 card.py  plot.py      the model card, the README's table and the picture of that accuracy

@@ -12,11 +12,8 @@ from recipes.pocket.problem import Chat, Message, Problem, Task, cut, draw_split
 from recipes.pocket.tasks import TASKS, arithmetic, facts, spelling, system, talk, tools
 
 CUT = 0.05  # of the chats that think
-CHATTER = (
-    *talk.TASKS,
-    *facts.TASKS,
-    *spelling.TASKS,
-)  # what comes before an unrelated question, or beside unneeded tools
+# What comes before an unrelated question, or beside tools that are not needed.
+CHATTER = (*talk.TASKS, *facts.TASKS, *spelling.TASKS)
 
 
 def chats(seed: int) -> Iterator[Chat]:
@@ -61,20 +58,3 @@ def _surround(chat: Chat, task: Task, problem: Problem, rng: random.Random) -> N
         messages[:0] = earlier
     elif kind > 0.95 and task in CHATTER:
         chat["tools"] = list(tools.offered(rng)[1])
-
-
-def asked(task: Task, count: int, *, held_out_wording: bool = False) -> list[Chat]:
-    """`count` chats for the evaluation, none of them in the training data; the last message is expected.
-
-    The problems are those that are held out, in wordings of the training or in the held-out one.
-    """
-    rng = random.Random(f"held out {task.name} {held_out_wording}")
-    draw = task.unseen if held_out_wording and task.unseen else task.draw
-    source = Task(task.name, task.weight, draw)
-    found = []
-    for _ in range(count):
-        problem = draw_split(source, rng, held_out=True)
-        in_words = held_out_wording and task.unseen is None
-        question = problem.question(rng, held_out=in_words)
-        found.append(problem.chat(question, thoughts=problem.steps))
-    return found

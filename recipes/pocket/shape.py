@@ -1,6 +1,5 @@
 """The pocket's shape and how it is trained."""
 
-import dataclasses
 from typing import Any
 
 from pureqwen.config import ModelConfig, TrainConfig
@@ -30,20 +29,6 @@ def model_config(*, end_of_turn: int, end_of_text: int) -> ModelConfig:
         torch_dtype="bfloat16",
         eos_token_id=end_of_turn,
         pad_token_id=end_of_text,
-    )
-
-
-def mixture_config(*, end_of_turn: int, end_of_text: int) -> ModelConfig:
-    """The sibling: 8 experts of half the width of the dense MLP, 2 for each token, so as many active
-    parameters.
-    """
-    return dataclasses.replace(
-        model_config(end_of_turn=end_of_turn, end_of_text=end_of_text),
-        model_type="qwen3_moe",
-        num_experts=8,
-        num_experts_per_tok=2,
-        moe_intermediate_size=256,
-        norm_topk_prob=True,
     )
 
 
