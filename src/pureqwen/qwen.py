@@ -355,7 +355,9 @@ def each(
 
 def each_tools(tools: Any, count: int) -> list[Any]:
     """The tools of each of `count` conversations."""
-    one_each = isinstance(tools, list | tuple) and all(t is None or isinstance(t, list | tuple) for t in tools)
+    one_each = isinstance(tools, list | tuple) and all(
+        t is None or isinstance(t, list | tuple) for t in tools
+    )
     if not tools or not one_each:
         return [tools] * count
     if len(tools) != count:
