@@ -1,9 +1,9 @@
 """How fast a prompt is read and an answer is written: pureqwen against transformers, Qwen3-0.6B's shape.
 
-Random weights, batch 1, both models in one process with the same threads, turn and turn about: a prompt of
-512 tokens is computed with its cache, then 32 tokens are decoded greedily. transformers runs with its
-defaults (SDPA attention, dynamic cache). The dtype is bfloat16 where the processor is quick in it, else
-float32. Writes results/generation.json.
+Random weights, batch 1, all models in one process with the same threads, turn and turn about: a prompt of 512
+tokens is computed with its cache, then 32 tokens are decoded greedily. transformers runs with its defaults
+(SDPA attention, dynamic cache). The dtype of both is bfloat16 where the processor is quick in it, else
+float32; pureqwen runs again with weights in 8 and in 4 bits. Writes results/generation.json.
 
     python benchmarks/bench_generation.py [--runs 5] [--dtype bfloat16]
 """
@@ -20,13 +20,18 @@ from typing import Any
 import torch
 from bench_loading import device, write_checkpoint
 
+from pureqwen.weights.convert import quantize_folder
 from pureqwen.weights.load import fast_bfloat16
 
 PROMPT, ANSWER = 512, 32
+SCHEMES = ("int8", "int4-g64")
 RESULT = Path(__file__).parent / "results" / "generation.json"
 
 
-def pureqwen_run(folder: Path, dtype: str) -> Callable[[], tuple[float, float]]:
+Run = Callable[[], tuple[float, float]]
+
+
+def pureqwen_run(folder: Path, dtype: str) -> Run:
     import pureqwen
 
     qwen = pureqwen.load(folder, dtype=dtype)
@@ -39,7 +44,7 @@ def pureqwen_run(folder: Path, dtype: str) -> Callable[[], tuple[float, float]]:
     return run
 
 
-def transformers_run(folder: Path, dtype: str) -> Callable[[], tuple[float, float]]:
+def transformers_run(folder: Path, dtype: str) -> Run:
     from transformers import DynamicCache, Qwen3ForCausalLM
 
     model = Qwen3ForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype))
@@ -65,8 +70,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "Qwen3-0.6B"
         write_checkpoint(folder)
-        programs = {"pureqwen": pureqwen_run(folder, options.dtype)}
-        programs["transformers"] = transformers_run(folder, options.dtype)
+        programs = {
+            f"pureqwen, {options.dtype}": pureqwen_run(folder, options.dtype),
+            f"transformers, {options.dtype}": transformers_run(folder, options.dtype),
+        }
+        for scheme in SCHEMES:
+            small = Path(temporary) / scheme
+            quantize_folder(folder, small, scheme=scheme)
+            programs[f"pureqwen, {scheme}"] = pureqwen_run(small, options.dtype)
         found: dict[str, list[tuple[float, float]]] = {name: [] for name in programs}
         for number in range(options.runs + 1):
             for name, run in programs.items() if number % 2 else reversed(programs.items()):
@@ -79,21 +90,21 @@ def main() -> None:
         "command": f"python benchmarks/bench_generation.py --runs {options.runs} --dtype {options.dtype}",
         "device": device(),
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
-        "rows": [row(name, options.dtype, times) for name, times in found.items()],
+        "rows": [row(name, times) for name, times in found.items()],
         "runs": found,
     }
     RESULT.write_text(json.dumps(result, indent=2) + "\n")
     print(json.dumps(result["rows"], indent=2))
 
 
-def row(name: str, dtype: str, times: list[tuple[float, float]]) -> dict[str, Any]:
+def row(name: str, times: list[tuple[float, float]]) -> dict[str, Any]:
     def cell(tokens: int, seconds: list[float]) -> str:
         speeds = sorted(tokens / s for s in seconds)
         return f"{statistics.median(speeds):.1f} ({speeds[0]:.1f} to {speeds[-1]:.1f})"
 
     prompts, answers = zip(*times, strict=True)
     return {
-        "program": f"{name}, {dtype}",
+        "program": name,
         f"prompt of {PROMPT}, tokens/s": cell(PROMPT, list(prompts)),
         f"answer of {ANSWER}, tokens/s": cell(ANSWER, list(answers)),
     }

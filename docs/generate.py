@@ -46,6 +46,7 @@ PICTURE = re.compile(r"^!\[[^]]*\]\(([^)]+)\)$", re.MULTILINE)
 
 # What can't say for itself what it is: files that are not Python, and folders of them.
 NOTES = {
+    "ops.cpp": "products of a few rows that read the weights once, in float32, bfloat16, 8 and 4 bits",
     "py.typed": "type checkers may rely on the annotations",
     "pocket": "the model that ships inside the package: a checkpoint like any other",
     "README.md": "its model card: what it can do, and how well",

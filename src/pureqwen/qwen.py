@@ -22,9 +22,9 @@ from pureqwen.chat import ChatTemplate, Event
 from pureqwen.config import ModelConfig, SamplingParams, eos_ids
 from pureqwen.generate import Cached, Intake, Messages, Prompt, Result, Row, Tools, decode
 from pureqwen.model import Qwen3
-from pureqwen.rewrite import Rewrite
+from pureqwen.rewrite import Rewrite, native_products
 from pureqwen.tokenizer import Tokenizer
-from pureqwen.weights import load_model, resolve, save_model, write_json
+from pureqwen.weights import fast_bfloat16, load_model, resolve, save_model, write_json
 
 
 def load(
@@ -58,6 +58,8 @@ def load(
             f"context is {context!r}: it must be 1 to {limit}, the positions that {model} was made for"
         )
     network = load_model(folder, config, dtype=dtype, device=place, rewrite=rewrite)
+    if place.type == "cpu" and network.model.norm.weight.dtype == torch.bfloat16 and not fast_bfloat16():
+        native_products(network)
     return Qwen(
         network,
         tokenizer=Tokenizer.from_pretrained(folder) if (folder / "tokenizer.json").is_file() else None,
@@ -98,7 +100,7 @@ class Qwen:
         context: int | None = None,
         name: str = "model",
     ) -> None:
-        self.model, self.config, self.tokenizer, self.template = model, model.config, tokenizer, template
+        self.model, self.tokenizer, self.template = model, tokenizer, template
         self.generation_config = dict(generation_config or {})
         self.defaults = SamplingParams.from_generation_config(generation_config)
         self.eos_ids = eos_ids(generation_config, model.config)
@@ -119,6 +121,11 @@ class Qwen:
             defaults=self.defaults,
             eos_ids=self.eos_ids,
         )
+
+    @property
+    def config(self) -> ModelConfig:
+        """The model's, which a rewrite may change."""
+        return self.model.config
 
     @property
     def device(self) -> torch.device:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import tiny_checkpoint
 
+from pureqwen import load
 from pureqwen.cli import memory
 from pureqwen.cli.memory import Memory
 from pureqwen.cli.options import PARSERS, SamplingOptions
@@ -144,3 +145,23 @@ def test_train_passes_everything_on_and_prints_the_folder(
         "config": TrainConfig(steps=3, clip=0.0, skip_long_chats=True),
         "tokenizer": None,
     }
+
+
+def test_quantize_writes_a_model_that_answers_and_info_counts_its_bits(pureqwen: Run, tmp_path: Path) -> None:
+    out = tmp_path / "small"
+    ran = pureqwen("quantize", "pocket", str(out), "--scheme", "int4-g32")
+    assert (ran.code, ran.out.strip()) == (0, str(out))
+    assert "MB became" in ran.err
+    assert load(out).chat("What is 3 + 4?").content == "3 + 4 = 7."
+    assert "products of few rows on a CPU: " in pureqwen("info", str(out)).out
+    counted = json.loads(pureqwen("info", str(out), "--json").out)
+    stored = sum(path.stat().st_size for path in out.glob("*.safetensors"))
+    assert abs(counted["bytes"] - stored) < 0.35 * stored  # stored in bfloat16, computed in float32
+    assert {part["path"]: part["bytes"] for part in counted["parts"]}["lm_head"] < 2 * 1024 * 256
+
+
+def test_a_scheme_that_there_is_not_is_named_with_those_there_are(pureqwen: Run, tmp_path: Path) -> None:
+    ran = pureqwen("quantize", "pocket", str(tmp_path), "--scheme", "int5")
+    assert ran.code == 2 and "int4-g32" in ran.err
+    again = pureqwen("quantize", str(tmp_path / "nothing"), str(tmp_path), "--scheme", "int8")
+    assert again.code == 1 and "nothing" in again.err

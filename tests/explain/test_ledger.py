@@ -1,6 +1,7 @@
 """The ledger's sums against the model itself, and against PyTorch's own count of operations."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pureqwen.cache.static import bytes_per_token
 from pureqwen.config import ModelConfig, preset_names
+from pureqwen.config.quantization import SCHEMES, quantization_config
 from pureqwen.explain import ledger
 from pureqwen.model import Qwen3
 
@@ -90,3 +92,16 @@ def test_the_context_that_fits_is_bounded_by_memory_and_by_the_model() -> None:
 def test_an_unknown_dtype_is_refused() -> None:
     with pytest.raises(ValueError, match="dtype is 'int3'"):
         ledger(config({}), dtype="int3")
+
+
+def test_quantised_matrices_take_the_bits_of_their_scheme_and_others_those_of_the_dtype() -> None:
+    plain = ModelConfig.preset("Qwen3-0.6B")
+    small = replace(plain, quantization_config=quantization_config(SCHEMES["int4-g32"], SCHEMES["int8"]))
+    parts = {part.path: part for part in ledger(small).parts}
+    assert parts["model.layers.*.self_attn.q_proj"].bits == 4 + 16 / 32
+    assert parts["lm_head"].bits == 8 + 16 / 1024
+    assert parts["model.embed_tokens"].bits == parts["model.norm"].bits == 16
+    assert ledger(small).weight_bytes < 0.5 * ledger(plain).weight_bytes
+    for other in ({"quant_method": "compressed-tensors", "config_groups": []}, {"quant_method": "fp8"}):
+        unread = replace(plain, quantization_config=other)
+        assert ledger(unread).weight_bytes == ledger(plain).weight_bytes

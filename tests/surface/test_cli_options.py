@@ -9,7 +9,7 @@ SAMPLING = """--temperature --top-k --top-p --min-p --repetition-penalty --prese
     --frequency-penalty --logit-bias --seed --max-tokens --min-tokens --stop --stop-token-ids --ignore-eos
     --logprobs --top-logprobs --thinking-budget --thinking-end"""
 TRAINING = """--steps --epochs --batch-size --sequence-length --accumulation --learning-rate --warmup-steps
-    --decay-from --final-rate --weight-decay --beta1 --beta2 --clip --precision --seed --log-every
+    --decay-from --final-rate --weight-decay --beta1 --beta2 --clip --precision --compile --seed --log-every
     --save-every --keep-checkpoints --skip-long-chats --optimizer"""
 
 # verb -> (positional, options)
@@ -23,6 +23,7 @@ OPTIONS = {
     "info": ("MODEL", "--dtype --revision --json"),
     "models": ("", "--json"),
     "download": ("MODEL", "--revision"),
+    "quantize": ("MODEL OUT", "--scheme --head --revision"),
     "train": ("MODEL DATA", f"--out --tokenizer {TRAINING}"),
 }
 COMMANDS = """/help /system /thinking /budget /regenerate /undo /reset /tool /tokens /markdown /save /load

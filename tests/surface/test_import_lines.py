@@ -15,6 +15,7 @@ LINES = {
     "tokenizer": 1,
     "chat": 1,
     "model": 2,
+    "kernels": 2,
     "cache": 3,
     "rewrite": 3,
     "weights": 4,

@@ -30,13 +30,13 @@ def template(words: Path) -> ChatTemplate:
 
 
 @pytest.fixture
-def tiny() -> Callable[..., ModelConfig]:
+def tiny(words: Path) -> Callable[..., ModelConfig]:
     """`tiny(...)`: a config with a field or two changed."""
 
     def make(**fields: Any) -> ModelConfig:
         values: dict[str, Any] = {
             "model_type": "qwen3",
-            "vocab_size": 768,
+            "vocab_size": ModelConfig.from_pretrained(words).vocab_size,
             "hidden_size": 32,
             "intermediate_size": 48,
             "num_hidden_layers": 2,

@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounterWithBackend
 from transformers import AutoModelForCausalLM
 
 import pureqwen
 from pureqwen import ModelConfig, Qwen3, TrainConfig
+from pureqwen.rewrite import quantize
 from pureqwen.train import Diverged, StepLog, train
 from pureqwen.train.checkpoint import checkpoints
 
@@ -45,6 +47,32 @@ def test_a_batch_is_learned_by_heart_and_the_result_answers(
         answer = qwen.chat([user], thinking="reasoning_content" in reply, temperature=0, max_tokens=40)
         assert (answer.content, answer.finish_reason) == (reply["content"], "stop")
         assert answer.reasoning == reply.get("reasoning_content")
+
+
+@pytest.mark.filterwarnings("ignore")  # torch's own, while it compiles
+def test_compiled_blocks_have_the_same_losses_and_a_watch_may_ask_the_model(
+    tiny: Callable[..., ModelConfig],
+    chats: Chats,
+    words: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    torch._dynamo.reset()
+    counter, compile_it = CompileCounterWithBackend("aot_eager"), torch.compile
+    monkeypatch.setattr(torch, "compile", lambda f, **kw: compile_it(f, **{**kw, "backend": counter}))
+    model = Qwen3(tiny(initializer_range=0.02))
+    start = {name: value.clone() for name, value in model.state_dict().items()}
+
+    def ask(_: StepLog) -> None:
+        with torch.no_grad():
+            model(torch.arange(7))
+
+    settings = {"tokenizer": words, "watch": ask}
+    compiled = train(model, chats, out=tmp_path / "a", config=replace(FAST, compile=True), **settings)
+    assert counter.frame_count == 1
+    model.load_state_dict(start)
+    plain = train(model, chats, out=tmp_path / "b", config=FAST, **settings)
+    assert compiled.losses == pytest.approx(plain.losses, rel=1e-5)
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
@@ -155,7 +183,7 @@ def test_what_is_missing_is_said(
         train(tiny(), chats, out=tmp_path, config=FAST)
     with pytest.raises(ValueError, match=r"no tokenizer\.json"):
         train(model, chats, out=tmp_path, config=FAST, tokenizer=tmp_path)
-    with pytest.raises(ValueError, match="768 ids and the model 700 rows"):
+    with pytest.raises(ValueError, match=r"\d+ ids and the model 700 rows"):
         train(tiny(vocab_size=700), chats, out=tmp_path, config=FAST, tokenizer=words)
 
 
@@ -183,3 +211,11 @@ def test_the_log_stays_and_a_pipe_gets_plain_lines(
     shown = capfd.readouterr()
     assert shown.out == "" and "\x1b" not in shown.err
     assert "step 8/8" in shown.err and "tokens/s" in shown.err
+
+
+def test_a_quantised_model_is_not_trained(
+    tiny: Callable[..., ModelConfig], chats: Chats, words: Path, tmp_path: Path
+) -> None:
+    model = quantize(Qwen3(tiny()), "int8")
+    with pytest.raises(ValueError, match="quantised model can't be trained"):
+        train(model, chats, out=tmp_path, config=FAST, tokenizer=words, watch=quiet)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from pureqwen.config import ModelConfig, UnsupportedModel
-from pureqwen.weights import WeightError, load_model, refuse_quantised, save_model
+from pureqwen.weights import WeightError, load_model, quantised_structure, save_model
 from pureqwen.weights.files import open_folder
 from pureqwen.weights.load import choose_dtype
 
@@ -323,7 +323,7 @@ def test_a_quantised_checkpoint_names_its_unquantised_sibling(folder: str, metho
     with pytest.raises(
         WeightError, match=f"quantised with {method}, a format that is not read yet: {sibling}"
     ):
-        refuse_quantised(config, folder)
+        quantised_structure(config, folder)
     with pytest.raises(WeightError, match=f"quantised with {method}"):
         load_model(folder, config)
 

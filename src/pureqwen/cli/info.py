@@ -37,6 +37,8 @@ def info(
     show_summary(model, found, counted)
     show_parts(counted)
     show_fit(counted, memories())
+    if any(part.bits < 8 * counted.item_bytes for part in counted.parts):
+        show_path()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +112,7 @@ def show_parts(counted: Ledger) -> None:
         times = f"{part.count:,}" if part.count == part.active else f"{part.active:,} of {part.count:,}"
         numbers = f"{part.parameters:,}" if part.held else "tied"
         flops = f"{part.flops:,}" if part.multiplies else "-"
-        table.add_row(part.path, shape, times, numbers, size(part.parameters * counted.item_bytes), flops)
+        table.add_row(part.path, shape, times, numbers, size(part.num_bytes), flops)
     total = (f"{counted.parameters:,}", size(counted.weight_bytes), f"{counted.flops:,}")
     table.add_row("total", "", "", *total, style="bold")
     show_table(table)
@@ -137,6 +139,15 @@ def show_fit(counted: Ledger, places: list[Memory]) -> None:
         tokens = counted.tokens_that_fit(place.free)
         room = f"a context of {tokens:,} tokens fits" if tokens else "the weights do not fit"
         stdout().line(f"{place.name}: {size(place.free)} free of {size(place.total)}: {room}")
+
+
+def show_path() -> None:
+    """Whether products of few rows run in native code here, and why not."""
+    from pureqwen.kernels import native
+
+    reason = native()
+    words = "native code" if reason is None else f"PyTorch, since {reason}"
+    stdout().line(f"products of few rows on a CPU: {words}")
 
 
 def contexts(counted: Ledger) -> list[int]:
@@ -173,7 +184,7 @@ def as_plain(model: str, found: Found, counted: Ledger, places: list[Memory]) ->
                 "count": part.count,
                 "active": part.active,
                 "parameters": part.parameters,
-                "bytes": part.parameters * counted.item_bytes,
+                "bytes": part.num_bytes,
                 "flops_per_token": part.flops,
             }
             for part in counted.parts

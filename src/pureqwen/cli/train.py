@@ -51,6 +51,9 @@ class TrainOptions:
     precision: Annotated[str, flag("Of the matrix products: auto, bfloat16 or float32.", TRAINING)] = (
         TrainConfig.precision
     )
+    compile: Annotated[
+        bool, flag("Compile the blocks: a start of some seconds, then quicker steps.", TRAINING, negative="")
+    ] = TrainConfig.compile
     seed: Annotated[int, flag("Of fresh weights and of the order of the data.", TRAINING)] = TrainConfig.seed
     log_every: Annotated[int, flag("Steps between two lines of the log.", TRAINING)] = TrainConfig.log_every
     save_every: Annotated[

@@ -38,6 +38,7 @@ class TrainConfig:
     clip                largest norm of the gradient; 0: off
     precision           of the matrix products: bfloat16 (autocast; weights and loss stay float32), float32 or
                         auto: bfloat16 where the device computes it, float32 where it emulates it
+    compile             the blocks, by torch.compile: a start of some seconds, then quicker steps
     seed                of fresh weights and of the order of the data
     log_every           steps between two lines of the log
     save_every          steps between two checkpoints; 0: none but the result
@@ -62,6 +63,7 @@ class TrainConfig:
     beta2: float = 0.95
     clip: float = 1.0
     precision: str = "auto"
+    compile: bool = False
     seed: int = 0
     log_every: int = 10
     save_every: int = 500
@@ -89,7 +91,8 @@ class TrainConfig:
             refuse("optimizer", self.optimizer, f"one of {', '.join(OPTIMIZERS)}")
         if self.precision not in PRECISIONS:
             refuse("precision", self.precision, f"one of {', '.join(PRECISIONS)}")
-        check_bool("skip_long_chats", self.skip_long_chats)
+        for name in ("compile", "skip_long_chats"):
+            check_bool(name, getattr(self, name))
 
     def _set(self, name: str, value: object) -> None:
         object.__setattr__(self, name, value)

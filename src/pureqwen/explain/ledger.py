@@ -11,11 +11,12 @@ The convention is that of Kaplan et al. 2020, "Scaling Laws for Neural Language 
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from types import MappingProxyType
 
 from pureqwen.config import ModelConfig
+from pureqwen.config.quantization import METHOD, Scheme, schemes_in
 
 ITEM_BYTES = MappingProxyType({"bfloat16": 2, "float16": 2, "float32": 4, "float64": 8})
 
@@ -25,7 +26,8 @@ class Part:
     """One kind of tensor: its path (* is any layer or expert), its shape, and how often it is there.
 
     count is the number of such tensors in the model, active how many of them one token meets; held is False
-    for a tied head, which is the embedding once more.
+    for a tied head, which is the embedding once more. bits is what one number takes, with its share of the
+    scales where it is quantised.
     """
 
     path: str
@@ -34,10 +36,16 @@ class Part:
     active: int
     multiplies: bool = True
     held: bool = True
+    bits: float = 16
 
     @property
     def parameters(self) -> int:
         return self.count * prod(self.shape) if self.held else 0
+
+    @property
+    def num_bytes(self) -> int:
+        """Of all such tensors."""
+        return round(self.parameters * self.bits / 8)
 
     @property
     def flops(self) -> int:
@@ -47,7 +55,7 @@ class Part:
 
 @dataclass(frozen=True, kw_only=True)
 class Ledger:
-    """All parts of a model, and the sums over them. Bytes are those of `item_bytes` per number."""
+    """All parts of a model, and the sums over them. item_bytes: of a number that is not quantised."""
 
     config: ModelConfig
     parts: tuple[Part, ...]
@@ -59,7 +67,7 @@ class Ledger:
 
     @property
     def weight_bytes(self) -> int:
-        return self.parameters * self.item_bytes
+        return sum(part.num_bytes for part in self.parts)
 
     @property
     def flops(self) -> int:
@@ -86,7 +94,11 @@ class Ledger:
 
 
 def ledger(config: ModelConfig, *, dtype: str | None = None) -> Ledger:
-    """The ledger of a config, its numbers held in `dtype` ("bfloat16", "float32"; None: the config's own)."""
+    """The ledger of a config, its numbers held in `dtype` ("bfloat16", "float32"; None: the config's own).
+
+    Matrices of a quantised checkpoint that is read take the bits of their scheme; of another format, those of
+    `dtype`.
+    """
     dtype = dtype or config.torch_dtype or "bfloat16"
     if dtype not in ITEM_BYTES:
         raise ValueError(f"dtype is {dtype!r}: it must be one of {', '.join(ITEM_BYTES)}")
@@ -98,7 +110,30 @@ def ledger(config: ModelConfig, *, dtype: str | None = None) -> Ledger:
         Part(path="model.norm", shape=(D,), count=1, active=1, multiplies=False),
         Part(path="lm_head", shape=(V, D), count=1, active=1, held=not config.tie_word_embeddings),
     )
-    return Ledger(config=config, parts=parts, item_bytes=ITEM_BYTES[dtype])
+    item_bits = 8 * ITEM_BYTES[dtype]
+    body, head = _schemes(config)
+    return Ledger(
+        config=config,
+        parts=tuple(_sized(part, head if part.path == "lm_head" else body, item_bits) for part in parts),
+        item_bytes=ITEM_BYTES[dtype],
+    )
+
+
+def _schemes(config: ModelConfig) -> tuple[Scheme | None, Scheme | None]:
+    quantization = config.quantization_config
+    if quantization is None or quantization.get("quant_method") != METHOD:
+        return None, None
+    try:
+        return schemes_in(quantization)
+    except (ValueError, AttributeError, TypeError):  # a format that is not read: counted as its dtype
+        return None, None
+
+
+def _sized(part: Part, scheme: Scheme | None, item_bits: int) -> Part:
+    """The part with its bits: products of matrices are quantised, all but the router's."""
+    if scheme is None or not part.multiplies or part.path.endswith("mlp.gate"):
+        return replace(part, bits=item_bits)
+    return replace(part, bits=scheme.bits_with_scales(part.shape[-1], item_bits))
 
 
 def _attention(config: ModelConfig) -> Iterator[Part]:

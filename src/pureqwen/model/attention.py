@@ -25,6 +25,8 @@ from pureqwen.config import ModelConfig
 from pureqwen.model.layers import RMSNorm
 from pureqwen.model.rope import rotate
 
+MIN_BLOCK, MAX_BLOCKS = 128, 8  # queries in a block of `PackedAttend`, and blocks
+
 
 class Attend(Protocol):
     """What one layer's attention does with its queries, keys and values; one callable per layer.
@@ -59,15 +61,26 @@ class PackedAttend:
         return cls(numbers.repeat_interleave(torch.tensor(lengths, device=device)))
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        return scaled_dot_product(q, k, v, mask=self.mask)
+        """In blocks of queries: the keys behind a block are masked for all of it, and need no product."""
+        length = q.shape[-3]
+        size = max(MIN_BLOCK, -(-length // MAX_BLOCKS))
+        blocks = []
+        for start in range(0, max(length, 1), size):
+            end = min(start + size, length)
+            mine, seen = q[..., start:end, :, :], slice(0, end)
+            mask = self.mask[..., start:end, seen]
+            blocks.append(scaled_dot_product(mine, k[..., seen, :, :], v[..., seen, :, :], mask=mask))
+        return torch.cat(blocks, dim=-3)
 
 
 def scaled_dot_product(q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None) -> Tensor:
-    """q (..., S, H, Dh) over k and v (..., S, Hkv, Dh): causal, or where `mask` (..., 1, S, S) is true."""
+    """q (..., S, H, Dh) over k and v (..., T, Hkv, Dh): causal (S = T), or where `mask` (..., 1, S, T) is
+    true.
+    """
     batched = q.dim() > 3
     if not batched:  # the product wants a batch
         q, k, v, mask = q[None], k[None], v[None], None if mask is None else mask[None]
-    q, k, v = (t.transpose(-3, -2) for t in (q, k, v))  # (B, H, S, Dh) and twice (B, Hkv, S, Dh)
+    q, k, v = (t.transpose(-3, -2) for t in (q, k, v))  # (B, H, S, Dh) and twice (B, Hkv, T, Dh)
     shared = q.shape[-3] != k.shape[-3]
     o = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=shared)
     o = o.transpose(-3, -2)  # (B, S, H, Dh)

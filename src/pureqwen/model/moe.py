@@ -15,6 +15,8 @@ Shazeer et al. 2017, "Outrageously Large Neural Networks", section 2; Qwen3 Tech
     summed per token          out[t] += weight * y
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -61,23 +63,14 @@ class Experts(nn.Module):
 
     def forward(self, x: Tensor, weights: Tensor, chosen: Tensor) -> Tensor:
         """x (T, D), weights and chosen (T, K) to (T, D)."""
-        experts, order = chosen.flatten().sort(stable=True)  # (T*K,)
-        tokens = order // chosen.shape[-1]
-        ends = torch.searchsorted(experts, torch.arange(len(self.gate_proj), device=x.device), right=True)
         aligned = x.shape[-1] % 8 == 0 and self.gate_proj.shape[1] % 8 == 0  # rows of whole 16 bytes
         grouped = x.device.type == "cuda" and x.dtype == torch.bfloat16 and aligned
         run = self.grouped if grouped else self.loop
-        y = run(x[tokens], ends) * weights.flatten()[order, None]  # (T*K, D)
-        return torch.zeros_like(x).index_add_(0, tokens, y.to(x.dtype))
+        return scattered(x, weights, chosen, len(self.gate_proj), run)
 
     def loop(self, x: Tensor, ends: Tensor) -> Tensor:
         """x (T*K, D) sorted by expert, whose rows end at `ends` (E,): one product per expert hit."""
-        bounds = ends.tolist()  # the one wait for the device; on a CPU it is none
-        starts = [0, *bounds[:-1]]
-        hit = [
-            (e, start, end) for e, (start, end) in enumerate(zip(starts, bounds, strict=True)) if end > start
-        ]
-        return torch.cat([self.one(e, x[start:end]) for e, start, end in hit]) if hit else x
+        return each_expert(x, ends, self.one)
 
     def grouped(self, x: Tensor, ends: Tensor) -> Tensor:
         """The same in three grouped products, without asking the device how many rows each expert got."""
@@ -101,6 +94,28 @@ class Experts(nn.Module):
             for e in range(len(stacked)):
                 read.into(stacked[e], f"{path}.{e}.{part}.weight")
             setattr(self, part, nn.Parameter(stacked))
+
+
+Run = Callable[[Tensor, Tensor], Tensor]
+
+
+def scattered(x: Tensor, weights: Tensor, chosen: Tensor, num_experts: int, run: Run) -> Tensor:
+    """x (T, D), weights and chosen (T, K) to (T, D): sorts the pairs (token, expert), and sums by token what
+    `run(rows, ends)` makes of them; rows (T*K, D) lie sorted by expert, those of expert e end at ends[e].
+    """
+    experts, order = chosen.flatten().sort(stable=True)  # (T*K,)
+    tokens = order // chosen.shape[-1]
+    ends = torch.searchsorted(experts, torch.arange(num_experts, device=x.device), right=True)
+    y = run(x[tokens], ends) * weights.flatten()[order, None]  # (T*K, D)
+    return torch.zeros_like(x).index_add_(0, tokens, y.to(x.dtype))
+
+
+def each_expert(rows: Tensor, ends: Tensor, one: Callable[[int, Tensor], Tensor]) -> Tensor:
+    """Rows (T*K, D) sorted by expert, through `one(e, its rows)` for each expert that was hit."""
+    bounds = ends.tolist()  # the one wait for the device; on a CPU it is none
+    starts = [0, *bounds[:-1]]
+    hit = [(e, start, end) for e, (start, end) in enumerate(zip(starts, bounds, strict=True)) if end > start]
+    return torch.cat([one(e, rows[start:end]) for e, start, end in hit]) if hit else rows
 
 
 def naive_experts(experts: Experts, x: Tensor, weights: Tensor, chosen: Tensor) -> Tensor:

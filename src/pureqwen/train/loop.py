@@ -15,6 +15,7 @@ import math
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 import torch
@@ -22,6 +23,7 @@ from torch import nn
 
 from pureqwen.config import TrainConfig
 from pureqwen.model import Qwen3
+from pureqwen.rewrite import compiled_blocks, eager
 from pureqwen.train.data import Document, batch, pack
 from pureqwen.train.loss import Batch, Loss, cross_entropy
 from pureqwen.train.optimizer import make_optimizers
@@ -63,6 +65,8 @@ class Trainer:
     optimizers: list[torch.optim.Optimizer] = field(init=False)
 
     def __post_init__(self) -> None:
+        if self.model.config.quantization_config is not None:
+            raise ValueError("a quantised model can't be trained: train the one it was made from")
         self.optimizers = make_optimizers(self.model, self.config)
 
     @property
@@ -77,11 +81,13 @@ class Trainer:
         """The losses of the steps that were left. Calls `watch` after each. Raises Diverged."""
         steps, losses = self.steps, []
         self.model.train()
-        for batches in self._batches(steps):
-            log = self._take(batches, steps)
-            losses.append(log.loss)
-            if watch is not None:
-                watch(log)
+        with compiled_blocks(self.model) if self.config.compile else nullcontext():
+            for batches in self._batches(steps):
+                log = self._take(batches, steps)
+                losses.append(log.loss)
+                if watch is not None:
+                    with eager() if self.config.compile else nullcontext():
+                        watch(log)
         self.model.eval()
         return losses
 

@@ -8,13 +8,16 @@ compared: every tensor of the file belongs to the model and every parameter has 
 and names them. Only two are left out of that account: the head of a tied model (it must equal the
 embedding; one matrix is kept) and the rotary frequencies of old files, which follow from the config.
 
-It reads no quantised files yet, and knows no tokenizer.
+Files that `pureqwen quantize` or llm-compressor made (compressed-tensors) are read as they lie; other
+quantised formats are refused by name. It knows no tokenizer.
 """
 
+import dataclasses
 import logging
 import math
 import re
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +26,10 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from pureqwen.config import ModelConfig
+from pureqwen.config.quantization import METHOD, schemes_in
 from pureqwen.model import Pulled, Qwen3
 from pureqwen.rewrite import Rewrite
+from pureqwen.rewrite.quantize import quantize
 from pureqwen.weights.files import Checkpoint, Entry, WeightError, open_folder, shown
 from pureqwen.weights.names import EMBEDDING, HEAD, canonical, is_bare, leaves, refuse_buffers, stored_tensors
 
@@ -65,24 +70,28 @@ def load_model(
     and ValueError for a dtype that this device should not compute in.
     """
     folder, device = Path(folder), torch.device(device)
-    refuse_quantised(config, folder)
+    quantised_structure(config, folder)  # a format that is not read is refused before its files are judged
     files = open_folder(folder)
     headless = is_bare(files.entries) and HEAD not in files and not config.tie_word_embeddings
     checkpoint = Checkpoint(folder, canonical(files.entries))
-    _refuse_quantised_tensors(checkpoint)
-    _refuse_absurd_sizes(checkpoint, config)
-    with torch.device("meta"), _NoDraws():
-        model = Qwen3(config)
+    refuse_unfit(checkpoint, config)
+    with torch.device("meta"), NoDraws():
+        model = Qwen3(dataclasses.replace(config, quantization_config=None))
     if headless:
         model.add_module("lm_head", NoHead())
+    if (quantised := quantised_structure(config, folder, headless=headless)) is not None:
+        with torch.device("meta"):
+            quantised(model)
+        model.config = config
     if rewrite is not None:
-        with torch.device("meta"), _NoDraws():
+        with torch.device("meta"), NoDraws():
             model = _rewritten(model, rewrite)
     wanted = stored_tensors(model)
-    _refuse_mismatch(checkpoint, wanted, tied=config.tie_word_embeddings)
-    chosen = choose_dtype(dtype, checkpoint.entries, declared=config.torch_dtype, device=device)
+    refuse_mismatch(checkpoint, wanted, tied=config.tie_word_embeddings)
+    floats = {name: entry for name, entry in checkpoint.entries.items() if entry.dtype.is_floating_point}
+    chosen = choose_dtype(dtype, floats, declared=config.torch_dtype, device=device)
     if config.tie_word_embeddings and HEAD in checkpoint and HEAD not in wanted:
-        _refuse_other_head(checkpoint)
+        refuse_other_head(checkpoint)
     _pull(model, Reader(checkpoint, dtype=chosen, device=device))
     assert not any(parameter.is_meta for parameter in model.parameters())
     return model.eval()
@@ -97,7 +106,7 @@ def load_weights(model: nn.Module, folder: str | Path) -> None:
     folder = Path(folder)
     checkpoint = Checkpoint(folder, canonical(open_folder(folder).entries))
     wanted = stored_tensors(model)
-    _refuse_mismatch(checkpoint, wanted, tied=HEAD not in wanted)
+    refuse_mismatch(checkpoint, wanted, tied=HEAD not in wanted)
     reader = Reader(checkpoint, dtype=torch.float32, device=torch.device("cpu"))  # `into` asks for neither
     for name, tensor in wanted.items():
         reader.into(tensor, name)
@@ -112,7 +121,7 @@ def _rewritten(model: Qwen3, rewrite: Rewrite) -> Qwen3:
     return changed
 
 
-class _NoDraws(TorchFunctionMode):
+class NoDraws(TorchFunctionMode):
     """No random numbers are drawn for a model without memory: torch imports half of itself for them (2 s)."""
 
     def __torch_function__(
@@ -133,7 +142,7 @@ def _pull(model: Qwen3, reader: "Reader") -> None:
         for name, like in list(module.named_parameters(recurse=False)):
             if like not in made:
                 made[like] = reader.parameter(f"{path}.{name}", like)
-            setattr(module, name, made[like].requires_grad_(like.requires_grad))
+            setattr(module, name, made[like])
 
 
 class Reader:
@@ -149,8 +158,8 @@ class Reader:
         return self.checkpoint.read(name, rows)
 
     def empty(self, like: Tensor) -> Tensor:
-        """Memory for the (meta) parameter `like`."""
-        return torch.empty(like.shape, dtype=self.dtype, device=self.device)
+        """Memory for the (meta) parameter `like`: whole numbers in its own dtype."""
+        return torch.empty(like.shape, dtype=self._dtype(like), device=self.device)
 
     def into(self, target: Tensor, name: str) -> None:
         """Copy the tensor `name` into `target`, converting it, a block of rows at a time."""
@@ -162,11 +171,14 @@ class Reader:
 
     def parameter(self, name: str, like: Tensor) -> nn.Parameter:
         """The tensor `name` as a parameter: a view of the map where that is possible."""
-        if self.device.type == "cpu" and self.checkpoint.entries[name].dtype == self.dtype:
-            return nn.Parameter(self.checkpoint.read(name))
+        if self.device.type == "cpu" and self.checkpoint.entries[name].dtype == self._dtype(like):
+            return nn.Parameter(self.checkpoint.read(name), like.requires_grad)
         memory = self.empty(like)
         self.into(memory, name)
-        return nn.Parameter(memory)
+        return nn.Parameter(memory, like.requires_grad)
+
+    def _dtype(self, like: Tensor) -> torch.dtype:
+        return self.dtype if like.is_floating_point() else like.dtype
 
 
 def _blocks(entry: Entry) -> list[slice]:
@@ -220,6 +232,13 @@ def _allowed(dtype: torch.dtype, device: torch.device) -> torch.dtype:
     return dtype
 
 
+def refuse_unfit(checkpoint: Checkpoint, config: ModelConfig) -> None:
+    """WeightError for tensors that are quantised where the config keeps silent, or far too few for it."""
+    if config.quantization_config is None:
+        _refuse_quantised_tensors(checkpoint)
+    _refuse_absurd_sizes(checkpoint, config)
+
+
 def _refuse_absurd_sizes(checkpoint: Checkpoint, config: ModelConfig) -> None:
     """A hostile config describes more than can be built even without memory: compare before building."""
     stored = sum(math.prod(entry.shape) for entry in checkpoint.entries.values())
@@ -230,7 +249,7 @@ def _refuse_absurd_sizes(checkpoint: Checkpoint, config: ModelConfig) -> None:
         )
 
 
-def _refuse_mismatch(checkpoint: Checkpoint, wanted: Mapping[str, Tensor], *, tied: bool) -> None:
+def refuse_mismatch(checkpoint: Checkpoint, wanted: Mapping[str, Tensor], *, tied: bool) -> None:
     entries = checkpoint.entries
     spare = {name for name in entries if name.endswith("rotary_emb.inv_freq") or (tied and name == HEAD)}
     missing = [name for name in wanted if name not in entries]
@@ -240,7 +259,13 @@ def _refuse_mismatch(checkpoint: Checkpoint, wanted: Mapping[str, Tensor], *, ti
         for name, tensor in wanted.items()
         if name in entries and entries[name].shape != tuple(tensor.shape)
     ]
+    dtypes = [
+        f"{name} is {entries[name].dtype}, it must be {tensor.dtype}"
+        for name, tensor in wanted.items()
+        if name in entries and not tensor.is_floating_point() and entries[name].dtype != tensor.dtype
+    ]
     kinds = [
+        (dtypes, "quantised tensors have another dtype"),
         (missing, "of the model's tensors are missing"),
         (surplus, "tensors do not belong to the model"),
         (shapes, "tensors have another shape"),
@@ -250,7 +275,7 @@ def _refuse_mismatch(checkpoint: Checkpoint, wanted: Mapping[str, Tensor], *, ti
         raise WeightError(f"{checkpoint.folder}: the weights do not fit the config. {'; '.join(problems)}")
 
 
-def _refuse_other_head(checkpoint: Checkpoint) -> None:
+def refuse_other_head(checkpoint: Checkpoint) -> None:
     """Tied models may store the head as well (0.6B does): then it must be the embedding, and is not kept."""
     head, embedding = checkpoint.entries[HEAD], checkpoint.entries[EMBEDDING]
     if head.shape != embedding.shape:
@@ -264,11 +289,22 @@ def _refuse_other_head(checkpoint: Checkpoint) -> None:
         )
 
 
-def refuse_quantised(config: ModelConfig, folder: str | Path) -> None:
-    """WeightError for a config that says its weights are quantised; `folder` may be a hub name as well."""
-    if config.quantization_config is not None:
-        method = config.quantization_config.get("quant_method", "an unnamed method")
+def quantised_structure(config: ModelConfig, folder: str | Path, *, headless: bool = False) -> Rewrite | None:
+    """What a quantised checkpoint's model is built by; None for floats. `folder` may be a hub name as well.
+
+    WeightError for a config whose format is not read.
+    """
+    quantization = config.quantization_config
+    if quantization is None:
+        return None
+    method = quantization.get("quant_method", "an unnamed method")
+    if method != METHOD:
         raise WeightError(_unread(Path(folder), f"quantised with {method}"))
+    try:
+        body, head = schemes_in(quantization)
+    except (ValueError, AttributeError, TypeError) as error:
+        raise WeightError(_unread(Path(folder), f"quantised with {method}, and {error}")) from error
+    return partial(quantize, scheme=body, head=None if headless else head)
 
 
 def _refuse_quantised_tensors(checkpoint: Checkpoint) -> None:

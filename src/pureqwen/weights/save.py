@@ -19,7 +19,7 @@ holds them.
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -29,9 +29,10 @@ from torch import Tensor, nn
 
 from pureqwen.config import ModelConfig
 from pureqwen.weights.files import DTYPES, INDEX, SINGLE
-from pureqwen.weights.names import HEAD, refuse_buffers, stored_tensors
+from pureqwen.weights.names import refuse_buffers, stored_tensors
 
 ALIGNMENT = 64
+SHARD_BYTES = 5_000_000_000
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 OURS = re.compile(r"model(-\d+-of-\d+)?\.safetensors|model\.safetensors\.index\.json|\.model.*\.tmp")
 
@@ -41,7 +42,7 @@ def save_model(
     folder: str | Path,
     *,
     config: ModelConfig,
-    max_shard_bytes: int = 5_000_000_000,
+    max_shard_bytes: int = SHARD_BYTES,
 ) -> None:
     """Write the weights and config.json of `model` into `folder`, which is made if need be.
 
@@ -49,22 +50,39 @@ def save_model(
     earlier save that the new one does not replace are removed. Raises ValueError for a folder that can't be
     one and OSError (disk full, no permission) with what was there left as it was.
     """
+    refuse_buffers(model)
+    tensors = stored_tensors(model)
+    write_checkpoint(
+        tensors, folder, config=config, make=tensors.__getitem__, max_shard_bytes=max_shard_bytes
+    )
+
+
+def write_checkpoint(
+    tensors: Mapping[str, Tensor],
+    folder: str | Path,
+    *,
+    config: ModelConfig,
+    make: Callable[[str], Tensor],
+    max_shard_bytes: int = SHARD_BYTES,
+) -> None:
+    """The same by names: `tensors` may lie on the meta device, `make(name)` gives each when it is written."""
     if max_shard_bytes < 1:
         raise ValueError(f"max_shard_bytes is {max_shard_bytes}, it must be at least 1")
     folder = Path(folder)
-    refuse_buffers(model)
-    tensors = stored_tensors(model)
-    if headless := HEAD not in tensors and not config.tie_word_embeddings:
-        tensors = {name.removeprefix("model."): tensor for name, tensor in tensors.items()}
+    headless = not config.tie_word_embeddings and not any(name.startswith("lm_head.") for name in tensors)
     shards = _split(tensors, max_shard_bytes)
     files = [SINGLE] if len(shards) == 1 else [_shard_name(n, len(shards)) for n in range(1, len(shards) + 1)]
     with Replacement(folder) as new:
         for name, shard in zip(files, shards, strict=True):
-            _write_safetensors(new.path(name), shard)
+            _write_safetensors(new.path(name), shard, make, bare=headless)
         if len(files) > 1:
             index = {
                 "metadata": {"total_size": sum(t.nbytes for t in tensors.values())},
-                "weight_map": {t: name for name, shard in zip(files, shards, strict=True) for t in shard},
+                "weight_map": {
+                    _stored(t, bare=headless): name
+                    for name, shard in zip(files, shards, strict=True)
+                    for t in shard
+                },
             }
             _write_json(new.path(INDEX), index)
         content = _config_dict(config, tensors, headless=headless)
@@ -142,14 +160,23 @@ def _shard_name(number: int, total: int) -> str:
     return f"model-{number:05}-of-{total:05}.safetensors"
 
 
-def _write_safetensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+def _stored(name: str, *, bare: bool) -> str:
+    """The name in the file: without a head, as embedding models have it, without the prefix."""
+    return name.removeprefix("model.") if bare else name
+
+
+def _write_safetensors(
+    path: Path, tensors: Mapping[str, Tensor], make: Callable[[str], Tensor], *, bare: bool
+) -> None:
     # Sizes that are multiples of 64 first, then of 32, 16, ...: each tensor starts at a multiple of what
     # divides its own size, the first ones at multiples of 64.
     ordered = sorted(tensors, key=lambda name: -_alignment(tensors[name].nbytes))
     with open(path, "wb") as file:
-        file.write(_header({name: tensors[name] for name in ordered}))
+        file.write(_header({_stored(name, bare=bare): tensors[name] for name in ordered}))
         for name in ordered:
-            _write_tensor(file, tensors[name])
+            tensor = make(name)
+            assert (tensor.dtype, tensor.shape) == (tensors[name].dtype, tensors[name].shape), name
+            _write_tensor(file, tensor)
         file.flush()
         os.fsync(file.fileno())  # a rename may reach the disk before the data do
 
@@ -179,9 +206,9 @@ def _write_tensor(file: BinaryIO, tensor: Tensor) -> None:
 
 
 def _config_dict(config: ModelConfig, tensors: Mapping[str, Tensor], *, headless: bool) -> dict[str, Any]:
-    """config.json with the dtype of most of what is saved, and the class that has a head or none."""
+    """config.json with the dtype of most floats that are saved, and the class that has a head or none."""
     sizes: dict[torch.dtype, int] = {}
-    for tensor in tensors.values():
+    for tensor in filter(Tensor.is_floating_point, tensors.values()):
         sizes[tensor.dtype] = sizes.get(tensor.dtype, 0) + tensor.nbytes
     name = str(max(sizes, key=lambda kind: sizes[kind])).removeprefix("torch.")
     content = replace(config, torch_dtype=name).to_dict()

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from pureqwen.config import ModelConfig
 from pureqwen.hub import fetch
-from pureqwen.weights.load import refuse_quantised
+from pureqwen.weights.load import quantised_structure
 
 POCKET = "pocket"
 
@@ -44,7 +44,7 @@ def resolve(name: str | Path, *, revision: str | None = None) -> Path:
     if isinstance(name, Path) or looks_like_a_path(name):
         raise ValueError(f"no such folder: {folder}")
     config = ModelConfig.from_pretrained(fetch(name, revision=revision, allow_patterns=("config.json",)))
-    refuse_quantised(config, name)
+    quantised_structure(config, name)  # a format that is not read need not be fetched
     return fetch(name, revision=revision)
 
 

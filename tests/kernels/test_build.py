@@ -1,0 +1,98 @@
+"""The native library: made once whoever asks, and a reason in words wherever it can't be made."""
+
+import os
+import shutil
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pureqwen.kernels import build
+from pureqwen.kernels.build import NoKernels, library
+
+FAKE = """#!/bin/sh
+echo run >> "{log}"
+case "$1" in --version) echo "fake 1.0"; exit 0;; esac
+sleep {seconds}
+for word in "$@"; do case "$last" in -o) echo made > "$word";; esac; last="$word"; done
+exit {code}
+"""
+
+
+def fake_compiler(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, *, code: int = 0, seconds: float = 0
+) -> Path:
+    """A `c++` that only writes down that it ran; the path of what it wrote."""
+    folder.mkdir(exist_ok=True)
+    log, compiler = folder / "log", folder / "c++"
+    compiler.write_text(FAKE.format(log=log, code=code, seconds=seconds))
+    compiler.chmod(compiler.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+    return log
+
+
+def compilations(log: Path) -> int:
+    """Each is a run to ask the version and one to compile; a hit only asks."""
+    return log.read_text().count("run")
+
+
+def test_it_is_compiled_once_and_found_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = fake_compiler(tmp_path / "bin", monkeypatch)
+    first = library(tmp_path / "cache")
+    assert first.read_text() == "made\n" and compilations(log) == 2
+    assert library(tmp_path / "cache") == first and compilations(log) == 3
+    assert {path.suffix for path in (tmp_path / "cache").iterdir()} == {".so", ".lock"}
+
+
+def test_another_source_or_processor_is_another_library(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_compiler(tmp_path / "bin", monkeypatch)
+    found = {library(tmp_path / "cache")}
+    monkeypatch.setattr(build, "_processor", lambda: "flags: other")
+    found.add(library(tmp_path / "cache"))
+    changed = tmp_path / "ops.cpp"
+    changed.write_text("// changed")
+    monkeypatch.setattr(build, "SOURCE", changed)
+    found.add(library(tmp_path / "cache"))
+    assert len(found) == 3
+
+
+def test_processes_that_start_together_compile_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log, cache = fake_compiler(tmp_path / "bin", monkeypatch, seconds=1), str(tmp_path / "cache")
+    code = f"from pathlib import Path; from pureqwen.kernels.build import library; library(Path({cache!r}))"
+    command = [sys.executable, "-c", code]
+    running = [subprocess.Popen(command) for _ in range(3)]
+    assert [process.wait() for process in running] == [0, 0, 0]
+    assert compilations(log) == 3 + 1  # each asked for the version, one compiled
+
+
+def test_no_compiler_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(NoKernels, match=r"no C\+\+ compiler"):
+        library(tmp_path / "cache")
+
+
+def test_a_compiler_that_fails_is_said_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_compiler(tmp_path / "bin", monkeypatch, code=1)
+    with pytest.raises(NoKernels, match=r"c\+\+ failed"):
+        library(tmp_path / "cache")
+    assert {path.suffix for path in (tmp_path / "cache").iterdir()} == {".lock"}
+
+
+def test_a_folder_that_can_t_be_made_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_compiler(tmp_path / "bin", monkeypatch)
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(NoKernels, match="can't be written"):
+        library(tmp_path / "file" / "cache")
+
+
+@pytest.mark.skipif(shutil.which("c++") is None, reason="there is no C++ compiler")
+def test_the_real_source_compiles_without_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(build, "FLAGS", (*build.FLAGS, "-Wall", "-Werror"))
+    monkeypatch.setattr(build, "LIMIT", 300)
+    assert library(tmp_path).stat().st_size > 10_000

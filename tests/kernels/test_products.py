@@ -1,0 +1,171 @@
+"""Native products against their twins: the same numbers, whatever is beside a row, on any threads."""
+
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+from torch import Tensor
+
+from pureqwen import kernels
+from pureqwen.kernels import twins
+
+needs_native = pytest.mark.skipif(kernels.native() is not None, reason=f"no native code: {kernels.native()}")
+DTYPES = [torch.float32, torch.bfloat16]
+GROUPS = [32, 64, 128]
+
+
+def rows(M: int, K: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.randn(M, K).to(dtype)
+
+
+def int8(N: int, K: int, dtype: torch.dtype = torch.bfloat16) -> tuple[Tensor, Tensor]:
+    return torch.randint(-127, 128, (N, K), dtype=torch.int8), (torch.rand(N, 1) / 100).to(dtype)
+
+
+def int4(N: int, K: int, group: int, dtype: torch.dtype = torch.bfloat16) -> tuple[Tensor, Tensor]:
+    return twins.pack(torch.randint(-8, 8, (N, K), dtype=torch.int8)), (torch.rand(N, K // group) / 9).to(
+        dtype
+    )
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> Iterator[None]:
+    torch.manual_seed(0)
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+@needs_native
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("scales", DTYPES)
+@pytest.mark.parametrize("M", [1, 2, 7, 16])
+def test_int8_is_its_twin_bit_by_bit(M: int, scales: torch.dtype, dtype: torch.dtype) -> None:
+    x, (weight, scale) = rows(M, 416, dtype), int8(70, 416, scales)
+    x[0, :3] = torch.tensor([0.5, -0.5, 127.0])  # halves are rounded to even
+    assert torch.equal(kernels.linear_int8(x, weight, scale), twins.linear_int8(x, weight, scale))
+
+
+@needs_native
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("group", GROUPS)
+@pytest.mark.parametrize("M", [1, 5, 16])
+def test_int4_is_its_twin_up_to_the_order_of_sums(M: int, group: int, dtype: torch.dtype) -> None:
+    x, (packed, scale) = rows(M, 768, dtype), int4(33, 768, group)
+    got, expected = kernels.linear_int4(x, packed, scale), twins.linear_int4(x, packed, scale)
+    limit = 2e-6 if dtype == torch.float32 else 8e-3
+    assert (got - expected).abs().max() <= limit * expected.abs().max()
+
+
+@needs_native
+@pytest.mark.parametrize("weights", DTYPES)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("M", [1, 2, 3, 16])
+def test_floats_are_the_product_in_float64_up_to_rounding(
+    M: int, dtype: torch.dtype, weights: torch.dtype
+) -> None:
+    x, weight = rows(M, 320, dtype), rows(50, 320, weights)
+    expected = x.double() @ weight.double().t()
+    got = kernels.linear(x, weight)
+    assert got.dtype == dtype
+    limit = 1e-6 if dtype == torch.float32 else 4e-3
+    assert (got.double() - expected).abs().max() <= limit * expected.abs().max()
+
+
+Product = Callable[[Tensor], Tensor]
+
+
+def products(K: int) -> dict[str, Product]:
+    weight, scale = int8(300, K)
+    packed, groups = int4(300, K, 32)
+    matrix = rows(300, K, torch.bfloat16)
+    return {
+        "bfloat16": lambda x: kernels.linear(x, matrix),
+        "int8": lambda x: kernels.linear_int8(x, weight, scale),
+        "int4": lambda x: kernels.linear_int4(x, packed, groups),
+    }
+
+
+@needs_native
+@pytest.mark.parametrize("name", ["bfloat16", "int8", "int4"])
+def test_a_row_depends_on_no_neighbour_and_on_no_number_of_threads(name: str) -> None:
+    product, x = products(1024)[name], rows(16, 1024)
+    torch.set_num_threads(1)
+    alone = torch.cat([product(row[None]) for row in x])
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        for size in (2, 5, 16):
+            assert torch.equal(torch.cat([product(part) for part in x.split(size)]), alone)
+
+
+@pytest.mark.parametrize("name", ["bfloat16", "int8", "int4"])
+def test_leading_dimensions_stay_and_many_rows_are_few_rows_repeated(name: str) -> None:
+    product, x = products(64)[name], rows(2 * 3 * 5, 64).view(2, 3, 5, 64)
+    got = product(x)
+    assert got.shape == (2, 3, 5, 300)
+    few = torch.stack([product(part) for part in x.view(30, 64)])
+    torch.testing.assert_close(got.view(30, 300), few, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["int8", "int4"])
+def test_a_row_of_zeros_and_no_row_at_all_are_zeros_and_none(name: str) -> None:
+    product = products(64)[name]
+    assert torch.equal(product(torch.zeros(2, 64)), torch.zeros(2, 300))
+    assert product(torch.zeros(0, 64)).shape == (0, 300)
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_packed_weights_come_back(group: int) -> None:
+    weight = torch.randint(-8, 8, (9, 128), dtype=torch.int8)
+    assert torch.equal(twins.unpack(twins.pack(weight)), weight)
+    assert twins.pack(weight)[0, 0].item() & 15 == weight[0, 0].item() + 8  # the first in the lowest bits
+
+
+def test_whole_numbers_lose_at_most_half_a_step() -> None:
+    x = rows(4, 100)
+    q, scale = twins.whole(x)
+    assert int(q.abs().max()) == 127
+    assert bool(((q * scale - x).abs() <= scale / 2 * 1.0001).all())
+
+
+@needs_native
+def test_shapes_that_do_not_fit_are_an_error_and_not_a_crash() -> None:
+    weight, scale = int8(8, 64)
+    for wrong in (weight[:, :32], weight.float(), weight.t()):
+        with pytest.raises(RuntimeError, match="linear_int8"):
+            torch.ops.pureqwen.linear_int8(rows(1, 64), wrong, scale)
+    packed, groups = int4(8, 64, 32)
+    with pytest.raises(RuntimeError, match="linear_int4"):
+        torch.ops.pureqwen.linear_int4(rows(1, 64), packed, groups.repeat(1, 2))
+
+
+@needs_native
+def test_the_meta_device_knows_the_shapes() -> None:
+    x, (weight, scale) = rows(3, 64), int8(8, 64)
+    got = torch.ops.pureqwen.linear_int8(x.to("meta"), weight.to("meta"), scale.to("meta"))
+    assert (got.shape, got.dtype) == ((3, 8), torch.float32)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
+def test_other_dtypes_run_too(dtype: torch.dtype) -> None:
+    x, (weight, scale) = rows(2, 64, dtype), int8(8, 64)
+    assert kernels.linear_int8(x, weight, scale).dtype == dtype
+
+
+@pytest.mark.parametrize("name", ["int8", "int4"])
+def test_what_is_no_number_makes_none_and_leaves_the_rows_beside_it(name: str) -> None:
+    product, x = products(64)[name], rows(3, 64)
+    expected = product(x)
+    x[1, 5] = float("nan")
+    got = product(x)
+    assert bool(got[1].isnan().all()) and torch.equal(got[::2], expected[::2])
+
+
+@needs_native
+@pytest.mark.filterwarnings("ignore")  # torch's own, while it compiles
+def test_torch_compile_takes_it_whole() -> None:
+    torch._dynamo.reset()
+    x, (weight, scale) = rows(3, 64), int8(8, 64)
+    compiled = torch.compile(kernels.linear_int8, backend="eager", fullgraph=True)
+    with torch.inference_mode():
+        assert torch.equal(compiled(x, weight, scale), kernels.linear_int8(x, weight, scale))
