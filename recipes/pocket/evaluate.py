@@ -122,6 +122,7 @@ def under_budgets(qwen: pureqwen.Qwen, count: int) -> list[dict[str, Any]]:
 
 def evaluate(folder: str | Path, *, count: int, show: int = 0) -> dict[str, Any]:
     """All figures, with the command and the versions that made them."""
+    torch.set_num_threads(1)  # a model so small waits longer for a second thread than it gains
     qwen = pureqwen.load(folder, dtype="float32")
     started = time.perf_counter()
     rows = [row(qwen, task, count, show) for task in TASKS]

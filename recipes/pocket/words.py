@@ -119,7 +119,7 @@ def word(rng: random.Random) -> str:
     """A word, or (two in ten) random letters; some of these from few letters, so that doubles are common."""
     kind = rng.random()
     if kind < 0.8:
-        return rng.choice(COMMON) if kind < 0.12 else rng.choice(WORDS)
+        return rng.choice(COMMON) if kind < 0.2 else rng.choice(WORDS)
     letters = "".join(rng.sample(ALPHABET, rng.randint(2, 4))) if rng.random() < 0.3 else ALPHABET
     return "".join(rng.choices(letters, k=rng.randint(3, 10)))
 

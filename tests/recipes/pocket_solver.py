@@ -10,17 +10,19 @@ from decimal import Decimal
 from fractions import Fraction
 
 PLACES = "boxes|bags|baskets|shelves|drawers|rows|packs|jars"
-SHARED = "shares|divides|shared|equally|the same number|friends share|splits|for each|hands out"
-TAKEN = "gives away|loses|sold|uses|takes|to a friend|break|sells|removes|spends|drops"
-MORE = "more|finds|adds|besides|on the table|in one hand|in the evening|is given|on the next"
+SHARED = "share|divide|split|equal|each get|for each|each part"
+TAKEN = "away|loses|lost|sold|sells|uses|takes|to a friend|a friend gets|break|removes|spends|drops"
+MORE = "more|finds|adds|besides|on the table|in the evening|is given|the next day|and then|at school"
 DAYS, MONTHS = list(calendar.day_name), list(calendar.month_name)[1:]
 DAY, MONTH = "|".join(DAYS), "|".join(MONTHS)
 SIGNS = {
-    "+": r"\d ?\+ ?\d| plus |[Aa]dd |sum of",
-    "-": r"\d ?- ?\d| minus |ubtract |[Tt]ake .*away|difference of|take away",
-    "*": r"\d ?\* ?\d| times | x |ultiply |product of",
-    "/": r"\d ?/ ?\d| divided by |[Dd]ivide |go into",
+    "+": r"\d ?\+ ?\d|plus|add|sum of",
+    "-": r"\d ?- ?\d|minus|subtract|take|difference of",
+    "*": r"\d ?[*x] ?\d|times|multiply|product of",
+    "/": r"\d ?/ ?\d|divide|quotient of",
 }
+SECOND_FIRST = r"(?:subtract|take) \d+ (?:away )?from|add \d+ to \d"  # the second number is the left operand
+SORT, DOWN = r"\b(?:sort|order|arrange|list)\b", r"descending|decreasing|(?:largest|high) to|largest first"
 # What one of each is, in the smallest unit of its kind.
 UNITS = {
     "kilometers km": ("length", 1_000_000), "meters m": ("length", 1000), "centimeters cm": ("length", 10),
@@ -32,65 +34,44 @@ UNITS = {
     "feet ft": ("feet", 12), "inches in": ("feet", 1), "dozens": ("pieces", 12), "pieces": ("pieces", 1),
 }  # fmt: skip
 SIZES = {name: size for names, size in UNITS.items() for name in names.split()}
-WORD = r'(?:the word )?"?([a-z]+)"?'
-COUNTING = (  # the letter, then the word
-    rf"ow many ([a-z])(?:'?s)? are in {WORD}",
-    rf"the letter ([a-z]) (?:is )?in {WORD}",
-    rf"The letter ([a-z]) in {WORD}:",
-    rf"times does (?:the letter )?([a-z]) (?:appear|occur) in {WORD}",
-    rf"Count the ([a-z])'s in {WORD}",
-    rf"Number of ([a-z]) in {WORD}",
-    rf"How many letters ([a-z]) does {WORD} have",
-    rf"Count ([a-z]) in {WORD},",
-    rf"how often ([a-z]) stands in {WORD}",
+WORD = r'(?:the word )?"?(?!the )([a-z]+)"?'
+# A letter on its own, and the word that it is counted in.
+COUNTED = (
+    r"""(?<![\w'])"?([a-z])"?(?:'s)? """
+    rf"(?:(?:is|are|are there|appears?|occurs?) )?(?:in|does) {WORD}"
 )
-LENGTH = (
-    rf"ow many letters (?:does|are in) {WORD}(?: have)?",
-    rf"ow long is {WORD}",
-    rf"Count the letters of {WORD}",
-    rf"length of {WORD}",
-    rf"[Nn]umber of letters in {WORD}",
-    rf"the letters in {WORD}\.",
-    rf"how many letters is {WORD} made",
-)
-TURNED = (
-    rf"[Rr]everse {WORD}",
-    rf"(?:[Ww]rite|is|Spell|Say) {WORD} (?:backwards|in reverse)",
-    rf"[Tt]urn {WORD} around",
-    rf"^{WORD} backwards",
-    rf"Read {WORD} from right",
-)
-SPELLED = (
-    rf"[Ss]pell(?: out)? {WORD}",
-    rf"letters of {WORD}",
-    rf"is {WORD} spelled",
-    rf"Write {WORD} letter",
-    rf"^{WORD}, letter",
-)
+# What stands in front of any other word, and what says that it is to be measured or turned around.
+ASKED = "(?:spell|write|read|say|turn|flip|reverse|give me|letters|length|is)(?: (?:out|of|is|are|in|does))*"
+LENGTH, TURNED = "how many|how long|length|count", "reverse|backwards|turn.*around|flip|right to left"
+SPELLED = "spell|letter|written"
+
+
+def said(pattern: str, text: str) -> re.Match[str] | None:
+    """Finds a pattern, whether its words begin a sentence or not."""
+    return re.search(pattern, text, re.IGNORECASE)
 
 
 def solve(text: str) -> str:
     """The bare result of a question that can be computed."""
-    if unit := _unit(text):
-        return unit
     if re.search(f"{DAY}|{MONTH}", text):
         return _day(text)
+    if unit := _unit(text):
+        return unit
     if re.search(r"\d+\.\d+", text):
         return _decimals(text)
-    if re.search(r"\d", text) and re.search(r"[Ss]ort|[Oo]rder|Arrange", text):
-        down = re.search(r"descending|largest to smallest|large to small|largest first", text)
-        return ", ".join(map(str, sorted(map(int, re.findall(r"\d+", text)), reverse=bool(down))))
-    if re.search(r"\d", text):
-        told = re.search(r"[Hh]ow many|does each|does .* keep", text)
-        return str(_story(text)) if told else _plain(text)
-    return _word(text)
+    if not re.search(r"\d", text):
+        return _word(text)
+    if said(SORT, text):
+        numbers = map(int, re.findall(r"\d+", text))
+        return ", ".join(map(str, sorted(numbers, reverse=bool(said(DOWN, text)))))
+    return str(_story(text)) if said("how many", text) else _plain(text)
 
 
 def arithmetic(text: str) -> tuple[int, str, int]:
     """(a, operator, b) of a plain problem, however it is said."""
     a, b = (int(number) for number in re.findall(r"\d+", text))
-    (op,) = (op for op, pattern in SIGNS.items() if re.search(pattern, text))
-    if re.search(r"ubtract \d+ from|[Tt]ake \d+ away from|does \d+ go into|[Aa]dd \d+ to \d", text):
+    (op,) = (op for op, pattern in SIGNS.items() if said(pattern, text))
+    if said(SECOND_FIRST, text):
         a, b = b, a
     return a, op, b
 
@@ -108,12 +89,12 @@ def _plain(text: str) -> str:
 def _story(text: str) -> int:
     """One step or two: what the words say decides the operations."""
     numbers = [int(number) for number in re.findall(r"\d+", text)]
-    many, taken, more = (bool(re.search(words, text)) for words in (PLACES, TAKEN, MORE))
+    many, taken, more = (bool(said(words, text)) for words in (PLACES, TAKEN, MORE))
     if len(numbers) == 3:
         a, b, c = numbers
         assert not many or taken != more, text
         return (a * b if many else a + b) + (-c if taken or not many else c)
-    if re.search(SHARED, text):
+    if said(SHARED, text):
         few, all_of_them = sorted(numbers)
         assert all_of_them % few == 0, text
         return all_of_them // few
@@ -123,34 +104,30 @@ def _story(text: str) -> int:
 
 def _word(text: str) -> str:
     """Spelling, turning around, counting letters."""
-    if found := re.search(r"In ([a-z]+), how many ([a-z]) are there", text):
-        return str(found[1].count(found[2]))
-    for pattern in COUNTING:
-        if found := re.search(pattern, text):
-            return str(found[2].count(found[1]))
-    for pattern in TURNED:
-        if found := re.search(pattern, text):
-            return found[1][::-1]
-    for pattern in LENGTH:
-        if found := re.search(pattern, text):
-            return str(len(found[1]))
-    return "-".join(next(found[1] for pattern in SPELLED if (found := re.search(pattern, text))))
+    if counted := re.search(COUNTED, text):
+        return str(counted[2].count(counted[1]))
+    found = said(rf"\b{ASKED} {WORD}", text)
+    assert found is not None, text
+    word, around = found[1], text[: found.start(1)] + text[found.end(1) :]
+    long, turned = said(LENGTH, around), said(TURNED, around)
+    assert (long or turned or said(SPELLED, around)) and not (long and turned), text
+    return str(len(word)) if long else word[::-1] if turned else "-".join(word)
 
 
 def _decimals(text: str) -> str:
-    numbers = re.findall(r"\d+\.\d+", text)
-    larger = bool(re.search(r"larger|bigger|greater|more", text))
-    assert larger != bool(re.search(r"smaller|less", text)), text
+    numbers: list[str] = re.findall(r"\d+\.\d+", text)
+    larger = bool(said("larger|bigger|greater", text))
+    assert larger != bool(said("smaller|lower", text)), text
     return max(numbers, key=Decimal) if larger else min(numbers, key=Decimal)
 
 
 def _day(text: str) -> str:
     """Weekdays, months and dates, by the calendar of a year without February 29."""
-    days = int(found[1]) if (found := re.search(r"(\d+) days(?! long)", text)) else None
+    days = int(found[1]) if (found := re.search(r"(\d+) days", text)) else None
     if days is not None and (found := re.search(rf"({MONTH}) (\d+)", text)):
         then = date(2023, MONTHS.index(found[1]) + 1, int(found[2])) + timedelta(days)
         return f"{MONTHS[then.month - 1]} {then.day}"
-    back = -1 if re.search(r"[Bb]efore|ago|back|minus|precedes", text) else 1
+    back = -1 if said(r"before|\bago\b|\bback\b|precedes", text) else 1
     if days is not None and (found := re.search(DAY, text)):
         return DAYS[(date(2024, 1, 1) + timedelta(DAYS.index(found[0]) + back * days)).weekday()]
     if found := re.search(DAY, text):
@@ -158,7 +135,7 @@ def _day(text: str) -> str:
     found = re.search(MONTH, text)
     assert found is not None, text
     at = MONTHS.index(found[0])
-    if re.search(r"days|How long", text, re.IGNORECASE):
+    if said("days|how long", text):
         return str(calendar.monthrange(2023, at + 1)[1])
     return MONTHS[(at + back) % 12]
 

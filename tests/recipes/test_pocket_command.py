@@ -19,7 +19,7 @@ from recipes.pocket.tasks import TASKS
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> command.Run:
     """Twelve steps on 600 chats, a checkpoint every four."""
     torch.set_num_threads(1)
-    small = replace(command.TRAINING, batch_size=1, warmup_steps=2, save_every=4, log_every=2)
+    small = replace(command.TRAINING, batch_size=1, warmup_steps=2, save_every=4, log_every=2, compile=False)
     monkeypatch.setattr(command, "TRAINING", small)
     monkeypatch.setattr(command, "Peek", lambda qwen, path: peek.Peek(qwen, path, every=6, count=1))
     monkeypatch.setattr(peek, "MAX_TOKENS", 2)
@@ -27,7 +27,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> command.Run:
     monkeypatch.setattr("recipes.pocket.evaluate.MAX_TOKENS", {True: 120, False: 3})
     monkeypatch.setattr("recipes.pocket.evaluate.BUDGETS", (0,))
     yield command.Run(
-        tmp_path / "work", tmp_path / "pocket", tmp_path / "r.json", num_chats=150, steps=12, count=1
+        tmp_path / "work", tmp_path / "pocket", tmp_path / "r.json", num_chats=600, steps=12, count=1
     )
 
 

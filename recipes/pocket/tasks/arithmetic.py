@@ -20,6 +20,7 @@ import re
 from collections.abc import Callable
 
 from recipes.pocket.problem import Problem, Task, held_out
+from recipes.pocket.wording import filled, phrased
 
 
 def result(a: int, op: str, b: int) -> int:
@@ -129,30 +130,40 @@ _WORKING: dict[str, Callable[[int, int], str]] = {
     "/": _division,
 }
 
-_ANY = (
-    "What is {x}?", "{x}", "{x} =", "{x} = ?", "what is {x}", "How much is {x}?", "Compute {x}.", "Calculate {x}", "Work out {x}.",
-    "Can you tell me what {x} is?", "What does {x} equal?", "please compute {x}", "Solve {x}", "And {x}?", "Tell me {x}.",
-    "I need {x}, please.", "Evaluate {x}", "what about {x}?", "Find {x}.", "{x} please", "What do you get for {x}?",
-    "Give me the result of {x}.", "Hi! What is {x}?", "Could you compute {x}?", "Please work out {x} for me.", "What's {x}?",
+_COMMANDS = (
+    "work out <x>", "compute <x>", "calculate <x>", "solve <x>", "evaluate <x>", "find <x>", "figure out <x>", "tell me <x>", "give me the result of <x>",
+    "tell me what <x> is",
+)  # fmt: skip
+_QUESTIONS = (
+    "what is <x>", "how much is <x>", "what does <x> equal", "what do you get for <x>", "what's <x>", "what does <x> make", "what about <x>", "<x>", "<x> =", "<x> = ",
+    "what is the result of <x>",
 )  # fmt: skip
 _OWN = {
-    "+": ("What is the sum of {a} and {b}?", "Add {a} and {b}.", "add {b} to {a}", "Please add {a} and {b}.", "The sum of {a} and {b}?"),
-    "-": ("Subtract {b} from {a}.", "subtract {b} from {a}", "Take {b} away from {a}.", "What is the difference of {a} and {b}?", "{a} take away {b}"),
-    "*": ("Multiply {a} by {b}.", "multiply {a} and {b}", "What is the product of {a} and {b}?", "Please multiply {a} by {b}.", "The product of {a} and {b}?"),
-    "/": ("Divide {a} by {b}.", "divide {a} by {b}", "Please divide {a} by {b}.", "How often does {b} go into {a}?", "{a} divided by {b}, with remainder"),
-}  # fmt: skip
+    "+": ("add {a} and {b}", "add {b} to {a}", "add up {a} and {b}"),
+    "-": ("subtract {b} from {a}", "take {b} away from {a}", "take {b} from {a}"),
+    "*": ("multiply {a} by {b}", "multiply {a} and {b}", "multiply {a} with {b}"),
+    "/": ("divide {a} by {b}", "divide {a} by {b} with remainder"),
+}
+_NAMED = {
+    "+": "the sum of {a} and {b}",
+    "-": "the difference of {a} and {b}",
+    "*": "the product of {a} and {b}",
+    "/": "the quotient of {a} and {b}",
+}
 _WRITTEN = {
-    "+": ("{a} + {b}", "{a} + {b}", "{a}+{b}", "{a} plus {b}"),
-    "-": ("{a} - {b}", "{a} - {b}", "{a}-{b}", "{a} minus {b}"),
-    "*": ("{a} * {b}", "{a} * {b}", "{a}*{b}", "{a} times {b}", "{a} x {b}"),
-    "/": ("{a} / {b}", "{a} / {b}", "{a}/{b}", "{a} divided by {b}"),
+    "+": ("{a} + {b}", "{a}+{b}", "{a} plus {b}"),
+    "-": ("{a} - {b}", "{a}-{b}", "{a} minus {b}"),
+    "*": ("{a} * {b}", "{a}*{b}", "{a} times {b}", "{a} x {b}"),
+    "/": ("{a} / {b}", "{a}/{b}", "{a} divided by {b}"),
 }
-WORDINGS = {
-    op: tuple(dict.fromkeys(form.format(x=x) for form in _ANY for x in _WRITTEN[op]))
-    + _OWN[op] * 4
-    + (f"Could you work out {_WRITTEN[op][0]} for me?",)
-    for op in _WRITTEN
-}
+
+
+def _wordings(op: str) -> tuple[str, ...]:
+    written = (*_WRITTEN[op], _NAMED[op])
+    return phrased([*filled(_COMMANDS, x=written), *_OWN[op] * 3], filled(_QUESTIONS, x=written))
+
+
+WORDINGS = {op: _wordings(op) for op in _WRITTEN}
 
 
 def number(rng: random.Random, num_digits: int) -> int:
@@ -235,5 +246,5 @@ TASKS = (
     Task("addition", 5, _draw_addition, direct=0.1),
     Task("subtraction", 8, _draw_subtraction, direct=0.08),
     Task("multiplication", 8, _draw_multiplication, direct=0.08),
-    Task("division", 4.5, _draw_division, direct=0.12),
+    Task("division", 6, _draw_division, direct=0.12),
 )

@@ -2,15 +2,17 @@
 """Weekdays and dates: so many days after or before one, and what follows what.
 
 Weekdays repeat every seven days, so only what is left of whole weeks is counted; dates are counted over the end of a month, February having 28
-days (no year is named). Small sums are written in one line:
+days (no year is named). Sums are worked out as everywhere:
 
-    10 days after Monday:  10 = 7 + 3 / Tuesday, Wednesday, Thursday
-    5 days after March 28: 28 + 5 = 33 / March has 31 / 33 - 31 = 2 / April 2
+    10 days after Monday:  10 / 7 by long division, rest 3 / Monday, Tuesday, Wednesday, Thursday
+    5 days after March 28: 28 + 5 in columns, 33 / March has 31 / 33 - 31 in columns, 2 / April 2
 """
 
 import random
 
 from recipes.pocket.problem import Problem, Task
+from recipes.pocket.tasks.arithmetic import steps as working
+from recipes.pocket.wording import phrased
 
 DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 MONTHS = {
@@ -19,50 +21,43 @@ MONTHS = {
 }  # fmt: skip
 _NAMES = tuple(MONTHS)
 
-_AFTER = (
-    "What day is {n} days after {day}?", "Which day is {n} days after {day}?", "Today is {day}. What day is it in {n} days?", "{n} days after {day}?",
-    "If today is {day}, which weekday is it in {n} days?", "Which weekday is it {n} days after {day}?", "what day is {n} days after {day}",
-    "It is {day}. Which day is it in {n} days?", "Count {n} days from {day}.", "Starting on {day}, what day is it {n} days later?", "What weekday comes {n} days after {day}?",
-    "Tell me the weekday {n} days after {day}.", "{day} plus {n} days is which day?",
-    "Today is {day}, and I wait {n} days. What day is it then?",
+_AFTER = phrased(
+    ("tell me the day {n} days after {day}", "count {n} days from {day}", "find the weekday {n} days after {day}", "add {n} days to {day}", "tell me which day is {n} days after {day}"),
+    ("what day is {n} days after {day}", "which day is {n} days after {day}", "which weekday is it {n} days after {day}", "what day comes {n} days after {day}", "what day of the week is {n} days after {day}",
+     "if today is {day}, what day is it in {n} days", "if it is {day} today, which day is it {n} days later", "today is {day}, what day is it in {n} days", "it is {day}, which day is it in {n} days", "{n} days after {day}"),
 )  # fmt: skip
-_BEFORE = (
-    "What day is {n} days before {day}?", "Which day is {n} days before {day}?", "Today is {day}. What day was it {n} days ago?", "{n} days before {day}?",
-    "If today is {day}, which weekday was it {n} days ago?", "Which weekday is it {n} days before {day}?", "what day is {n} days before {day}",
-    "It is {day}. Which day was it {n} days ago?", "Count {n} days back from {day}.", "Tell me the weekday {n} days before {day}.", "{day} minus {n} days is which day?",
-    "Today is {day}. Go back {n} days: what day was it?",
+_BEFORE = phrased(
+    ("tell me the day {n} days before {day}", "count {n} days back from {day}", "find the weekday {n} days before {day}", "go back {n} days from {day}", "tell me which day is {n} days before {day}"),
+    ("what day is {n} days before {day}", "which day is {n} days before {day}", "which weekday is it {n} days before {day}", "what day comes {n} days before {day}", "what day of the week is {n} days before {day}",
+     "if today is {day}, what day was it {n} days ago", "if it is {day} today, which day was it {n} days ago", "today is {day}, what day was it {n} days ago", "it is {day}, which day was it {n} days ago", "{n} days before {day}"),
 )  # fmt: skip
-_NEXT = (
-    "Which {kind} comes after {name}?", "What {kind} comes after {name}?", "Which {kind} follows {name}?", "what comes after {name}", "What comes after {name}?",
-    "The {kind} after {name}?", "What is the next {kind} after {name}?", "Name the {kind} after {name}.", "Tell me the {kind} that follows {name}.",
-    "After {name}, which {kind} is next?",
+_NEXT = phrased(
+    ("name the {kind} after {name}", "tell me the {kind} after {name}", "say which {kind} follows {name}"),
+    ("which {kind} comes after {name}", "what {kind} comes after {name}", "what comes after {name}", "which {kind} follows {name}", "what is the {kind} after {name}", "what is the next {kind} after {name}"),
 )  # fmt: skip
-_PREVIOUS = (
-    "Which {kind} comes before {name}?", "What {kind} comes before {name}?", "what comes before {name}", "What comes before {name}?", "The {kind} before {name}?",
-    "What is the {kind} before {name}?", "Name the {kind} before {name}.", "Tell me the {kind} that stands before {name}.", "Which {kind} precedes {name}?",
-    "Before {name}, which {kind} was it?",
+_PREVIOUS = phrased(
+    ("name the {kind} before {name}", "tell me the {kind} before {name}", "say which {kind} stands before {name}"),
+    ("which {kind} comes before {name}", "what {kind} comes before {name}", "what comes before {name}", "which {kind} precedes {name}", "what is the {kind} before {name}", "what was the {kind} before {name}"),
 )  # fmt: skip
-_LENGTH = (
-    "How many days does {name} have?", "How many days are in {name}?", "how many days has {name}", "How long is {name}?", "Number of days in {name}?", "Days in {name}?",
-    "Tell me how many days {name} has.", "How many days are there in {name}?", "Is {name} 30 or 31 days long?",
-    "What is the number of days of {name}?",
+_LENGTH = phrased(
+    ("tell me how many days {name} has", "give me the number of days in {name}", "say how long {name} is"),
+    ("how many days does {name} have", "how many days are in {name}", "how long is {name}", "how many days has {name}", "how many days are there in {name}"),
 )  # fmt: skip
-_DATE = (
-    "Which date is {n} days after {month} {day}?", "What is the date {n} days after {month} {day}?", "{n} days after {month} {day}?", "what date is {n} days after {month} {day}",
-    "Today is {month} {day}. What is the date in {n} days?", "If today is {month} {day}, which date is it in {n} days?", "It is {month} {day}. What date is it {n} days later?",
-    "Add {n} days to {month} {day}.", "{month} {day} plus {n} days?", "Count {n} days from {month} {day}.", "Tell me the date {n} days after {month} {day}.",
-    "Today is {month} {day}, and I wait {n} days. What is the date then?",
+_DATE = phrased(
+    ("tell me the date {n} days after {month} {day}", "add {n} days to {month} {day}", "count {n} days from {month} {day}", "find the date {n} days after {month} {day}"),
+    ("what date is {n} days after {month} {day}", "which date is {n} days after {month} {day}", "what is the date {n} days after {month} {day}", "if today is {month} {day}, what is the date in {n} days",
+     "today is {month} {day}, which date is it in {n} days", "it is {month} {day}, what date is it {n} days later", "{n} days after {month} {day}", "what is {month} {day} plus {n} days"),
 )  # fmt: skip
 
 
 def _weekday(rng: random.Random) -> Problem:
     start, n = rng.randrange(7), rng.randint(2, 9) if rng.random() < 0.4 else rng.randint(2, 60)
     sign = 1 if rng.random() < 0.65 else -1
-    weeks, left = divmod(n, 7)
+    left = n % 7
     counted = [DAYS[(start + sign * k) % 7] for k in range(left + 1)]
     answer = DAYS[(start + sign * n) % 7]
     assert counted[-1] == answer
-    steps = f"{n} = {7 * weeks} + {left}\n{', '.join(counted)}"
+    steps = f"{working(n, '/', 7)}\n{', '.join(counted)}"
     fields, key = {"n": n, "day": DAYS[start]}, f"weekday {n} {sign} {start}"
     said = f"It is {answer}." if sign > 0 else f"It was {answer}."
     return Problem(_AFTER if sign > 0 else _BEFORE, steps, said, fields, answer, answer, key, 20)
@@ -98,9 +93,9 @@ def _date(rng: random.Random) -> Problem:
     day, n = rng.randint(1, MONTHS[month]), rng.randint(2, 30)
     if day + n - MONTHS[month] > MONTHS[_NAMES[(at + 1) % 12]]:
         return _date(rng)
-    lines, total = [f"{day} + {n} = {day + n}", f"{month} has {MONTHS[month]}"], day + n
+    lines, total = [working(day, "+", n), f"{month} has {MONTHS[month]}"], day + n
     if total > MONTHS[month]:
-        lines.append(f"{total} - {MONTHS[month]} = {total - MONTHS[month]}")
+        lines.append(working(total, "-", MONTHS[month]))
         total, month = total - MONTHS[month], _NAMES[(at + 1) % 12]
     answer = f"{month} {total}"
     fields, key = {"n": n, "month": _NAMES[at], "day": day}, f"date {at} {day} {n}"

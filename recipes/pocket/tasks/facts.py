@@ -9,6 +9,7 @@ import random
 from dataclasses import dataclass
 
 from recipes.pocket.problem import Problem, Task
+from recipes.pocket.wording import phrased
 
 
 @dataclass(frozen=True)
@@ -119,18 +120,13 @@ FACTS = (
          "and mixtures of experts of 30B and 235B."),
 )  # fmt: skip
 
-_WHAT = (
-    "What is {x}?", "what is {x}", "What's {x}?", "Explain {x}.", "explain {x}", "Tell me about {x}.", "{x}?", "How does {x} work?", "Describe {x}.",
-    "What do you know about {x}?", "What does {x} mean?", "{x}", "Can you explain {x}?", "Explain {x} to me.", "What is meant by {x}?", "Define {x}.",
-    "What is {x} in a language model?", "What is {x} in Qwen3?", "Please explain {x} briefly.", "explain {x} in one sentence", "tell me how {x} works",
-    "What exactly is {x}?", "I want to understand {x}", "Hi, what is {x}?", "say what {x} is", "So what is {x}?", "Do you know what {x} is?", "Teach me {x}.",
-    "I don't understand {x}", "Can you tell me about {x}?", "Could you explain what {x} is?", "Please tell me what {x} does",
-    "Could you tell me what {x} is?",
+_WHAT = phrased(
+    ("tell me what {x} is", "explain {x}", "describe {x}", "define {x}", "tell me about {x}", "teach me {x}", "explain how {x} works", "explain {x} briefly", "say what {x} is"),
+    ("what is {x}", "what's {x}", "how does {x} work", "what does {x} mean", "what do you know about {x}", "what is meant by {x}", "what exactly is {x}", "what is {x} in Qwen3", "{x}", "what is {x} in a language model"),
 )  # fmt: skip
-_WHY = (
-    "Why {x}?", "Why does Qwen3 use {x}?", "What is {x} good for?", "Why is {x} used?", "Why do we need {x}?", "What is the point of {x}?",
-    "What is the advantage of {x}?", "why use {x}", "Why do models have {x}?", "Tell me why {x} is used.", "What do I need {x} for?", "Explain why Qwen3 has {x}.",
-    "Could you tell me why {x} is needed?",
+_WHY = phrased(
+    ("tell me why {x} is used", "explain why {x} is used", "tell me why Qwen3 uses {x}", "explain why we need {x}"),
+    ("why does Qwen3 use {x}", "what is {x} good for", "why is {x} used", "why do we need {x}", "what is the point of {x}", "what is the advantage of {x}", "why do models have {x}", "why {x}", "why use {x}", "what do I need {x} for"),
 )  # fmt: skip
 
 QUESTIONS = (

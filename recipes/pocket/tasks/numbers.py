@@ -3,45 +3,52 @@
 
 Decimals are written with equally many digits before and behind the point; then the first pair of digits that differs decides:
 
-    9.11 or 9.9:  9.11 9.90 9=9 1<9, 9.11 is smaller
+    9.11 or 9.9:  9.11 9.90 9=9 1<9, so 9.9 is larger
 
 Numbers to sort are written with equally many digits and dealt into groups by their first digit, as one sorts letters into pigeonholes; a
 group is small enough to be seen at once:
 
-    34 7 12 18:   34 07 12 18 / 0 07 / 1 12 18 / 3 34
+    34 7 12 18:   34 07 12 18 / 0: 07 1: 12 18 2: 3: 34 4: 5: 6: 7: 8: 9:
 """
 
 import random
 from collections.abc import Sequence
 
 from recipes.pocket.problem import Problem, Task
+from recipes.pocket.wording import filled, phrased
 
-_LARGER = (
-    "Which is larger, {a} or {b}?", "Which number is larger: {a} or {b}?", "which is larger, {a} or {b}", "Which is bigger, {a} or {b}?",
-    "What is larger, {a} or {b}?", "Is {a} or {b} larger?", "Is {a} or {b} the larger number?", "Which is greater: {a} or {b}?",
-    "Compare {a} and {b}: which is larger?", "Tell me the larger of {a} and {b}.", "{a} or {b}: which is more?", "What's bigger, {a} or {b}?",
-    "Find the larger number: {a}, {b}.", "The larger of {a} and {b}, please.",
-    "Of {a} and {b}, which one is the larger?",
+_COMPARE = (
+    "tell me which is <more>, {a} or {b}", "find the <more> of {a} and {b}", "say which number is <more>: {a} or {b}", "compare {a} and {b} and say which is <more>",
+    "pick the <more> number: {a} or {b}", "give me the <more> of {a} and {b}",
 )  # fmt: skip
-_SMALLER = (
-    "Which is smaller, {a} or {b}?", "Which number is smaller: {a} or {b}?", "which is smaller, {a} or {b}", "Which is less, {a} or {b}?",
-    "What is smaller, {a} or {b}?", "Is {a} or {b} smaller?", "Is {a} or {b} the smaller number?", "What's smaller, {a} or {b}?",
-    "Compare {a} and {b}: which is smaller?", "Tell me the smaller of {a} and {b}.", "{a} or {b}: which is less?",
-    "Find the smaller number: {a}, {b}.", "The smaller of {a} and {b}, please.",
-    "Of {a} and {b}, which one is the smaller?",
+_COMPARED = (
+    "which is <more>, {a} or {b}", "which number is <more>, {a} or {b}", "what is <more>, {a} or {b}", "is {a} or {b} <more>", "which of {a} and {b} is <more>",
+    "which one is <more>: {a} or {b}", "what's <more>, {a} or {b}", "which is the <more> number, {a} or {b}",
 )  # fmt: skip
-_UP = (
-    "Sort these numbers: {list}.", "Sort {list}.", "sort {list}", "Sort the numbers {list}", "Put {list} in order.", "Order these numbers: {list}",
-    "Sort {list} from smallest to largest.", "Sort {list} in ascending order.", "Arrange {list} from small to large.", "Please sort {list}.",
-    "Can you sort {list}?", "{list}: sort them", "Sort this list: {list}", "Put these numbers in ascending order: {list}.",
-    "Bring {list} into order, smallest first.",
-)  # fmt: skip
-_DOWN = (
-    "Sort {list} from largest to smallest.", "Sort {list} in descending order.", "sort {list} descending", "Arrange {list} from large to small.",
-    "Put {list} in descending order.", "Order these numbers from largest to smallest: {list}", "Sort these numbers, largest first: {list}.",
-    "Please sort {list} in descending order.", "Can you sort {list} from largest to smallest?", "Sort this list from large to small: {list}",
-    "Bring {list} into order, largest first.",
-)  # fmt: skip
+_LARGER = phrased(
+    filled(_COMPARE, more=("larger", "bigger", "greater")),
+    filled(_COMPARED, more=("larger", "bigger", "greater")),
+)
+_SMALLER = phrased(filled(_COMPARE, more=("smaller", "lower")), filled(_COMPARED, more=("smaller", "lower")))
+_SORT = (
+    "sort <l><how>",
+    "order <l><how>",
+    "arrange <l><how>",
+    "put <l> in order<how>",
+    "bring <l> into order<how>",
+    "list <l><how>",
+)
+_LIST = ("{list}", "the numbers {list}", "these numbers: {list}", "{list}")
+_UP = phrased(
+    filled(
+        _SORT[:-1], l=_LIST, how=("", " from smallest to largest", ", smallest first", " from low to high")
+    )
+    + filled(_SORT[:3], l=_LIST, how=(" in ascending order", " in increasing order"))
+)
+_DOWN = phrased(
+    filled(_SORT, l=_LIST, how=(" from largest to smallest", ", largest first", " from high to low"))
+    + filled(_SORT[:3], l=_LIST, how=(" in descending order", " in decreasing order", " descending"))
+)
 
 
 def _decimal(rng: random.Random, whole: int) -> str:
@@ -64,11 +71,11 @@ def _compare(rng: random.Random) -> Problem:
     said = f"{answer} is {'larger' if larger else 'smaller'}."
     wordings = _LARGER if larger else _SMALLER
     fields, key = {"a": a, "b": b}, f"compare {a} {b}"
-    return Problem(wordings, compared(a, b), said, fields, short=answer, value=float(answer), key=key)
+    return Problem(wordings, compared(a, b, said), said, fields, short=answer, value=float(answer), key=key)
 
 
-def compared(a: str, b: str) -> str:
-    """The working: both padded, digit by digit to the first that differs."""
+def compared(a: str, b: str, said: str) -> str:
+    """The working: both padded, digit by digit to the first that differs; then what is said."""
     (whole_a, part_a), (whole_b, part_b) = a.split("."), b.split(".")
     before, behind = max(len(whole_a), len(whole_b)), max(len(part_a), len(part_b))
     x = f"{whole_a:0>{before}}.{part_a:0<{behind}}"
@@ -79,8 +86,7 @@ def compared(a: str, b: str) -> str:
         lines.append(f"{left}{sign}{right}")
         if sign != "=":
             break
-    smaller = min(a, b, key=float)
-    return f"{' '.join(lines)}, {smaller} is smaller"
+    return f"{' '.join(lines)}, so {said.rstrip('.')}"
 
 
 def _sort(rng: random.Random) -> Problem:
@@ -98,16 +104,14 @@ def _sort(rng: random.Random) -> Problem:
 
 
 def grouped(numbers: Sequence[int], *, descending: bool) -> str:
-    """The working: padded, then one line for each first digit that occurs, in order."""
+    """The working: padded, then a group for each first digit in order, also where none begins with it."""
     width = len(str(max(numbers)))
     padded = [f"{number:0{width}}" for number in numbers]
-    if width == 1:
-        return " ".join(padded)
-    lines = [" ".join(padded)]
-    for digit in sorted({text[0] for text in padded}, reverse=descending):
+    groups = []
+    for digit in sorted("0123456789", reverse=descending):
         group = sorted((text for text in padded if text[0] == digit), reverse=descending)
-        lines.append(f"{digit}: {' '.join(group)}")
-    return "\n".join(lines)
+        groups.append(" ".join([f"{digit}:", *group]))
+    return f"{' '.join(padded)}\n{' '.join(groups)}"
 
 
 TASKS = (

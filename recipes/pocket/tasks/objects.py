@@ -10,18 +10,23 @@ from recipes.pocket.problem import Problem, Task
 from recipes.pocket.tasks import calendar, numbers, spelling
 from recipes.pocket.tasks.arithmetic import problem
 from recipes.pocket.tasks.stories import NAMES
+from recipes.pocket.wording import filled
 
 _ASKED = (
     "Answer in JSON with the key {key}.", "Answer as JSON with the key {key}.", 'Give JSON with the key "{key}".', "Reply with a JSON object whose key is {key}.",
     "Write the answer as JSON under the key {key}.", "JSON please, key {key}.", 'Use JSON: {{"{key}": ...}}', "Return a JSON object with {key}.", "As JSON, with the key {key}.",
-    "Put the answer into JSON, the key being {key}.",
+    "Answer in JSON, key {key}.", "Please answer with JSON, the key is {key}.", "Return JSON with the key {key}.", "I want JSON with the key {key}.", "Give a JSON object with the key {key}.",
+    'Reply in JSON, with "{key}" as the key.', "Write JSON with the key {key}.", "Answer with a JSON object, key {key}.", "Use the key {key} in a JSON object.", "Reply as JSON, key {key}, please.",
+    "Please reply with JSON with the key {key}.",
+)  # fmt: skip
+_SAID = (
+    "{name} is {age} years old and lives in {city}", "{name} lives in {city} and is {age}", "{name}, {age}, from {city}", "name {name}, age {age}, city {city}", "{name} from {city} is {age}",
+    "{name}, aged {age}, of {city}", "name={name}, age={age}, city={city}", "{name} is {age} and comes from {city}",
 )  # fmt: skip
 _SENTENCE = (
-    "{name} is {age} years old and lives in {city}. Write that as JSON.", "Make JSON of this: {name} is {age} years old and lives in {city}.",
-    "Extract name, age and city as JSON: {name}, {age}, from {city}.", "JSON for a person: name {name}, age {age}, city {city}.",
-    "Give me a JSON object with name, age and city: {name} lives in {city} and is {age}.", "Turn this into JSON: name {name}, age {age}, city {city}",
-    "{name} from {city} is {age}. As JSON with name, age, city, please.", "name={name}, age={age}, city={city}: write JSON", "Write a JSON object for {name}, aged {age}, of {city}.",
-    "Put into JSON: {name} is {age} and comes from {city}.",
+    *filled(("Write that as JSON: <s>.", "Make JSON of this: <s>.", "Extract name, age and city as JSON: <s>", "Give me a JSON object with name, age and city: <s>.", "<s>. Write that as JSON.",
+             "<s>. As JSON with name, age and city, please.", "Turn this into JSON: <s>", "JSON for this person: <s>.", "<s>. Give me that in JSON.", "As JSON: <s>"), s=_SAID),
+    "Please write this as JSON: {name} is {age} years old and lives in {city}.",
 )  # fmt: skip
 CITIES = (
     "Paris", "London", "Berlin", "Rome", "Madrid", "Tokyo", "Oslo", "Vienna", "Prague", "Lisbon", "Athens", "Dublin", "Cairo", "Delhi", "Beijing", "Sydney", "Boston",

@@ -13,32 +13,29 @@ import random
 
 from recipes.pocket import words
 from recipes.pocket.problem import Problem, Task
+from recipes.pocket.wording import filled, phrased
 
-_SPELL = (
-    "Spell the word {word}.", "Spell {word}.", "spell {word}", 'Spell "{word}".', "How do you spell {word}?", "Can you spell {word}?",
-    "Spell out {word}, please.", "What are the letters of {word}?", 'How is "{word}" spelled?', "Write {word} letter by letter.",
-    "{word}, letter by letter", "Please spell the word {word}", "List the letters of {word}.", "Spell {word} for me.",
-    "Would you spell the word {word}?",
+_WORD = ("{word}", '"{word}"', "the word {word}", 'the word "{word}"', "{word}")
+_LETTER = ("{letter}", "the letter {letter}", '"{letter}"')
+_LETTERS = ("{letter}", "{letter}'s", '"{letter}"')
+_SPELL = phrased(
+    filled(("spell <w>", "spell out <w>", "write <w> letter by letter", "give me the letters of <w>", "list the letters of <w>", "say <w> letter by letter"), w=_WORD),
+    filled(("how do you spell <w>", "how is <w> spelled", "what are the letters of <w>", "which letters are in <w>", "how is <w> written"), w=_WORD),
 )  # fmt: skip
-_REVERSE = (
-    "Reverse the word {word}.", "Reverse {word}.", "reverse {word}", 'Reverse "{word}".', "Write {word} backwards.", "What is {word} backwards?",
-    "Spell {word} backwards.", 'What is "{word}" in reverse?', "Turn the word {word} around.", "{word} backwards", "Please reverse {word}",
-    "Can you write {word} backwards?", "Read {word} from right to left.", "Say {word} backwards.",
-    "Could you turn {word} around, last letter first?",
+_REVERSE = phrased(
+    filled(("reverse <w>", "write <w> backwards", "spell <w> backwards", "turn <w> around", "read <w> backwards", "say <w> backwards", "flip <w>", "write <w> in reverse",
+            "write <w> from right to left", "give me <w> in reverse"), w=_WORD),
+    filled(("what is <w> backwards", "what is <w> in reverse", "how is <w> written backwards", "what do you get if you reverse <w>", "what is the reverse of <w>"), w=_WORD),
 )  # fmt: skip
-_COUNT = (
-    "How many {letter} are in {word}?", "How many {letter}'s are in {word}?", "how many {letter} are in {word}", 'How many {letter} are in "{word}"?',
-    "Count the letter {letter} in {word}.", "How often is the letter {letter} in {word}?", "How many times does {letter} appear in {word}?",
-    "How many times does the letter {letter} occur in the word {word}?", "Count the {letter}'s in {word}", "In {word}, how many {letter} are there?",
-    "Number of {letter} in {word}?", "The letter {letter} in {word}: how often?", "How many letters {letter} does {word} have?",
-    "Count {letter} in {word}, please.", "How many {letter}s are in the word {word}?",
-    "Could you count how often {letter} stands in {word}?",
+_COUNT = phrased(
+    filled(("count <l> in <w>", "count how often <l> appears in <w>", "find out how often <l> is in <w>", "tell me how often <l> occurs in <w>"), l=_LETTER, w=_WORD)
+    + filled(("count how many <l> are in <w>", "tell me how many <l> are in <w>"), l=_LETTERS, w=_WORD),
+    filled(("how many times does <l> appear in <w>", "how often does <l> occur in <w>", "how often is <l> in <w>"), l=_LETTER, w=_WORD)
+    + filled(("how many <l> are in <w>", "how many <l> are there in <w>", "how many <l> does <w> have", "what is the number of <l> in <w>"), l=_LETTERS, w=_WORD) * 2,
 )  # fmt: skip
-_LENGTH = (
-    "How many letters does {word} have?", "How many letters are in {word}?", "how many letters are in {word}", 'How long is the word "{word}"?',
-    "Count the letters of {word}.", "How long is {word}?", "What is the length of {word}?", "Number of letters in {word}?",
-    "Please count the letters in {word}.",
-    "Of how many letters is {word} made?",
+_LENGTH = phrased(
+    filled(("count the letters of <w>", "count the letters in <w>", "tell me the length of <w>", "find the length of <w>", "tell me how many letters <w> has"), w=_WORD),
+    filled(("how many letters does <w> have", "how many letters are in <w>", "how long is <w>", "what is the length of <w>", "of how many letters is <w> made"), w=_WORD),
 )  # fmt: skip
 
 

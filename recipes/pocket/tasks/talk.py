@@ -50,19 +50,10 @@ TALK = (
      "I hear you. I am better with numbers and letters: shall we compute something?"),
 )  # fmt: skip
 
-_WORDINGS = (
-    "{x}",
-    "{x}",
-    "{x}",
-    "{x}",
-    "{low}",
-    "{bare}",
-    "{x} :)",
-    "Pocket, {low}",
-    "And: {x}",
-    "So, {low}",
-    "OK. {x}",
-)
+_WORDINGS = ("{x}",) * 6 + ("{low}",) * 3 + ("{bare}",) * 3 + (
+    "{x} :)", "Pocket, {low}", "And: {x}", "So, {low}", "OK. {x}", "Hey! {x}", "{bare}!", "{low}!", "Well, {low}", "Oh, {low}", "{x} Pocket!", "OK, {low}", "Now: {x}", "Hmm. {x}",
+    "{x} Please.", "Hey, {low}",
+)  # fmt: skip
 
 
 def _talk(rng: random.Random) -> Problem:
@@ -72,4 +63,4 @@ def _talk(rng: random.Random) -> Problem:
     return Problem(_WORDINGS, "Small talk.", answer.format(**SHAPE_IN_WORDS), fields)
 
 
-TASKS = (Task("small talk", 3, _talk, direct=0.4),)
+TASKS = (Task("small talk", 4, _talk, direct=0.4),)

@@ -8,21 +8,19 @@ from typing import Any
 from recipes.pocket.problem import Message, Problem, Task
 from recipes.pocket.tasks.arithmetic import result
 from recipes.pocket.tasks.objects import CITIES, proper_name
+from recipes.pocket.wording import filled, phrased
 
-_CALCULATE = (
-    "What is {a} {op} {b}?", "Compute {a} {op} {b}.", "{a} {op} {b}", "Use the calculator: {a} {op} {b}", "Calculate {a} {op} {b} with the tool.", "How much is {a} {op} {b}?",
-    "what is {a} {op} {b}", "Please calculate {a} {op} {b}.", "Can you tell me what {a} {op} {b} is?", "Work out {a} {op} {b}.",
-    "Could you work out {a} {op} {b} for me?",
+_CALCULATE = phrased(
+    filled(("work out <x>", "compute <x>", "calculate <x>", "use the calculator for <x>", "tell me what <x> is", "calculate <x> with the tool"), x=("{a} {op} {b}",)),
+    filled(("what is <x>", "how much is <x>", "<x>", "what does <x> equal"), x=("{a} {op} {b}",)),
 )  # fmt: skip
-_WEATHER = (
-    "What is the weather in {city}?", "How is the weather in {city}?", "what is the weather like in {city}", "Weather in {city}?", "Is it raining in {city}?",
-    "Tell me the weather in {city}.", "How warm is it in {city}?", "Check the weather in {city}, please.", "Do I need an umbrella in {city}?", "Is the sun shining in {city}?",
-    "Could you look up the weather in {city}?",
+_WEATHER = phrased(
+    ("look up the weather in {city}", "tell me the weather in {city}", "check the weather in {city}", "tell me how warm it is in {city}"),
+    ("what is the weather in {city}", "how is the weather in {city}", "what is the weather like in {city}", "is it raining in {city}", "how warm is it in {city}", "is the sun shining in {city}", "do I need an umbrella in {city}", "weather in {city}"),
 )  # fmt: skip
-_CLOCK = (
-    "What time is it in {city}?", "How late is it in {city}?", "what time is it in {city}", "Time in {city}?", "Tell me the time in {city}.", "What is the time in {city}?",
-    "What is the local time in {city}?", "Check the clock in {city}, please.", "Which hour is it in {city} now?", "Is it late in {city}?",
-    "Could you look up the time in {city}?",
+_CLOCK = phrased(
+    ("look up the time in {city}", "tell me the time in {city}", "check the clock in {city}", "tell me how late it is in {city}"),
+    ("what time is it in {city}", "how late is it in {city}", "what is the time in {city}", "what is the local time in {city}", "which hour is it in {city}", "time in {city}"),
 )  # fmt: skip
 _SKIES = ("sunny", "cloudy", "rainy", "windy", "snowy", "foggy", "clear", "stormy")
 
@@ -40,16 +38,17 @@ def offered(
     rng: random.Random, needed: str | None = None
 ) -> tuple[dict[str, tuple[str, str]], tuple[Message, ...]]:
     """One to three tools under names of their own, the needed one among them: ({kind: (name, argument)}, schemas)."""
+    place = rng.choice(("city", "location"))
     kinds = {
         "calculator": (rng.choice(("calculator", "calculate")), "expression", "computes"),
         "weather": (
             rng.choice(("get_weather", "weather")),
-            rng.choice(("city", "location")),
+            place,
             "the weather",
         ),
-        "clock": (rng.choice(("get_time", "clock")), rng.choice(("city", "location")), "the time"),
+        "clock": (rng.choice(("get_time", "clock")), place, "the time"),
     }
-    chosen = rng.sample(list(kinds), rng.choice((1, 2, 2, 3)))
+    chosen = rng.sample(list(kinds), rng.choice((1, 1, 2, 3)))
     if needed and needed not in chosen:
         chosen[rng.randrange(len(chosen))] = needed
     schemas = tuple(schema(kinds[kind][0], kinds[kind][2], kinds[kind][1]) for kind in chosen)

@@ -8,16 +8,24 @@ from recipes.pocket.tasks import spelling
 from recipes.pocket.tasks.arithmetic import WORDINGS, equation, result, steps
 from recipes.pocket.tasks.objects import proper_name
 from recipes.pocket.tasks.stories import NAMES
+from recipes.pocket.wording import phrased
 
 _AGAIN = {
-    "+": ("And plus {b}?", "Add {b} to that.", "Now add {b}.", "plus {b}", "Then add {b}.", "And what is that plus {b}?", "Add {b}", "And if you add {b}?", "Take that and add {b}."),
-    "-": ("And minus {b}?", "Subtract {b} from that.", "Now subtract {b}.", "minus {b}", "Then take away {b}.", "And what is that minus {b}?", "Take away {b}", "And if you subtract {b}?", "Take that and subtract {b}."),
-    "*": ("And times {b}?", "Multiply that by {b}.", "Now multiply by {b}.", "times {b}", "Then multiply it by {b}.", "And what is that times {b}?", "Multiply by {b}", "And if you multiply by {b}?", "Take that and multiply by {b}."),
+    "+": phrased(("add {b} to that", "add {b}", "add {b} to it", "take that and add {b}"), ("what is that plus {b}", "plus {b}", "what if you add {b}", "how much is that plus {b}")),
+    "-": phrased(("subtract {b} from that", "subtract {b}", "take away {b}", "take that and subtract {b}"), ("what is that minus {b}", "minus {b}", "what if you subtract {b}", "how much is that minus {b}")),
+    "*": phrased(("multiply that by {b}", "multiply by {b}", "multiply it by {b}", "take that and multiply by {b}"), ("what is that times {b}", "times {b}", "what if you multiply by {b}", "how much is that times {b}")),
 }  # fmt: skip
-_WORD_AGAIN = (
-    "And backwards?", "Now reverse it.", "And in reverse?", "Write it backwards.", "Turn it around.", "Now backwards, please.", "Reverse that word.", "And the other way round?",
-    "What is it backwards?",
-)  # fmt: skip
+_WORD_AGAIN = phrased(
+    (
+        "reverse it",
+        "write it backwards",
+        "turn it around",
+        "reverse that word",
+        "say it backwards",
+        "write that in reverse",
+    ),
+    ("what is it backwards", "what is that backwards", "backwards", "what is it in reverse"),
+)
 _NAME_TOLD = (
     "My name is {name}.",
     "I am {name}.",
@@ -28,10 +36,10 @@ _NAME_TOLD = (
     "I'm {name}.",
     "People call me {name}.",
 )
-_NAME_ASKED = (
-    "What is my name?", "Who am I?", "what is my name", "Do you remember my name?", "What am I called?", "Tell me my name.", "Say my name.", "And what was my name?",
-    "Can you still tell me my name?",
-)  # fmt: skip
+_NAME_ASKED = phrased(
+    ("tell me my name", "say my name"),
+    ("what is my name", "who am I", "what am I called", "do you remember my name", "what was my name"),
+)
 
 
 def _said(question: str, answer: str) -> tuple[Message, Message]:

@@ -9,6 +9,7 @@ import random
 
 from recipes.pocket.problem import Problem, Task
 from recipes.pocket.tasks import arithmetic
+from recipes.pocket.wording import phrased
 
 # larger, smaller, how many smaller ones make one; the first name of each is said in the answer
 _METRIC = (
@@ -20,11 +21,9 @@ _OTHERS = (
     (("hours", "h"), ("minutes", "min"), 60), (("minutes", "min"), ("seconds", "s"), 60), (("days",), ("hours", "h"), 24), (("weeks",), ("days",), 7),
     (("years",), ("months",), 12), (("feet", "ft"), ("inches", "in"), 12), (("yards",), ("feet", "ft"), 3), (("dozens",), ("pieces",), 12),
 )  # fmt: skip
-_WORDINGS = (
-    "How many {to} are {n} {unit}?", "How many {to} are in {n} {unit}?", "how many {to} are {n} {unit}", "Convert {n} {unit} to {to}.", "convert {n} {unit} to {to}",
-    "{n} {unit} in {to}", "{n} {unit} in {to}?", "What is {n} {unit} in {to}?", "Express {n} {unit} in {to}.", "{n} {unit} to {to}", "Turn {n} {unit} into {to}.",
-    "{n} {unit} are how many {to}?", "Please convert {n} {unit} into {to}.", "How much is {n} {unit} in {to}?", "Tell me how many {to} {n} {unit} are.",
-    "I have {n} {unit}. How many {to} is that?",
+_WORDINGS = phrased(
+    ("convert {n} {unit} to {to}", "convert {n} {unit} into {to}", "turn {n} {unit} into {to}", "express {n} {unit} in {to}", "change {n} {unit} into {to}", "tell me how many {to} {n} {unit} are", "give me {n} {unit} in {to}"),
+    ("how many {to} are {n} {unit}", "how many {to} are in {n} {unit}", "what is {n} {unit} in {to}", "how much is {n} {unit} in {to}", "how many {to} do {n} {unit} make", "{n} {unit} are how many {to}", "{n} {unit} in {to}", "{n} {unit} to {to}"),
 )  # fmt: skip
 
 

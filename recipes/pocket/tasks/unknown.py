@@ -153,4 +153,4 @@ def _unknown(rng: random.Random) -> Problem:
     return _foreign(rng) if rng.random() < 0.75 else _too_large(rng)
 
 
-TASKS = (Task("saying that it does not know", 4, _unknown, direct=0.3),)
+TASKS = (Task("saying that it does not know", 5, _unknown, direct=0.3),)
