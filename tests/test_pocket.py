@@ -87,14 +87,10 @@ def test_the_questions_that_it_proposes_itself_are_answered() -> None:
 
 BARS = {"addition": 99, "subtraction": 99, "multiplication": 97, "calling a tool": 98}  # else 95
 # What this pocket does not reach yet. A recipe that does better, or worse, has to say so here.
-BELOW = {
-    "addition", "division", "sorting numbers", "weekdays and months", "dates", "unit conversion",
-    "obeying the system prompt", "calling a tool",
-}  # fmt: skip
+BELOW = {"division", "sorting numbers", "dates", "unit conversion", "obeying the system prompt"}
 LOST_IN_A_NEW_WORDING = {
-    "word problems", "reversing words", "counting letters", "sorting numbers", "weekdays and months", "dates",
-    "unit conversion", "small talk", "saying that it does not know", "JSON answers", "calling a tool",
-    "referring back",
+    "word problems", "spelling", "reversing words", "counting letters", "sorting numbers",
+    "saying that it does not know", "referring back",
 }  # fmt: skip
 
 
@@ -122,15 +118,14 @@ def test_each_task_is_answered_as_well_as_the_card_says(pocket: Qwen, mode: str)
     assert sum(shares.values()) / len(shares) > sum(said.values()) / len(said) - 6
 
 
-def test_tool_calls_are_valid_json_and_mostly_with_the_arguments_that_the_tool_has(pocket: Qwen) -> None:
-    """Its usual mistake is to call a tool's city location, or the other way round."""
+def test_tool_calls_are_valid_json_with_the_arguments_that_the_tool_has(pocket: Qwen) -> None:
     wrong = 0
     for chat, result in answers(pocket, asked(BY_NAME["calling a tool"], 25), thinking=True):
         (call,) = result.tool_calls
         assert json.loads(json.dumps(call.arguments)) == call.arguments
         wanted = chat["messages"][-1]["tool_calls"][0]["function"]
         wrong += (call.name, call.arguments) != (wanted["name"], wanted["arguments"])
-    assert wrong <= 4
+    assert wrong <= 1
 
 
 @pytest.mark.parametrize("budget", [0, 16, 64])
