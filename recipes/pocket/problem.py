@@ -14,6 +14,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from recipes.pocket.wording import with_adverb
+
 Message = dict[str, Any]
 Chat = dict[str, Any]
 BUDGET_SENTENCE = (  # Qwen3's, which the package writes when a thinking budget is used up
@@ -54,7 +56,7 @@ class Problem:
     def question(self, rng: random.Random, *, held_out: bool = False) -> str:
         """In one of the wordings that are trained, or in the held-out one."""
         wording = self.wordings[-1] if held_out else rng.choice(self.wordings[:-1])
-        return wording.format(**self.fields)
+        return with_adverb(wording, rng).format(**self.fields)
 
     def chat(self, question: str, *, thoughts: str | None) -> Chat:
         """The chat with this question; without thoughts the answer is direct."""

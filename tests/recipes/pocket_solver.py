@@ -11,7 +11,10 @@ from fractions import Fraction
 
 PLACES = "boxes|bags|baskets|shelves|drawers|rows|packs|jars"
 SHARED = "share|divide|split|equal|each get|for each|each part"
-TAKEN = "away|loses|lost|sold|sells|uses|takes|to a friend|a friend gets|break|removes|spends|drops"
+TAKEN = (
+    "away|loses|lost|sold|sells|uses|takes|to a friend|a friend gets|break|removes|spends|drops"
+    "|fall out|threw"
+)
 MORE = "more|finds|adds|besides|on the table|in the evening|is given|the next day|and then|at school"
 DAYS, MONTHS = list(calendar.day_name), list(calendar.month_name)[1:]
 DAY, MONTH = "|".join(DAYS), "|".join(MONTHS)

@@ -29,7 +29,7 @@ LINES = {
     r"^(\d)\+(\d)\+(\d)=(\d\d)$": lambda a, b, c, s: a + b + c == s,
     r"^(\d)\*(\d)\+(\d)=(\d\d)$": lambda a, b, c, s: a * b + c == s,
     r"^(\d)-(\d)-(\d)=(\d) borrow (\d)$": lambda a, b, c, d, e: a - b - c == d - 10 * e,
-    r"^(\d\d)/(\d)=(\d) rest (\d)$": lambda a, b, c, d: a == b * c + d and d < b,
+    r"^(\d\d)/(\d)=(\d) (\d\d) rest (\d)$": lambda a, b, c, bc, d: bc == b * c and a == bc + d and d < b,
     r"^(\d+) ([-+*/]) (\d+) = (\d+)$": lambda a, op, b, c: computed(a, op, b) == c,
     r"^(\w+) has (\d+)$": lambda name, n: (
         calendar.monthrange(2023, list(calendar.month_name).index(name))[1] == n
@@ -105,7 +105,9 @@ def test_each_step_is_true_and_the_last_one_is_the_answer(name: str) -> None:
         elif name == "division":
             assert last == f"so {result.replace('remainder', 'rest')}{'' if 'rem' in result else ' rest 0'}"
         elif name == "dates":
-            assert last == result
+            stays = result.split()[0] in question
+            within = re.search(r"borrow left|forwards 0$", problem.steps, re.MULTILINE) is not None
+            assert last == result and within == stays, (question, problem.steps)
         elif name == "weekdays and months" and re.search(r"\d", question):
             assert last == result
             assert_counted(problem.steps, question)
@@ -155,7 +157,7 @@ def assert_true(steps: str, question: str) -> None:
                 assert holds(*(int(x) if x.isdigit() else x for x in found.groups())), (question, line)
                 break
         else:
-            assert not re.search(r"\d=\d\d\b|borrow \d", line), line  # a step of no known kind
+            assert not re.search(r"\d=\d\d\b|\d/\d=|borrow \d", line), line  # a step of no known kind
 
 
 def test_letters_are_placed_and_counted_in_the_working() -> None:
@@ -183,6 +185,7 @@ def test_a_system_prompt_is_obeyed(held_out: bool) -> None:
         languages.add(language)
         expected = NUMBERS[language].split()[int(result)] if language else result
         assert problem.answer == expected, (prompt, question)
+        assert_true(problem.steps, question)
         assert problem.before[0]["role"] == "system"
     assert languages == {None, *NUMBERS}
 

@@ -16,6 +16,7 @@ from recipes.pocket.data import chats
 from recipes.pocket.evaluate import asked
 from recipes.pocket.problem import BUDGET_SENTENCE, Problem, Task, held_out
 from recipes.pocket.tasks import TASKS, arithmetic, unknown
+from recipes.pocket.wording import with_adverb
 
 COUNT = 3000
 Chat = dict[str, Any]
@@ -50,7 +51,7 @@ class Wording:
     """Tells whether a question is in one wording, whatever stands in its fields and at its end."""
 
     def __init__(self, text: str) -> None:
-        pieces = re.split(r"\{\w+\}", text.replace("{{", "{").replace("}}", "}").rstrip("?.!"))
+        pieces = re.split(r"\{\w+\}|<\w+>", text.replace("{{", "{").replace("}}", "}").rstrip("?.!"))
         self._longest = max(pieces, key=len)
         self._whole = re.compile(".+".join(map(re.escape, pieces)) + "[?.!]?")
 
@@ -64,7 +65,7 @@ def test_a_task_has_eight_wordings_and_holds_one_of_them_out(task: Task) -> None
         assert len(set(problem.wordings)) >= 8, problem.wordings
         assert problem.wordings[-1] not in problem.wordings[:-1]
         question = problem.question(random.Random(0), held_out=True)
-        assert question == problem.wordings[-1].format(**problem.fields)
+        assert question == with_adverb(problem.wordings[-1], random.Random(0)).format(**problem.fields)
         assert Wording(problem.wordings[-1]).fits(question)
 
 

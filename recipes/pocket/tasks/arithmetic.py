@@ -76,6 +76,12 @@ def _subtraction(a: int, b: int) -> str:
     return lines + _finish(digits)
 
 
+def difference(a: int, b: int) -> tuple[str, int]:
+    """a - b in columns with what it comes to, or "borrow left" and a negative number where b is the larger."""
+    lines, digits, borrow = _subtract_columns(_backwards(a), _backwards(b))
+    return f"{a} - {b}{lines}{', borrow left' if borrow else _finish(digits)}", -1 if borrow else a - b
+
+
 def _subtract_columns(x: str, y: str) -> tuple[str, str, int]:
     """Subtracts two numbers given backwards: the lines, the difference backwards, the borrow that is left."""
     lines, digits, borrow = f", backwards {x} - {y}", "", 0
@@ -114,11 +120,13 @@ def _times_digit(x: str, factor: int) -> tuple[str, str]:
 
 
 def _division(a: int, b: int) -> str:
-    """Long division by one digit: each digit of the dividend behind what was left of the ones before."""
+    """Long division by one digit: each digit of the dividend behind what was left of the ones before; the
+    product stands between quotient and rest, so that the rest is a difference and not a table.
+    """
     lines, digits, rest = "", "", 0
     for digit in str(a):
         part = int(f"{rest}{digit}")
-        lines += f"\n{rest}{digit}/{b}={part // b} rest {part % b}"
+        lines += f"\n{rest}{digit}/{b}={part // b} {part // b * b:02} rest {part % b}"
         digits, rest = digits + str(part // b), part % b
     return f"{lines}, digits {digits}, so {int(digits)} rest {rest}"
 
@@ -246,5 +254,5 @@ TASKS = (
     Task("addition", 5, _draw_addition, direct=0.1),
     Task("subtraction", 8, _draw_subtraction, direct=0.08),
     Task("multiplication", 8, _draw_multiplication, direct=0.08),
-    Task("division", 6, _draw_division, direct=0.12),
+    Task("division", 7, _draw_division, direct=0.12),
 )

@@ -6,11 +6,13 @@ days (no year is named). Sums are worked out as everywhere:
 
     10 days after Monday:  10 / 7 by long division, rest 3 / Monday, Tuesday, Wednesday, Thursday
     5 days after March 28: 28 + 5 in columns, 33 / March has 31 / 33 - 31 in columns, 2 / April 2
+    5 days after March 20: 20 + 5 in columns, 25 / March has 31 / 25 - 31 in columns, borrow left / March 25
 """
 
 import random
 
 from recipes.pocket.problem import Problem, Task
+from recipes.pocket.tasks.arithmetic import difference
 from recipes.pocket.tasks.arithmetic import steps as working
 from recipes.pocket.wording import phrased
 
@@ -91,12 +93,15 @@ def _date(rng: random.Random) -> Problem:
     at = rng.randrange(12)
     month = _NAMES[at]
     day, n = rng.randint(1, MONTHS[month]), rng.randint(2, 30)
+    if rng.random() < 0.15 and MONTHS[month] - day > 2:  # about the month's last day
+        n = MONTHS[month] - day + rng.randint(-1, 1)
     if day + n - MONTHS[month] > MONTHS[_NAMES[(at + 1) % 12]]:
         return _date(rng)
-    lines, total = [working(day, "+", n), f"{month} has {MONTHS[month]}"], day + n
-    if total > MONTHS[month]:
-        lines.append(working(total, "-", MONTHS[month]))
-        total, month = total - MONTHS[month], _NAMES[(at + 1) % 12]
+    total = day + n
+    over, left = difference(total, MONTHS[month])
+    lines = [working(day, "+", n), f"{month} has {MONTHS[month]}", over]
+    if left > 0:
+        total, month = left, _NAMES[(at + 1) % 12]
     answer = f"{month} {total}"
     fields, key = {"n": n, "month": _NAMES[at], "day": day}, f"date {at} {day} {n}"
     return Problem(_DATE, "\n".join([*lines, answer]), f"It is {answer}.", fields, answer, answer, key)

@@ -92,8 +92,10 @@ def compared(a: str, b: str, said: str) -> str:
 def _sort(rng: random.Random) -> Problem:
     digits = rng.choice((1, 2, 2, 2, 3))
     numbers = rng.sample(range(10**digits), rng.randint(3, 6))
-    if digits == 3 and rng.random() < 0.3:
-        numbers[0] = rng.randrange(100)
+    if digits > 1 and rng.random() < 0.4:  # of different lengths
+        kept = rng.randint(1, len(numbers) - 1)
+        short = rng.sample(range(10 ** rng.randint(1, digits - 1)), kept)
+        numbers = rng.sample([*{*numbers[kept:], *short}], len({*numbers[kept:], *short}))
     descending = rng.random() < 0.3
     answer = ", ".join(map(str, sorted(numbers, reverse=descending)))
     separator = rng.choice((", ", ", ", ", ", " "))
@@ -116,5 +118,5 @@ def grouped(numbers: Sequence[int], *, descending: bool) -> str:
 
 TASKS = (
     Task("comparing decimals", 5, _compare, direct=0.2),
-    Task("sorting numbers", 6.5, _sort, direct=0.15),
+    Task("sorting numbers", 9, _sort, direct=0.12),
 )

@@ -61,7 +61,7 @@ def _result(rng: random.Random) -> Problem:
         rng.choice(("answer", "result", "value", "output")) if rng.random() < 0.4 else words.trained_word(rng)
     )
     wording = rng.choice(found.wordings[:-1])
-    text = wording.rstrip("?.") + ("? " if wording.endswith("?") else ". ")
+    text = wording.rstrip() + (" " if wording.rstrip()[-1] in "?.!=" else ". ")
     answer = as_json({key: found.value})
     return replace(
         found,

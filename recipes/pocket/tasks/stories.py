@@ -38,13 +38,13 @@ _ONE = (
     ("+", "{name} has {value} {item}.", (
         "{name} has {a} {item} and gets {b} more.", "{name} has {a} {item}. {name} buys {b} more.", "{name} had {a} {item} and found {b} more.", "{name} owns {a} {item} and is given {b} {item}.",
         "At first {name} has {a} {item}, then {b} more.", "{name} picks {a} {item} in the morning and {b} in the evening.", "{name} collected {a} {item}. A friend gives {name} {b} more.",
-        "There are {a} {item} in {name}'s box. {name} puts in {b} more.", "{name} has {a} {item} and adds {b}.", "{name} counts {a} {item} today and {b} {item} the next day.", "{name} gets {a} {item}, and then {b} {item}.",
+        "There are {a} {item} in {name}'s box. {name} puts in {b} more.", "{name} has {a} {item} and adds {b}.", "{name} finds {a} {item} today and {b} {item} the next day.", "{name} gets {a} {item}, and then {b} {item}.",
         "{name} has {a} {item} at home and {b} at school.", "{name} had {a} {item}. Then {name} got {b} more.",
     ), _NOW),
     ("-", "{name} has {value} {item}.", (
         "{name} has {a} {item} and gives away {b}.", "{name} has {a} {item}. {name} loses {b}.", "{name} had {a} {item} and sold {b} of them.", "{name} has {a} {item} and uses {b}.",
-        "Of {a} {item} {name} gives {b} to a friend.", "{name} owns {a} {item}, but {b} break.", "There are {a} {item} in {name}'s box. {name} takes out {b}.", "{name} starts with {a} {item} and spends {b}.",
-        "{name} has {a} {item} and drops {b}.", "{name} had {a} {item}, but lost {b} of them.", "From {a} {item} {name} takes {b} away.", "{name} has {a} {item}. A friend gets {b} of them.",
+        "Of {a} {item} {name} gives {b} to a friend.", "{name} owns {a} {item}, but {b} break.", "There are {a} {item} in {name}'s box. {b} fall out.", "{name} starts with {a} {item} and spends {b}.",
+        "{name} has {a} {item} and drops {b}.", "{name} had {a} {item}, but lost {b} of them.", "{name} had {a} {item}, but threw away {b}.", "{name} has {a} {item}. A friend gets {b} of them.",
         "{name} had {a} {item}. Then {name} gave away {b}.",
     ), _LEFT),
     ("*", "{name} has {value} {item}.", (
@@ -62,7 +62,7 @@ _ONE = (
 )  # fmt: skip
 _TWO = (
     ("*", "-", (
-        "{name} has {a} {place} with {b} {item} each and gives away {c} {item}.", "{name} buys {a} {place} of {b} {item} and uses {c} of them.", "In each of {name}'s {a} {place} are {b} {item}. {name} takes {c} out.",
+        "{name} has {a} {place} with {b} {item} each and gives away {c} {item}.", "{name} buys {a} {place} of {b} {item} and uses {c} of them.", "In each of {name}'s {a} {place} are {b} {item}. {c} fall out.",
         "{name} fills {a} {place} with {b} {item} each, then sells {c} {item}.", "There are {b} {item} in each of {name}'s {a} {place}. {c} break.", "{name} owns {a} {place} of {b} {item}. {name} loses {c} {item}.",
         "{name} packs {a} {place} with {b} {item} each and removes {c} {item}.", "From {a} {place} with {b} {item} each {name} gives {c} {item} to a friend.", "{name} has {a} {place} with {b} {item} each and drops {c}.",
         "{name} buys {a} {place} with {b} {item} each and loses {c}.",
@@ -75,7 +75,7 @@ _TWO = (
     ), _NOW),
     ("+", "-", (
         "{name} has {a} {item}, gets {b} more and gives away {c}.", "{name} has {a} {item}. {name} buys {b} and uses {c}.", "{name} had {a} {item}, found {b} and lost {c}.", "{name} picks {a} {item}, then {b} more, and eats {c}.",
-        "First {name} gets {a} {item}, then {b} more. {c} are given away.", "{name} owns {a} {item}, is given {b} {item} and sells {c}.", "{a} {item} and {b} {item} are in {name}'s box. {name} takes out {c}.",
+        "First {name} gets {a} {item}, then {b} more. {c} are given away.", "{name} owns {a} {item}, is given {b} {item} and sells {c}.", "{a} {item} and {b} {item} are in {name}'s box. {c} fall out.",
         "{name} collects {a} {item} and {b} more, but {c} break.", "{name} has {a} {item}, buys {b} and drops {c}.",
         "{name} had {a} {item}, got {b} more and gave away {c}.",
     ), _LEFT),

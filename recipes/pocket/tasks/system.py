@@ -6,7 +6,8 @@ from dataclasses import replace
 
 from recipes.pocket.problem import Problem, Task
 from recipes.pocket.tasks import calendar, numbers, spelling, stories
-from recipes.pocket.tasks.arithmetic import WORDINGS, equation, problem, result, shows_held_out
+from recipes.pocket.tasks.arithmetic import WORDINGS, problem, result, shows_held_out
+from recipes.pocket.tasks.arithmetic import steps as working
 
 NUMBERS = {
     "English": "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen twenty".split(),  # noqa: SIM905
@@ -43,7 +44,7 @@ def _language(rng: random.Random, system: str) -> Problem:
         if 0 <= (value := result(a, op, b)) <= 20 and not shows_held_out(f"{a} {op} {b}"):
             break
     word = NUMBERS[language][value]
-    steps = f"{equation(a, op, b)}\n{value} in {language}: {word}"
+    steps = f"{working(a, op, b)}\n{value} in {language}: {word}"
     before = ({"role": "system", "content": system.format(language=language)},)
     key = f"{language} {a} {op} {b}"
     return Problem(WORDINGS[op], steps, word, {"a": a, "b": b}, word, word, key, before=before)

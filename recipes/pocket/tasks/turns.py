@@ -8,7 +8,7 @@ from recipes.pocket.tasks import spelling
 from recipes.pocket.tasks.arithmetic import WORDINGS, equation, result, steps
 from recipes.pocket.tasks.objects import proper_name
 from recipes.pocket.tasks.stories import NAMES
-from recipes.pocket.wording import phrased
+from recipes.pocket.wording import phrased, with_adverb
 
 _AGAIN = {
     "+": phrased(("add {b} to that", "add {b}", "add {b} to it", "take that and add {b}"), ("what is that plus {b}", "plus {b}", "what if you add {b}", "how much is that plus {b}")),
@@ -53,7 +53,8 @@ def _small(rng: random.Random) -> tuple[str, int, str]:
         a, b = max(a, b), min(a, b)
     if op == "*":
         a = rng.randint(1, 10)
-    return rng.choice(WORDINGS[op][:-1]).format(a=a, b=b), result(a, op, b), equation(a, op, b)
+    asked = with_adverb(rng.choice(WORDINGS[op][:-1]), rng).format(a=a, b=b)
+    return asked, result(a, op, b), equation(a, op, b)
 
 
 def _result_again(rng: random.Random) -> Problem:

@@ -3,6 +3,7 @@
 
 7 days in hours:  days to hours: times 24, then the written multiplication
 3000 g in kg:     g to kg: divided by 1000, 3000 / 1000 = 3
+660 s in min:     s to min: divided by 60, 660 / 10 = 66, then 66 / 6 by long division (12 is 2 and 6, 24 is 4 and 6)
 """
 
 import random
@@ -27,18 +28,29 @@ _WORDINGS = phrased(
 )  # fmt: skip
 
 
+def _divided(n: int, factor: int) -> str:
+    """By parts of one digit, one after the other."""
+    lines = []
+    for part in {60: (10, 6), 24: (4, 6), 12: (2, 6)}.get(factor, (factor,)):
+        lines.append(f"{n} / 10 = {n // 10}" if part == 10 else arithmetic.steps(n, "/", part))
+        n //= part
+    return "\n".join(lines)
+
+
 def _convert(rng: random.Random) -> Problem:
     large, small, factor = rng.choice(_METRIC if rng.random() < 0.55 else _OTHERS)
     count = rng.randint(2, 99) if rng.random() < 0.7 else rng.randint(100, 999)
     down = rng.random() < 0.7
     if factor not in (10, 100, 1000) and not down:
-        count = rng.randint(2, 12)  # known by heart, as the times table is
+        count = rng.randint(2, 40)
     n, unit, to, value = (
         (count, large, small, count * factor) if down else (count * factor, small, large, count)
     )
     first = f"{unit[0]} to {to[0]}: {'times' if down else 'divided by'} {factor}"
-    if factor in (10, 100, 1000) or not down:
+    if factor in (10, 100, 1000):
         working = f"{n} {'*' if down else '/'} {factor} = {value}"
+    elif not down:
+        working = _divided(n, factor)
     else:
         working = arithmetic.steps(count, "*", factor)
     fields = {"n": n, "unit": rng.choice(unit), "to": rng.choice(to)}
