@@ -7,10 +7,12 @@ VENV     := .venv
 BIN      := $(VENV)/bin
 PIP      := $(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt
 PYTEST   := $(BIN)/python -m pytest
+PEERS    := .peers
+PEERS_PIP := $(PEERS)/venv/bin/python -m pip -qq --disable-pip-version-check
 QUESTION ?= What is 347 * 86?
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-long check format docs capture bench pocket pocket-eval verify-real dist clean
+.PHONY: help setup demo test test-long check format docs capture bench bench-gpu peers pocket pocket-eval verify-real dist clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-14s%s\n", $$1, $$2 }' Makefile
@@ -43,13 +45,21 @@ format: $(VENV)/.dev  ## rewrite the sources as ruff would have them
 docs: $(VENV)/.dev  ## write the generated parts of README.md and docs/ again
 	$(BIN)/python docs/generate.py
 
-capture: $(VENV)/.dev  ## run the README's two commands and the chats of docs/chat.md (tmux) again; keep what they print
+capture: $(VENV)/.dev  ## run the README's two commands, the bench, the chats of docs/chat.md (tmux) again; keep what they print
 	$(BIN)/python docs/generate.py --capture demo test
+	$(BIN)/pureqwen bench --profile > docs/captured/bench.txt
 	$(BIN)/python docs/capture_chat.py
 
-bench: $(VENV)/.dev  ## measure; writes benchmarks/results/*.json
-	set -e; for file in benchmarks/bench_*.py; do $(BIN)/python $$file; done
+bench: $(VENV)/.dev  ## measure, also other programs; writes benchmarks/results/*.json
+	@$(MAKE) peers || echo "Some programs can't be installed: they are left out of the comparison." >&2
+	set -e; for file in $(filter-out %_gpu.py,$(wildcard benchmarks/bench_*.py)); do $(BIN)/python $$file; done
 	$(BIN)/python docs/generate.py
+
+bench-gpu: $(VENV)/.dev  ## measure on a CUDA device; writes benchmarks/results/gpu.json
+	$(BIN)/python benchmarks/bench_gpu.py
+	$(BIN)/python docs/generate.py
+
+peers: $(PEERS)/.installed  ## what `make bench` compares with, in an environment of its own (compiles llama.cpp, once)
 
 pocket: $(VENV)/.dev  ## train the bundled model again (about 75 minutes on two cores)
 	$(BIN)/python -m recipes.pocket
@@ -65,8 +75,8 @@ verify-real: $(VENV)/.runtime  ## download Qwen3-0.6B and compare with published
 dist: $(VENV)/.dev  ## wheel and sdist
 	$(BIN)/python -m build --no-isolation
 
-clean:  ## remove .venv, dist and the tools' caches
-	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+clean:  ## remove .venv, dist, the peers and the tools' caches, but not the compiled llama.cpp
+	rm -rf $(VENV) $(PEERS)/venv $(PEERS)/models $(PEERS)/.installed dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(BIN)/pip:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
@@ -84,4 +94,18 @@ $(VENV)/.dev: $(VENV)/.runtime
 	@$(PIP) -e '.[dev]' $(PIP_ARGS)
 	@# The tests read trl's chat template files and never import it, so none of what it depends on is needed.
 	@$(PIP) --no-deps trl $(PIP_ARGS)
+	@touch $@
+
+# llama.cpp is compiled for this processor, which takes a quarter of an hour; the wheel is kept.
+$(PEERS)/.installed: benchmarks/peers/requirements.txt
+	@test -x $(PEERS)/venv/bin/python || $(PYTHON) -m venv $(PEERS)/venv
+	@echo "Installing other programs into $(PEERS), once ..." >&2
+	@mkdir -p $(PEERS)/wheels
+	@grep -v '^llama' $< > $(PEERS)/all-but-llama.txt
+	@# All that is needed is listed: torchvision is not, though optimum-intel names it, and its builds seldom fit torch's.
+	@$(PEERS_PIP) install --no-deps -r $(PEERS)/all-but-llama.txt $(PIP_ARGS)
+	@ls $(PEERS)/wheels/*.whl > /dev/null 2>&1 || echo "Compiling llama.cpp, a quarter of an hour ..." >&2
+	@CMAKE_ARGS=-DGGML_NATIVE=ON $(PEERS_PIP) wheel --no-deps --find-links $(PEERS)/wheels -w $(PEERS)/wheels \
+	  "$$(grep '^llama' $<)" $(PIP_ARGS)
+	@$(PEERS_PIP) install --no-deps --find-links $(PEERS)/wheels "$$(grep '^llama' $<)" $(PIP_ARGS)
 	@touch $@

@@ -20,8 +20,8 @@ from typing import Any
 import torch
 from bench_loading import device, write_checkpoint
 
+from pureqwen.kernels import fast_bfloat16
 from pureqwen.weights.convert import quantize_folder
-from pureqwen.weights.load import fast_bfloat16
 
 PROMPT, ANSWER = 512, 32
 SCHEMES = ("int8", "int4-g64")

@@ -39,6 +39,9 @@ LAST_LINES = {"demo": 40, "test": 1}
 # The pocket's evaluation is drawn; the picture carries a hash of the figures that it shows.
 POCKET, ACCURACY = RESULTS / "pocket.json", ROOT / "docs" / "pocket" / "accuracy.png"
 
+# So is the comparison with other programs, whose tables have a page of their own.
+PEERS, SHARES = RESULTS / "peers.json", ROOT / "docs" / "performance" / "shares.png"
+
 # Pages that are programs: docs/NAME.py -> docs/NAME.md and pictures in docs/NAME/.
 EXECUTED = (ROOT / "docs" / "from_scratch.py",)
 RUNS_WITH = (ROOT / "docs" / "pictures.py", ROOT / "docs" / "execute.py")
@@ -108,7 +111,8 @@ def usage(verb: str) -> str:
 
 def benchmarks(_: str) -> str:
     """Every benchmarks/results/NAME.json as a table: the keys of its rows are the columns."""
-    return "\n\n".join(f"## {path.stem}\n\n{table(path)}" for path in sorted(RESULTS.glob("*.json")))
+    paths = [path for path in sorted(RESULTS.glob("*.json")) if path != PEERS]
+    return "\n\n".join(f"## {path.stem}\n\n{table(path)}" for path in paths)
 
 
 def table(path: Path) -> str:
@@ -133,10 +137,32 @@ def is_shown() -> bool:
 
 
 def from_recipes(name: str) -> Any:
-    """A module of recipes/pocket, which is beside the package and not in it."""
+    """A module of recipes/pocket."""
+    return beside(f"recipes.pocket.{name}")
+
+
+def beside(name: str) -> Any:
+    """A module that is beside the package and not in it."""
     if str(ROOT) not in sys.path:
         sys.path.insert(0, str(ROOT))
-    return importlib.import_module(f"recipes.pocket.{name}")
+    return importlib.import_module(name)
+
+
+def pictures() -> Iterator[tuple[Path, dict[str, Any], Any]]:
+    """What is drawn from a result: the picture, the result, and the module that draws it."""
+    if is_shown():
+        yield ACCURACY, json.loads(POCKET.read_text()), from_recipes("plot")
+    if PEERS.exists():
+        yield SHARES, json.loads(PEERS.read_text()), beside("benchmarks.peers.plot")
+
+
+def peers(name: str) -> str:
+    """Of the comparison with other programs: all rows (table), bars, the README's table (short), picture."""
+    if not PEERS.exists():
+        return "(make bench writes this)"
+    if name == "picture":
+        return f"![Every speed as a part of what the machine allows]({SHARES.relative_to(ROOT / 'docs')})"
+    return str(getattr(beside("benchmarks.peers.table"), name)(json.loads(PEERS.read_text())))
 
 
 BLOCKS: dict[str, Callable[[str], str]] = {
@@ -146,6 +172,7 @@ BLOCKS: dict[str, Callable[[str], str]] = {
     "usage": usage,
     "benchmarks": benchmarks,
     "pocket": pocket,
+    "peers": peers,
 }
 
 
@@ -195,8 +222,7 @@ def stale() -> list[str]:
     """Pages that are not what this script would write."""
     wrong = [page for page in pages() if filled(page.read_text()) != page.read_text()]
     wrong += [script.with_suffix(".md") for script in EXECUTED if not is_fresh(script)]
-    if is_shown() and not from_recipes("plot").is_fresh(json.loads(POCKET.read_text()), ACCURACY):
-        wrong.append(ACCURACY)
+    wrong += [path for path, result, module in pictures() if not module.is_fresh(result, path)]
     return [str(page.relative_to(ROOT)) for page in wrong]
 
 
@@ -211,10 +237,10 @@ def capture(name: str) -> None:
 
 
 def write(*, run_all: bool = False) -> None:
-    plot, result = from_recipes("plot"), json.loads(POCKET.read_text())
-    if is_shown() and not plot.is_fresh(result, ACCURACY):
-        plot.plot(result, ACCURACY)
-        print(f"wrote {ACCURACY.relative_to(ROOT)}")
+    for path, result, module in pictures():
+        if not module.is_fresh(result, path):
+            module.plot(result, path)
+            print(f"wrote {path.relative_to(ROOT)}")
     for script in EXECUTED:
         if run_all or not is_fresh(script):
             execute(script)

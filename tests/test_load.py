@@ -35,7 +35,7 @@ def test_the_slow_dtype_is_noticed_where_it_costs_something(
     config = peers.tiny()
     save_model(peers.build(config).bfloat16(), tmp_path, config=config)
     config = pureqwen.ModelConfig.from_pretrained(tmp_path)
-    monkeypatch.setattr(loading, "fast_bfloat16", lambda: False)
+    monkeypatch.setattr(loading, "slow_bfloat16", lambda: True)
     with caplog.at_level(logging.WARNING):
         load_model(tmp_path, config)
         assert not caplog.text

@@ -20,11 +20,11 @@ import torch
 from pureqwen.cache import StaticAttend, StaticCache
 from pureqwen.chat import ChatTemplate, Event
 from pureqwen.config import ModelConfig, SamplingParams, eos_ids
-from pureqwen.generate import Cached, Intake, Messages, Prompt, Result, Row, Tools, decode
+from pureqwen.generate import Cached, Compiled, Intake, Messages, Prompt, Result, Row, Tools, decode
 from pureqwen.model import Qwen3
-from pureqwen.rewrite import Rewrite, native_products
+from pureqwen.rewrite import Rewrite, compile_blocks, for_cpu
 from pureqwen.tokenizer import Tokenizer
-from pureqwen.weights import fast_bfloat16, load_model, resolve, save_model, write_json
+from pureqwen.weights import load_model, resolve, save_model, write_json
 
 
 def load(
@@ -58,10 +58,8 @@ def load(
             f"context is {context!r}: it must be 1 to {limit}, the positions that {model} was made for"
         )
     network = load_model(folder, config, dtype=dtype, device=place, rewrite=rewrite)
-    if place.type == "cpu" and network.model.norm.weight.dtype == torch.bfloat16 and not fast_bfloat16():
-        native_products(network)
     return Qwen(
-        network,
+        for_cpu(network) if place.type == "cpu" else network,
         tokenizer=Tokenizer.from_pretrained(folder) if (folder / "tokenizer.json").is_file() else None,
         template=ChatTemplate.from_pretrained(folder),
         generation_config=read_generation_config(folder),
@@ -107,6 +105,7 @@ class Qwen:
         self.context = context or model.config.max_position_embeddings
         self.name = name
         self.attends: Attends | None = None
+        self._logits: type[Cached] = Cached
         self._kept: list[Kept] = []  # one at most; none while an answer is being made with it
 
     @property
@@ -232,6 +231,11 @@ class Qwen:
             raise ValueError("tools and thinking are for chats: give a list of messages, not a text or ids")
         return Stream(self, self.intake.text(prompt_or_messages, merged))
 
+    def compile(self) -> None:
+        """From now on answers are written by compiled steps: the first takes seconds, the others less."""
+        compile_blocks(self.model)
+        self._logits = Compiled
+
     def save(self, folder: str | Path) -> None:
         """Write weights, configs, tokenizer and template into a folder that `load` and transformers read."""
         folder = Path(folder)
@@ -257,7 +261,7 @@ class Qwen:
             return
         if len(rows) > 1:
             cache = self._new_cache(len(rows))
-            yield from decode(rows, Cached(self.model, cache, rows))
+            yield from decode(rows, self._logits(self.model, cache, rows))
             return
         [row] = rows
         weights = fingerprint(self.model)
@@ -268,7 +272,7 @@ class Qwen:
         # The last id is computed in any case: the next token follows from its logits.
         row.reuse(min(common_prefix(kept.ids, row.ids), len(row.ids) - 1))
         try:
-            yield from decode(rows, Cached(self.model, kept.cache, rows))
+            yield from decode(rows, self._logits(self.model, kept.cache, rows))
         finally:
             self._kept[:] = [kept._replace(ids=row.ids[: row.num_computed])]
 

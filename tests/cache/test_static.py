@@ -150,7 +150,8 @@ def test_an_attend_holds_tensors_only_and_steps_of_one_shape_are_written_in_plac
     ids = torch.zeros(2, 1, dtype=torch.long)
     model(ids, cache.begin([(5, 1), (3, 1)]), cache.attends)
     before = [{name: x.data_ptr() for name, x in vars(attend).items()} for attend in cache.attends]
-    assert set(before[0]) == {"k", "v", "rows", "positions", "mask"}
+    step = {"rows", "positions", "mask", "slots", "pages", "starts", "lengths"}
+    assert set(before[0]) == {"k", "v", *step}
     model(ids, cache.begin([(6, 1), (4, 1)]), cache.attends)
     assert [{name: x.data_ptr() for name, x in vars(attend).items()} for attend in cache.attends] == before
     assert cache.attends[0].positions.tolist() == [[6], [4]]

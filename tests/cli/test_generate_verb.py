@@ -6,11 +6,13 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from fake_qwen import HOSTILE, FakeQwen, Terminal, script
 
+from pureqwen.cli.options import ModelOptions
 from pureqwen.cli.page import Page
 from pureqwen.cli.terminal import Screen
 
@@ -210,6 +212,19 @@ class TestThePrompt:
             writer.flush()
             writer.close()
             assert prompt.read_prompt("Why?", None) == "a diff\n\nWhy?"
+
+
+@pytest.mark.parametrize("compile", [True, False])
+def test_compile_reaches_the_model(compile: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    import pureqwen.qwen
+
+    called: list[str] = []
+    loaded = SimpleNamespace(
+        compile=lambda: called.append("compile"), config=SimpleNamespace(num_parameters=lambda: 10**9)
+    )
+    monkeypatch.setattr(pureqwen.qwen, "load", lambda *_, **__: loaded)
+    assert ModelOptions(compile=compile).load() is loaded
+    assert called == ["compile"] * compile
 
 
 class TestAModelThatWritesEscapes:

@@ -28,6 +28,22 @@ def int4(N: int, K: int, group: int, dtype: torch.dtype = torch.bfloat16) -> tup
     )
 
 
+def by_twin(product: Callable[..., Tensor], x: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
+    return product(*twins.whole(x), weight, scale, x)
+
+
+@needs_native
+@pytest.mark.parametrize("K", [64, 100, 1000, 3072])
+@pytest.mark.parametrize("N", [1, 5, 64])
+def test_int8_is_exact_for_any_number_of_rows_and_columns(N: int, K: int) -> None:
+    """Panels, blocks and what is left over at their ends."""
+    weight, scale = int8(N, K)
+    for M in (1, 2, 3, 33, 200):
+        x = rows(M, K)
+        got = torch.ops.pureqwen.product_int8(*twins.whole(x), weight, scale, x)
+        assert torch.equal(got, by_twin(twins.product_int8, x, weight, scale)), M
+
+
 @pytest.fixture(autouse=True)
 def seeded() -> Iterator[None]:
     torch.manual_seed(0)
@@ -39,11 +55,11 @@ def seeded() -> Iterator[None]:
 @needs_native
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("scales", DTYPES)
-@pytest.mark.parametrize("M", [1, 2, 7, 16])
+@pytest.mark.parametrize("M", [1, 2, 7, 16, 131])
 def test_int8_is_its_twin_bit_by_bit(M: int, scales: torch.dtype, dtype: torch.dtype) -> None:
     x, (weight, scale) = rows(M, 416, dtype), int8(70, 416, scales)
     x[0, :3] = torch.tensor([0.5, -0.5, 127.0])  # halves are rounded to even
-    assert torch.equal(kernels.linear_int8(x, weight, scale), twins.linear_int8(x, weight, scale))
+    assert torch.equal(kernels.linear_int8(x, weight, scale), by_twin(twins.product_int8, x, weight, scale))
 
 
 @needs_native
@@ -52,7 +68,7 @@ def test_int8_is_its_twin_bit_by_bit(M: int, scales: torch.dtype, dtype: torch.d
 @pytest.mark.parametrize("M", [1, 5, 16])
 def test_int4_is_its_twin_up_to_the_order_of_sums(M: int, group: int, dtype: torch.dtype) -> None:
     x, (packed, scale) = rows(M, 768, dtype), int4(33, 768, group)
-    got, expected = kernels.linear_int4(x, packed, scale), twins.linear_int4(x, packed, scale)
+    got, expected = kernels.linear_int4(x, packed, scale), by_twin(twins.product_int4, x, packed, scale)
     limit = 2e-6 if dtype == torch.float32 else 8e-3
     assert (got - expected).abs().max() <= limit * expected.abs().max()
 
@@ -130,19 +146,21 @@ def test_whole_numbers_lose_at_most_half_a_step() -> None:
 
 @needs_native
 def test_shapes_that_do_not_fit_are_an_error_and_not_a_crash() -> None:
-    weight, scale = int8(8, 64)
+    x, (weight, scale) = rows(1, 64), int8(8, 64)
+    whole = twins.whole(x)
     for wrong in (weight[:, :32], weight.float(), weight.t()):
-        with pytest.raises(RuntimeError, match="linear_int8"):
-            torch.ops.pureqwen.linear_int8(rows(1, 64), wrong, scale)
+        with pytest.raises(RuntimeError, match="product_int8"):
+            torch.ops.pureqwen.product_int8(*whole, wrong, scale, x)
     packed, groups = int4(8, 64, 32)
-    with pytest.raises(RuntimeError, match="linear_int4"):
-        torch.ops.pureqwen.linear_int4(rows(1, 64), packed, groups.repeat(1, 2))
+    with pytest.raises(RuntimeError, match="product_int4"):
+        torch.ops.pureqwen.product_int4(*whole, packed, groups.repeat(1, 2), x)
 
 
 @needs_native
 def test_the_meta_device_knows_the_shapes() -> None:
     x, (weight, scale) = rows(3, 64), int8(8, 64)
-    got = torch.ops.pureqwen.linear_int8(x.to("meta"), weight.to("meta"), scale.to("meta"))
+    arguments = (*twins.whole(x), weight, scale, x)
+    got = torch.ops.pureqwen.product_int8(*(tensor.to("meta") for tensor in arguments))
     assert (got.shape, got.dtype) == ((3, 8), torch.float32)
 
 

@@ -1,7 +1,7 @@
 """The equivalence ladder: the same weights give the same tokens whichever way they are computed.
 
     transformers == full forward == static cache == chunked == batched with strangers == packed
-                 == saved and reloaded == Python API == command line
+                 == compiled == saved and reloaded == Python API == command line
 
 float32, greedy. Every rung compares the logits of every step, and the best logit must lead the second by more
 than 1e-4, so that equal tokens are no accident. Models are tiny, but not degenerate: see `peers`.
@@ -19,10 +19,11 @@ import pureqwen
 from pureqwen.cache import StaticCache
 from pureqwen.chat import Reply, ReplyOptions
 from pureqwen.config import NEUTRAL, SamplingParams
-from pureqwen.generate import Cached, Full, Row, Sampler, decode, greedy
+from pureqwen.generate import Cached, Compiled, Full, Row, Sampler, decode, greedy
 from pureqwen.generate.intake import Mute
 from pureqwen.model import PackedAttend
 from pureqwen.qwen import Qwen
+from pureqwen.rewrite import compiled_blocks
 
 STEPS = 32
 PROMPTS = ([3, 17, 250, 9, 101], [200], [5, 5, 88, 31, 7, 64, 190, 2, 44, 121, 13])
@@ -108,6 +109,30 @@ def test_a_batch_gives_each_prompt_the_tokens_that_it_gets_alone(rung, chunk):
     cache = StaticCache(model.config, batch=3, limit=64)
     finish(rows, Cached(model, cache, rows, chunk=chunk))
     assert_equal(rows, expected)
+
+
+def compiled(model, expected):
+    """Alone and in a batch, by `Compiled`."""
+    torch.compiler.reset()
+    with compiled_blocks(model, dynamic=None):
+        for some in ([0], [1, 2]):
+            rows = [row(PROMPTS[n]) for n in some]
+            finish(rows, Compiled(model, StaticCache(model.config, batch=len(rows), limit=64), rows))
+            assert_equal(rows, [expected[n] for n in some])
+
+
+@pytest.mark.filterwarnings("ignore")  # torch's own, while it compiles
+def test_compiled_steps_equal_transformers(rung, monkeypatch):
+    """Traced by torch.compile, then run as they were traced."""
+    compile_it = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda f, **how: compile_it(f, **{**how, "backend": "eager"}))
+    compiled(*rung)
+
+
+@pytest.mark.long
+@pytest.mark.filterwarnings("ignore")
+def test_steps_that_a_compiler_made_equal_transformers(rung):
+    compiled(*rung)
 
 
 @torch.inference_mode()

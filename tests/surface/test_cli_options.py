@@ -4,7 +4,7 @@ import pytest
 
 from pureqwen.cli import VERBS, make_app
 
-MODEL = "--model -m --dtype --device --revision --context"
+MODEL = "--model -m --dtype --device --revision --context --compile"
 SAMPLING = """--temperature --top-k --top-p --min-p --repetition-penalty --presence-penalty
     --frequency-penalty --logit-bias --seed --max-tokens --min-tokens --stop --stop-token-ids --ignore-eos
     --logprobs --top-logprobs --thinking-budget --thinking-end"""
@@ -24,6 +24,10 @@ OPTIONS = {
     "models": ("", "--json"),
     "download": ("MODEL", "--revision"),
     "quantize": ("MODEL OUT", "--scheme --head --revision"),
+    "bench": (
+        "MODEL",
+        "--quick --profile --plot --json --threads --dtype --device --revision --context",
+    ),
     "train": ("MODEL DATA", f"--out --tokenizer {TRAINING}"),
 }
 COMMANDS = """/help /system /thinking /budget /regenerate /undo /reset /tool /tokens /markdown /save /load

@@ -85,7 +85,7 @@ def test_every_path_that_a_page_names_exists(page: str, root: Path) -> None:
     links = re.findall(r"\]\((?!http|#)([^)#]+)", text)
     code = re.findall(r"`((?:src|tests|docs|recipes|benchmarks|\.ci)/[\w./-]*)`", text)
     rooms = re.findall(
-        r"`((?:config|chat|model|cache|rewrite|weights|generate|train|explain|pocket|cli)/[\w./-]*|\w+\.py)`",
+        r"`((?:config|chat|model|cache|rewrite|weights|generate|train|evaluate|explain|pocket|cli)/[\w./-]*|\w+\.py)`",
         text,
     )
     missing = [path for path in {*links, *code} if not (root / path).exists()]

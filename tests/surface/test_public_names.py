@@ -48,6 +48,7 @@ SIGNATURES: dict[str, tuple[dict[str, object], dict[str, object], bool]] = {
     "Qwen3": ({"config": EMPTY}, {}, False),
     "Qwen3.forward": ({"ids": EMPTY, "positions": None, "attends": None, "keep": None}, {}, False),
     "ChatTemplate": ({"source": EMPTY}, {}, False),
+    "Qwen.compile": ({}, {}, False),
     "Qwen.save": ({"folder": EMPTY}, {}, False),
     "ModelConfig.from_dict": ({"config": EMPTY}, {}, False),
     "ModelConfig.from_pretrained": ({"folder_or_hub_id": EMPTY}, {"revision": None}, False),

@@ -17,8 +17,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from pureqwen import kernels
 from pureqwen.config import ModelConfig
 
+FEW = 4  # queries of a row that are attended to one by one; for more, products of blocks are faster
 SMALLEST = 256  # slots of a fresh cache
 GRANULE = 64  # attention reads the used slots, rounded up to so many
 
@@ -41,8 +43,16 @@ class StaticAttend:
     rows: Tensor  # (B, 1): the step's, the same for every layer: the row that each token belongs to,
     positions: Tensor  # (B, S): where it stands, which is the slot of its key and value,
     mask: Tensor  # (B, 1, S*G, used): 0 where its queries may look, -inf where not
+    slots: Tensor  # (B*S,): where each token's key and value go, each row of the cache being one page,
+    pages: Tensor  # (B, 1), starts (B + 1,), lengths (B,): the rows as `kernels.Table` has them
+    starts: Tensor
+    lengths: Tensor
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        if self.few(q):
+            kernels.store_pages(k.flatten(0, 1), v.flatten(0, 1), self.k, self.v, self.slots)
+            table = kernels.Table(self.pages, self.starts, self.lengths)
+            return kernels.paged_attention(q.flatten(0, 1), self.k, self.v, table).view(q.shape)
         self.k[self.rows, self.positions] = k
         self.v[self.rows, self.positions] = v
         B, S, H, Dh = q.shape
@@ -52,6 +62,11 @@ class StaticAttend:
         keys, values = (x[:, :used].transpose(1, 2) for x in (self.k, self.v))  # (B, Hkv, used, Dh)
         o = F.scaled_dot_product_attention(folded, keys, values, attn_mask=self.sees())
         return o.view(B, Hkv, S, H // Hkv, Dh).transpose(1, 2).reshape(B, S, H, Dh)
+
+    def few(self, q: Tensor) -> bool:
+        """Whether native code attends to queries (B, S, H, Dh): few, and seeing all that stands before."""
+        whole = type(self).sees is StaticAttend.sees and q.shape[-1] % 32 == 0
+        return whole and q.shape[1] <= FEW and not torch.compiler.is_compiling() and kernels.runs(q)
 
     def sees(self) -> Tensor:
         """The mask of this layer: all of the step's. An attend of one's own narrows it."""
@@ -93,6 +108,30 @@ class StaticCache:
         """
         assert len(rows) == self.batch
         end = max(cached + now for cached, now in rows)
+        self.reserve(end)
+        device = self.attends[0].k.device
+        cached, now = torch.tensor(rows, device=device).T[..., None]  # each (B, 1)
+        steps = torch.arange(max(n for _, n in rows), device=device)
+        positions = torch.where(steps < now, cached + steps, self.capacity)  # (B, S)
+        self.share("rows", torch.arange(self.batch, device=device)[:, None])
+        self.share("positions", positions)
+        self.share("mask", self.mask(positions, self.reach(end)))
+        self.page(self.attends[0].rows, positions, cached[:, 0] + len(steps))
+        return positions
+
+    def page(self, rows: Tensor, positions: Tensor, lengths: Tensor) -> None:
+        """Tell every layer where the tokens of a step lie (rows (B, 1), positions (B, S)), and how many keys
+        each row has with them: row b is page b, of all its slots. A recorded step holds no number: all of it
+        is made of tensors.
+        """
+        slots = (rows * (self.capacity + 1) + positions).flatten()
+        starts = torch.arange(len(rows) + 1, dtype=torch.int32, device=rows.device) * positions.shape[1]
+        pages, lengths = rows.int(), lengths.int()
+        for name, value in (("slots", slots), ("pages", pages), ("starts", starts), ("lengths", lengths)):
+            self.share(name, value)
+
+    def reserve(self, end: int) -> None:
+        """Room for texts of `end` tokens. ValueError when that is more than `limit`."""
         if end > self.limit:
             raise ValueError(f"the text has {end} tokens, more than the context of {self.limit}")
         capacity = self.capacity
@@ -100,15 +139,13 @@ class StaticCache:
             capacity = min(2 * capacity, self.limit)
         if capacity > self.capacity:
             self.grow(capacity)
-        device = self.attends[0].k.device
-        cached, now = torch.tensor(rows, device=device).T[..., None]  # each (B, 1)
-        steps = torch.arange(max(n for _, n in rows), device=device)
-        positions = torch.where(steps < now, cached + steps, self.capacity)  # (B, S)
-        used = min(-(-end // GRANULE) * GRANULE, self.capacity)
-        self.share("rows", torch.arange(self.batch, device=device)[:, None])
-        self.share("positions", positions)
-        self.share("mask", self.mask(positions, used))
-        return positions
+
+    def reach(self, end: int, *, doubling: bool = False) -> int:
+        """How many slots attention reads to see `end` tokens. Doubling: few numbers, where each is costly."""
+        used = SMALLEST if doubling else -(-end // GRANULE) * GRANULE
+        while used < end:
+            used *= 2
+        return min(used, self.capacity)
 
     def mask(self, positions: Tensor, used: int) -> Tensor:
         """Which of the first `used` slots the queries of each position may read: (B, 1, S*G, used)."""
@@ -125,6 +162,12 @@ class StaticCache:
             return
         for attend in self.attends:
             setattr(attend, name, value)
+
+    def use(self, rows: Tensor, positions: Tensor, mask: Tensor) -> None:
+        """Give every layer these very tensors as the step's: rows and positions (B, 1), one token each."""
+        self.page(rows, positions, positions[:, 0] + 1)
+        for attend in self.attends:
+            attend.rows, attend.positions, attend.mask = rows, positions, mask
 
     def grow(self, capacity: int) -> None:
         """Room for `capacity` tokens a row; layer by layer, so that little is held twice."""

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from cyclopts import App
 
 from pureqwen import __version__
+from pureqwen.cli.bench import bench
 from pureqwen.cli.chat import chat
 from pureqwen.cli.download import download
 from pureqwen.cli.errors import run
@@ -29,7 +30,7 @@ MODEL is a folder with a checkpoint, a repository on the Hugging Face hub such a
 "pocket", the small model that ships inside this package.
 """
 
-VERBS: tuple[Callable[..., None], ...] = (chat, generate, info, models, download, quantize, train)
+VERBS: tuple[Callable[..., None], ...] = (chat, generate, info, models, download, quantize, bench, train)
 
 
 def make_app() -> App:

@@ -36,9 +36,8 @@ def info(
         return
     show_summary(model, found, counted)
     show_parts(counted)
+    show_path()
     show_fit(counted, memories())
-    if any(part.bits < 8 * counted.item_bytes for part in counted.parts):
-        show_path()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,12 +141,12 @@ def show_fit(counted: Ledger, places: list[Memory]) -> None:
 
 
 def show_path() -> None:
-    """Whether products of few rows run in native code here, and why not."""
+    """Whether native code runs here, and why not."""
     from pureqwen.kernels import native
 
     reason = native()
-    words = "native code" if reason is None else f"PyTorch, since {reason}"
-    stdout().line(f"products of few rows on a CPU: {words}")
+    words = "native code" if reason is None else f"PyTorch alone, which is slower, since {reason}"
+    stdout().line(f"on a CPU an answer is computed by {words}")
 
 
 def contexts(counted: Ledger) -> list[int]:

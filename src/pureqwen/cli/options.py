@@ -49,6 +49,10 @@ class ModelOptions:
     context: Annotated[
         int | None, flag("Most tokens of prompt and answer together. [default: the model's]", MODEL)
     ] = None
+    compile: Annotated[
+        bool,
+        flag("Compile the steps of an answer: a start of some seconds, then quicker.", MODEL, negative=""),
+    ] = False
 
     def load(self) -> "Qwen":
         """The model; on a terminal a line says that it is being loaded."""
@@ -62,6 +66,8 @@ class ModelOptions:
                 self.model, dtype=self.dtype, device=self.device, revision=self.revision, context=self.context
             )
             spare_threads(qwen)
+            if self.compile:
+                qwen.compile()
             return qwen
         finally:
             screen.erase_line()

@@ -1,9 +1,10 @@
 """From a prompt to an answer: the definition that every faster way must equal.
 
 sampling chooses a token from logits; row is one prompt on its way; loop computes the logits and runs the
-rows; result is what the caller gets.
+rows, compiled does so with compiled blocks; result is what the caller gets.
 """
 
+from pureqwen.generate.compiled import Compiled
 from pureqwen.generate.intake import Intake, Messages, Prompt, Tools
 from pureqwen.generate.loop import Cached, Full, decode, greedy
 from pureqwen.generate.result import Logprob, Result, Timings, Usage
@@ -13,6 +14,7 @@ from pureqwen.generate.sampling import Sampler
 __all__ = [
     "Budget",
     "Cached",
+    "Compiled",
     "Full",
     "Intake",
     "Logprob",

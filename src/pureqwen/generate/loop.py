@@ -79,17 +79,20 @@ class Cached:
             self.cache.select([self.rows.index(row) for row in rows])
             self.rows = list(rows)
         pieces = [row.ids[row.num_computed : row.num_computed + self.chunk] for row in rows]
-        positions = self.cache.begin(
-            [(row.num_computed, len(piece)) for row, piece in zip(rows, pieces, strict=True)]
-        )
-        width = max(map(len, pieces))
-        ids = torch.tensor(
-            [piece + [0] * (width - len(piece)) for piece in pieces], device=self.device
-        )  # (B, S)
         ready = [n for n, row in enumerate(rows) if row.num_computed + len(pieces[n]) == len(row.ids)]
-        ends = [len(pieces[n]) - 1 for n in ready]
-        keep = torch.tensor([ready, ends], dtype=torch.long, device=self.device).unbind()
-        logits = self.model(ids, positions, self.cache.attends, keep)  # (ready, V)
+        logits = self.forward([row.num_computed for row in rows], pieces, ready)  # (ready, V)
         for row, piece in zip(rows, pieces, strict=True):
             row.num_computed += len(piece)
         yield from zip((rows[n] for n in ready), logits, strict=True)
+
+    def forward(self, cached: Sequence[int], pieces: Sequence[Sequence[int]], ready: Sequence[int]) -> Tensor:
+        """Compute each row's piece behind its `cached` tokens; logits of the rows that are `ready` by it."""
+        positions = self.cache.begin(list(zip(cached, map(len, pieces), strict=True)))
+        width = max(map(len, pieces))
+        ids = torch.tensor(
+            [[*piece, *[0] * (width - len(piece))] for piece in pieces], device=self.device
+        )  # (B, S)
+        ends = [len(pieces[n]) - 1 for n in ready]
+        keep = torch.tensor([ready, ends], dtype=torch.long, device=self.device).unbind()
+        logits: Tensor = self.model(ids, positions, self.cache.attends, keep)  # (ready, V)
+        return logits

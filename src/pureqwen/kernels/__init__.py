@@ -1,23 +1,55 @@
-"""Native products for what PyTorch lacks on a CPU, each with a twin in PyTorch.
+"""Native code for what PyTorch lacks on a CPU, each operation with a twin in PyTorch that defines it.
 
-    linear(x, weight)   linear_int8(x, weight, scale)   linear_int4(x, packed, scale)
+    linear, linear_int8, linear_int4     products of a few rows, at the memory's speed; of 8 bits also of many
+    quantize                             rows as whole numbers, for several products that read the same
+    rms_norm, swiglu, qk_norm_rope       what stands between the products, in one pass each
+    store_pages, paged_attention         keys and values into their slots; a few queries over them
 
-x (..., K) to (..., N). Up to FEW rows on a CPU the native code of ops.cpp runs, if there is one; for more
-rows, on another device, or without it, the twin. `native()` says which, and compiles at its first call (some
-seconds, once a machine where it succeeds).
+On a CPU the code of ops.cpp runs, if there is one; elsewhere, or without it, the twin. `native()` says which,
+and compiles at its first call (some seconds, once a machine where it succeeds).
 """
 
 from functools import cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from pureqwen.kernels import twins
 from pureqwen.kernels.build import NoKernels, library
+from pureqwen.kernels.twins import fast_bfloat16
 
-__all__ = ["FEW", "linear", "linear_int4", "linear_int8", "native"]
+__all__ = [
+    "FEW",
+    "Table",
+    "Whole",
+    "fast_bfloat16",
+    "linear",
+    "linear_int4",
+    "linear_int8",
+    "native",
+    "paged_attention",
+    "product_int4",
+    "product_int8",
+    "qk_norm_rope",
+    "quantize",
+    "rms_norm",
+    "rms_norm_quantize",
+    "runs",
+    "store_pages",
+    "swiglu",
+    "swiglu_quantize",
+]
 
 FEW = 16  # rows: with more, the products of large blocks that PyTorch has are faster
+
+
+class Whole(NamedTuple):
+    """Rows (M, K) of x as whole numbers: x = q * scale."""
+
+    q: Tensor  # (M, K) int8, from -127 to 127
+    scale: Tensor  # (M, 1) float32
+    like: Tensor  # some tensor of the dtype and on the device that their products are to have
 
 
 @cache
@@ -35,34 +67,23 @@ def native() -> str | None:
 
 def _describe() -> None:
     """What the operations return, for torch.compile and the meta device."""
-    for name in ("linear", "linear_int8", "linear_int4"):
-        torch.library.register_fake(f"pureqwen::{name}", _like_linear)
+    whole = {"rms_norm_quantize", "swiglu_quantize", "quantize"}
+    for name in ("rms_norm", "swiglu", "qk_norm_rope", "paged_attention"):
+        torch.library.register_fake(f"pureqwen::{name}", lambda x, *rest: torch.empty_like(x))
+    for name in whole:
+        torch.library.register_fake(f"pureqwen::{name}", _like_whole)
+    for name in ("product_int8", "product_int4"):
+        torch.library.register_fake(f"pureqwen::{name}", _like_product)
+    torch.library.register_fake("pureqwen::linear", lambda x, weight: x.new_empty(len(x), len(weight)))
+    torch.library.register_fake("pureqwen::store_pages", lambda *tensors: None)
 
 
-def _like_linear(x: Tensor, weight: Tensor, *scale: Tensor) -> Tensor:
-    return x.new_empty(x.shape[0], weight.shape[0])
+def _like_whole(x: Tensor, *rest: object) -> tuple[Tensor, Tensor]:
+    return x.new_empty(x.shape, dtype=torch.int8), x.new_empty(len(x), 1, dtype=torch.float32)
 
 
-def linear(x: Tensor, weight: Tensor) -> Tensor:
-    """x (..., K) by weight (N, K), float32 or bfloat16: (..., N) in x's dtype."""
-    rows = x.reshape(-1, x.shape[-1])
-    fits = x.shape[-1] % 32 == 0
-    y = torch.ops.pureqwen.linear(rows.contiguous(), weight) if fits and _native(rows) else None
-    return (twins.linear(rows, weight) if y is None else y).view(*x.shape[:-1], len(weight))
-
-
-def linear_int8(x: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
-    """x (..., K) by int8 weight (N, K) with a scale for each of its rows, (N, 1): (..., N) in x's dtype."""
-    rows = x.reshape(-1, x.shape[-1])
-    run = torch.ops.pureqwen.linear_int8 if _native(rows) else twins.linear_int8
-    return run(rows.contiguous(), weight, scale).view(*x.shape[:-1], len(weight))
-
-
-def linear_int4(x: Tensor, packed: Tensor, scale: Tensor) -> Tensor:
-    """x (..., K) by packed 4-bit weight (N, K/8), a scale for each group, (N, K/G): (..., N) in x's dtype."""
-    rows = x.reshape(-1, x.shape[-1])
-    run = torch.ops.pureqwen.linear_int4 if _native(rows) else twins.linear_int4
-    return run(rows.contiguous(), packed, scale).view(*x.shape[:-1], len(packed))
+def _like_product(q: Tensor, scale: Tensor, weight: Tensor, scales: Tensor, like: Tensor) -> Tensor:
+    return like.new_empty(len(q), len(weight))
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
@@ -70,7 +91,109 @@ def _ready() -> bool:
     return native() is None
 
 
-def _native(rows: Tensor) -> bool:
-    """Whether these rows are few, and of a kind that the native code takes."""
-    known = rows.device.type == "cpu" and rows.dtype in (torch.float32, torch.bfloat16)
-    return known and len(rows) <= FEW and _ready()
+def runs(x: Tensor) -> bool:
+    """Whether native code runs on tensors of this device and dtype."""
+    return x.device.type == "cpu" and x.dtype in (torch.float32, torch.bfloat16) and _ready()
+
+
+# ---- products --------------------------------------------------------------------------------------------
+
+
+def linear(x: Tensor, weight: Tensor) -> Tensor:
+    """x (..., K) by weight (N, K), float32 or bfloat16: (..., N) in x's dtype."""
+    rows = x.reshape(-1, x.shape[-1])
+    fits = x.shape[-1] % 32 == 0 and len(rows) <= FEW and runs(rows)
+    y = torch.ops.pureqwen.linear(rows.contiguous(), weight) if fits else twins.linear(rows, weight)
+    return y.view(*x.shape[:-1], len(weight))
+
+
+def linear_int8(x: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
+    """x (..., K) by int8 weight (N, K) with a scale for each of its rows, (N, 1): (..., N) in x's dtype."""
+    return product_int8(quantize(x.reshape(-1, x.shape[-1])), weight, scale).view(*x.shape[:-1], len(weight))
+
+
+def linear_int4(x: Tensor, packed: Tensor, scale: Tensor) -> Tensor:
+    """x (..., K) by packed 4-bit weight (N, K/8), a scale for each group, (N, K/G): (..., N) in x's dtype."""
+    return product_int4(quantize(x.reshape(-1, x.shape[-1])), packed, scale).view(*x.shape[:-1], len(packed))
+
+
+def quantize(x: Tensor) -> Whole:
+    """Rows x (M, K) as whole numbers."""
+    run = torch.ops.pureqwen.quantize if runs(x) else twins.whole
+    q, scale = run(x.contiguous())
+    return Whole(q, scale, x)
+
+
+def product_int8(rows: Whole, weight: Tensor, scale: Tensor) -> Tensor:
+    """Whole rows (M, K) by int8 weight (N, K) with a scale for each of its rows, (N, 1): (M, N)."""
+    native = runs(rows.like) and (len(rows.q) <= FEW or not twins.fast_int8())
+    run = torch.ops.pureqwen.product_int8 if native else twins.product_int8
+    return run(rows.q, rows.scale, weight, scale, rows.like)
+
+
+def product_int4(rows: Whole, packed: Tensor, scale: Tensor) -> Tensor:
+    """Whole rows (M, K) by packed 4-bit weight (N, K/8), a scale for each group, (N, K/G): (M, N)."""
+    native = runs(rows.like) and len(rows.q) <= FEW
+    run = torch.ops.pureqwen.product_int4 if native else twins.product_int4
+    return run(rows.q, rows.scale, packed, scale, rows.like)
+
+
+# ---- between the products --------------------------------------------------------------------------------
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """RMSNorm of rows x (M, K), as model/layers.py has it."""
+    run = torch.ops.pureqwen.rms_norm if runs(x) else twins.rms_norm
+    return run(x, weight, eps)
+
+
+def rms_norm_quantize(x: Tensor, weight: Tensor, eps: float) -> Whole:
+    """RMSNorm of rows x (M, K), as whole numbers."""
+    run = torch.ops.pureqwen.rms_norm_quantize if runs(x) else twins.rms_norm_quantize
+    q, scale = run(x, weight, eps)
+    return Whole(q, scale, x)
+
+
+def swiglu(gate: Tensor, up: Tensor) -> Tensor:
+    """silu(gate) * up of rows (M, F)."""
+    run = torch.ops.pureqwen.swiglu if runs(gate) else twins.swiglu
+    return run(gate, up)
+
+
+def swiglu_quantize(gate: Tensor, up: Tensor) -> Whole:
+    """silu(gate) * up of rows (M, F), as whole numbers."""
+    run = torch.ops.pureqwen.swiglu_quantize if runs(gate) else twins.swiglu_quantize
+    q, scale = run(gate, up)
+    return Whole(q, scale, gate)
+
+
+def qk_norm_rope(x: Tensor, weight: Tensor, eps: float, cos: Tensor, sin: Tensor) -> Tensor:
+    """x (T, H, Dh): heads normed, then each pair (i, i + Dh/2) turned by its angle; cos, sin (T, Dh/2)."""
+    run = torch.ops.pureqwen.qk_norm_rope if runs(x) else twins.qk_norm_rope
+    return run(x, weight, eps, cos, sin)
+
+
+# ---- keys and values in pages ----------------------------------------------------------------------------
+
+
+def store_pages(k: Tensor, v: Tensor, k_pages: Tensor, v_pages: Tensor, slots: Tensor) -> None:
+    """k and v (T, Hkv, Dh) into pages (P, page, Hkv, Dh); slot s is place s % page of page s // page."""
+    run = torch.ops.pureqwen.store_pages if runs(k) else twins.store_pages
+    run(k, v, k_pages, v_pages, slots)
+
+
+class Table(NamedTuple):
+    """Where the keys and values of R rows lie, and which of the T tokens of a step are whose; all int32."""
+
+    pages: Tensor  # (R, W): the pages of each row, in the order of its text
+    starts: Tensor  # (R + 1,): tokens starts[r] to starts[r + 1] are row r's
+    lengths: Tensor  # (R,): keys of each row, these tokens' own with them
+
+
+def paged_attention(q: Tensor, k_pages: Tensor, v_pages: Tensor, table: Table) -> Tensor:
+    """q (T, H, Dh) over keys and values in pages (P, page, Hkv, Dh): a token sees its row's up to its own.
+
+    For a few tokens a row: with many, PyTorch's attention with its large products is faster.
+    """
+    run = torch.ops.pureqwen.paged_attention if runs(q) else twins.paged_attention
+    return run(q, k_pages, v_pages, *table)

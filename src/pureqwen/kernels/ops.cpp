@@ -1,27 +1,35 @@
-// What PyTorch lacks on a CPU: products of a few rows that read the weights once, at the memory's speed.
+// What PyTorch lacks on a CPU: products of a few rows that read the weights once, at the memory's speed; products of
+// whole numbers for any number of rows; attention of a few queries over a cache; and what stands between them.
 //
 //   linear(x, w)                 y = x w'                    x (M, K), w (N, K), float32 or bfloat16
-//   linear_int8(x, w, s)         y = a s[n] sum_k q w        w (N, K) int8, s (N, 1)
-//   linear_int4(x, p, s)         y = a sum_g s[n,g] sum q w  p (N, K/8) int32: two 4-bit weights a byte, s (N, K/G)
+//   quantize(x)                  q, a: x = a q               q (M, K) int8 from -127 to 127, a (M, 1), row by row
+//   product_int8(q, a, w, s)     y = a s[n] sum_k q w        w (N, K) int8, s (N, 1)
+//   product_int4(q, a, p, s)     y = a sum_g s[n,g] sum q w  p (N, K/8) int32: two 4-bit weights a byte, s (N, K/G)
+//   rms_norm, swiglu             as in model/layers.py; with _quantize behind them as whole numbers
+//   qk_norm_rope(x, w, ...)      RMSNorm over each head, then the rotation
+//   store_pages, paged_attention keys and values into their slots; softmax(q k') v over them
 //
-// q is x in whole numbers from -127 to 127, made here, with one scale a for each row of x. So the sums of int8 are
-// exact, and those of int4 within a group; only scaling rounds.
+// Sums of int8 are exact, those of int4 within a group; only scaling rounds. Each sum of floats has one fixed order
+// (lane by lane, then the lanes; chunk by chunk), so a row of a result depends neither on the rows beside it nor on the
+// number of threads.
 //
-// A weight row is read from memory, multiplied with all M rows of x while it lies in the first-level cache, and left
-// behind. Threads share the N weight rows. Each sum has one fixed order (lane by lane, then the lanes), so a row of y
-// depends neither on the rows beside it nor on the number of threads.
-//
-// There is no intrinsic in here: vectors are the vector types of GCC and Clang, which become AVX2, AVX-512 or NEON as
-// the machine has them. twins.py has the same in PyTorch, and the tests hold both together.
+// Vectors are the vector types of GCC and Clang, which become AVX2, AVX-512 or NEON as the machine has them. The two
+// instructions that they can't express, products of small whole numbers added in pairs, are named where x86 has them.
+// twins.py has everything in PyTorch, and the tests hold both together.
 
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <tuple>
 #include <vector>
 
 namespace {
@@ -41,12 +49,19 @@ constexpr int CHAINS = 4;           // sums that grow side by side, so that none
 constexpr int64_t GRAIN = 1 << 17;  // bytes of weights below which a second thread does not pay
 
 using Floats = Vector<float, LANES>;
+using Ints = Vector<int32_t, LANES>;
+using Shorts = Vector<int16_t, 2 * LANES>;
 
 template <class V>
 inline V load(const void* from) {
   V v;
   std::memcpy(&v, from, sizeof v);
   return v;
+}
+
+template <class V>
+inline void save(void* to, const V& v) {
+  std::memcpy(to, &v, sizeof v);
 }
 
 // ---- numbers as they are stored ----------------------------------------------------------------------------------
@@ -69,6 +84,14 @@ inline void store(BFloat16* to, float value) {  // to the nearest, ties to even
   to->bits = value != value ? 0x7fc0 : uint16_t((wide + 0x7fff + ((wide >> 16) & 1)) >> 16);
 }
 
+// A float as it is after having been stored as a T.
+template <class T>
+inline float rounded(float value) {
+  T stored;
+  store(&stored, value);
+  return stored;
+}
+
 inline Floats widen(const float* from) { return load<Floats>(from); }
 
 inline Floats widen(const BFloat16* from) {
@@ -76,11 +99,46 @@ inline Floats widen(const BFloat16* from) {
   return (Floats)bits;
 }
 
+inline Shorts widen(const int16_t* from) { return load<Shorts>(from); }
+
+inline Shorts widen(const int8_t* from) {
+#if defined(__AVX2__)
+  return (Shorts)_mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
+#else
+  return __builtin_convertvector((load<Vector<int8_t, 2 * LANES>>(from)), Shorts);
+#endif
+}
+
+// Keeps a vector in its register: compilers would rather load it again for each use, and loading is then the limit.
 template <class V>
-inline float sum(const V& v) {  // the lanes, always in this order
-  float total = 0;
-  for (size_t i = 0; i < sizeof(V) / sizeof(float); ++i) total += v[i];
+inline void pin([[maybe_unused]] V& v) {
+#if defined(__AVX2__)
+  asm("" : "+x"(v));
+#endif
+}
+
+template <class V>
+inline auto sum(const V& v) {  // the lanes, always in this order
+  auto total = v[0];
+  for (size_t i = 1; i < sizeof(V) / sizeof(total); ++i) total += v[i];
   return total;
+}
+
+inline int32_t sum(const Ints& v) {
+  const auto four = load<Vector<int32_t, 4>>(&v) + load<Vector<int32_t, 4>>(reinterpret_cast<const int32_t*>(&v) + 4);
+  return (four[0] + four[1]) + (four[2] + four[3]);
+}
+
+// e^x, to about two units in the last place: 2^n e^r with n whole and |r| < ln 2 / 2, e^r by its Taylor series.
+inline Floats exp(Floats x) {
+  const Floats least = Floats{} - 87.0f, most = Floats{} + 88.0f;
+  const Floats low = x < least ? least : x, bound = low > most ? most : low;
+  const Ints n = __builtin_convertvector((bound * 1.44269504f + 12582912.0f) - 12582912.0f, Ints);
+  const Floats wide = __builtin_convertvector(n, Floats);
+  const Floats r = (bound - wide * 0.693359375f) + wide * 2.12194440e-4f;
+  Floats series = r * (1 / 5040.0f) + 1 / 720.0f;
+  for (const float c : {1 / 120.0f, 1 / 24.0f, 1 / 6.0f, 0.5f, 1.0f, 1.0f}) series = series * r + c;
+  return series * (Floats)((n + 127) << 23);
 }
 
 // ---- shapes ------------------------------------------------------------------------------------------------------
@@ -93,21 +151,26 @@ void require(bool holds, const char* what) { STD_TORCH_CHECK(holds, "pureqwen ke
 
 template <class Work>
 void over_rows(int64_t num_rows, int64_t bytes_a_row, const Work& work) {
-  torch::stable::parallel_for(0, num_rows, std::max<int64_t>(1, GRAIN / bytes_a_row), work);
+  torch::stable::parallel_for(0, num_rows, std::max<int64_t>(1, GRAIN / std::max<int64_t>(1, bytes_a_row)), work);
 }
 
 // The same code for each dtype: calls f with a null pointer of the C++ type.
 template <class F>
-void with_type(const Tensor& t, const F& f) {
+auto with_type(const Tensor& t, const F& f) {
   if (t.scalar_type() == ScalarType::Float) return f((float*)nullptr);
   require(t.scalar_type() == ScalarType::BFloat16, "float32 or bfloat16 is expected");
-  f((BFloat16*)nullptr);
+  return f((BFloat16*)nullptr);
 }
+
+template <class P>
+using Pointed = std::remove_pointer_t<P>;
 
 template <class T>
 T* data(const Tensor& t) {
   return static_cast<T*>(t.data_ptr());
 }
+
+bool alike(const Tensor& a, const Tensor& b) { return a.scalar_type() == b.scalar_type(); }
 
 Tensor output(const Tensor& x, int64_t num_rows, int64_t width) {
   return torch::stable::new_empty(x, {num_rows, width});
@@ -154,68 +217,211 @@ Tensor linear(const Tensor& x, const Tensor& w) {
   require(x.is_contiguous() && w.is_contiguous() && w.size(1) == s.K && s.K % (CHAINS * LANES) == 0, "linear: bad shapes");
   Tensor y = output(x, s.M, s.N);
   with_type(x, [&](auto* X) {
-    using TX = std::remove_pointer_t<decltype(X)>;
     with_type(w, [&](auto* W) {
-      using TW = std::remove_pointer_t<decltype(W)>;
-      linear_rows(data<TX>(x), data<TW>(w), data<TX>(y), s);
+      using TX = Pointed<decltype(X)>;
+      linear_rows(data<TX>(x), data<Pointed<decltype(W)>>(w), data<TX>(y), s);
     });
   });
   return y;
 }
 
-// ---- whole numbers -----------------------------------------------------------------------------------------------
+// ---- rows as whole numbers ---------------------------------------------------------------------------------------
 
-struct Quantized {
-  std::vector<int16_t> q;     // (M, K), from -127 to 127: int16, in which processors multiply and add pairs
-  std::vector<float> scales;  // (M,)
-};
-
-// x = q * scale, scale = the largest |x| of the row / 127.
-template <class X>
-Quantized quantize(const X* x, int64_t M, int64_t K) {
-  Quantized found{std::vector<int16_t>(M * K), std::vector<float>(M)};
-  for (int64_t m = 0; m < M; ++m) {
-    float most = 0;
-    bool finite = true;
-    for (int64_t k = 0; k < K; ++k) {
-      const float size = std::fabs(float(x[m * K + k]));
-      finite &= size <= 3.402823466e38f;
-      most = std::max(most, size);
-    }
-    const float scale = !finite ? NAN : most > 0 ? most / 127 : 1;  // what is no number makes none
-    if (finite)
-      for (int64_t k = 0; k < K; ++k) found.q[m * K + k] = int16_t(std::nearbyintf(float(x[m * K + k]) / scale));
-    found.scales[m] = scale;
+// x = q * scale, scale = the largest |x| of the row / 127. Returns the scale.
+float quantize_row(const float* x, int64_t K, int8_t* q) {
+  Floats most = {}, unknown = {};
+  int64_t k = 0;
+  for (; k + LANES <= K; k += LANES) {
+    const Floats v = widen(x + k), size = v < 0 ? -v : v;
+    most = size > most ? size : most;
+    unknown += v - v;  // 0, but not of an infinity or of what is no number
   }
-  return found;
+  float largest = 0, strange = sum(unknown);
+  for (int i = 0; i < LANES; ++i) largest = std::max(largest, most[i]);
+  for (int64_t rest = k; rest < K; ++rest) largest = std::max(largest, std::fabs(x[rest])), strange += x[rest] - x[rest];
+  if (strange != 0) {
+    std::memset(q, 0, K);
+    return NAN;  // what is no number makes none
+  }
+  const float scale = largest > 0 ? largest / 127 : 1;
+  for (k = 0; k < K; ++k) q[k] = int8_t((x[k] / scale + 12582912.0f) - 12582912.0f);  // to the nearest, ties to even
+  return scale;
 }
 
-inline int32_t dot(const int8_t* w, const int16_t* q, int64_t K) {
-  int32_t total = 0;  // at most 128 * 127 K: exact up to K = 132,000
-  for (int64_t k = 0; k < K; ++k) total += int32_t(int16_t(w[k])) * int32_t(q[k]);
-  return total;
+// Writes rows that `row(m, floats)` makes: as they are, or as whole numbers with their scales.
+template <class Row>
+std::tuple<Tensor, Tensor> quantized(const Tensor& like, int64_t M, int64_t K, const Row& row) {
+  Tensor q = torch::stable::new_empty(like, {M, K}, ScalarType::Char);
+  Tensor a = torch::stable::new_empty(like, {M, 1}, ScalarType::Float);
+  over_rows(M, K * 16, [&](int64_t begin, int64_t end) {
+    std::vector<float> wide(K);
+    for (int64_t m = begin; m < end; ++m) {
+      row(m, wide.data());
+      data<float>(a)[m] = quantize_row(wide.data(), K, data<int8_t>(q) + m * K);
+    }
+  });
+  return {q, a};
 }
 
-template <class X, class S>
-void int8_rows(const X* x, const int8_t* w, const S* scales, X* y, Shape s) {
-  const Quantized a = quantize(x, s.M, s.K);
-  over_rows(s.N, s.K, [&](int64_t begin, int64_t end) {
-    for (int64_t n = begin; n < end; ++n)
-      for (int64_t m = 0; m < s.M; ++m)
-        store(y + m * s.N + n, float(dot(w + n * s.K, &a.q[m * s.K], s.K)) * a.scales[m] * float(scales[n]));
+template <class T, class Row>
+Tensor as_they_are(const Tensor& like, int64_t M, int64_t K, const Row& row) {
+  Tensor y = output(like, M, K);
+  over_rows(M, K * 16, [&](int64_t begin, int64_t end) {
+    std::vector<float> wide(K);
+    for (int64_t m = begin; m < end; ++m) {
+      row(m, wide.data());
+      for (int64_t k = 0; k < K; ++k) store(data<T>(y) + m * K + k, wide[k]);
+    }
+  });
+  return y;
+}
+
+std::tuple<Tensor, Tensor> quantize(const Tensor& x) {
+  require(x.is_contiguous(), "quantize: not contiguous");
+  const int64_t K = x.size(1);
+  return with_type(x, [&](auto* X) {
+    const auto* from = data<Pointed<decltype(X)>>(x);
+    return quantized(x, x.size(0), K, [=](int64_t m, float* to) { std::copy_n(from + m * K, K, to); });
   });
 }
 
-Tensor linear_int8(const Tensor& x, const Tensor& w, const Tensor& scales) {
-  const Shape s{x.size(0), w.size(0), x.size(1)};
-  require(x.is_contiguous() && w.is_contiguous() && scales.is_contiguous(), "linear_int8: not contiguous");
-  require(w.scalar_type() == ScalarType::Char && w.size(1) == s.K && scales.numel() == s.N, "linear_int8: bad shapes");
-  Tensor y = output(x, s.M, s.N);
-  with_type(x, [&](auto* X) {
-    using TX = std::remove_pointer_t<decltype(X)>;
-    with_type(scales, [&](auto* S) {
-      using TS = std::remove_pointer_t<decltype(S)>;
-      int8_rows(data<TX>(x), data<int8_t>(w), data<TS>(scales), data<TX>(y), s);
+// ---- 8-bit weights -----------------------------------------------------------------------------------------------
+
+// Adds products of 16-bit numbers, two to a lane. Which two go to which lane differs, the sum of the lanes does not.
+inline void add_products(Ints& total, const Shorts& a, const Shorts& b) {
+#if defined(__AVX512VNNI__) && defined(__AVX512VL__)
+  total = (Ints)_mm256_dpwssd_epi32((__m256i)total, (__m256i)a, (__m256i)b);
+#elif defined(__AVX2__)
+  total += (Ints)_mm256_madd_epi16((__m256i)a, (__m256i)b);
+#else
+  using Half = Vector<int16_t, LANES>;
+  const auto* x = reinterpret_cast<const int16_t*>(&a);
+  const auto* y = reinterpret_cast<const int16_t*>(&b);
+  for (int h = 0; h < 2 * LANES; h += LANES)
+    total += __builtin_convertvector(load<Half>(x + h), Ints) * __builtin_convertvector(load<Half>(y + h), Ints);
+#endif
+}
+
+constexpr int STEP = 2 * LANES;     // numbers that are multiplied at a time: rows are filled up to a multiple with zeros
+constexpr int BLOCK_N = 4;          // weight rows, and
+constexpr int BLOCK_M = 2;          // rows of q, that are multiplied together: their sums fill the registers
+constexpr int64_t BLOCK_K = 1024;   // numbers of a row that stay in the first-level cache, and
+constexpr int64_t KEPT = 96 << 10;  // numbers of q that stay in the second, while weights pass
+
+using Four = Vector<int32_t, BLOCK_N>;
+
+// The sums of four vectors' lanes.
+inline Four sums_of(const Ints* v) {
+#if defined(__AVX2__)
+  const auto first = [&](int i) { return _mm256_unpacklo_epi32((__m256i)v[i], (__m256i)v[i + 1]); };
+  const auto second = [&](int i) { return _mm256_unpackhi_epi32((__m256i)v[i], (__m256i)v[i + 1]); };
+  const __m256i a = _mm256_add_epi32(first(0), second(0)), b = _mm256_add_epi32(first(2), second(2));
+  const __m256i all = _mm256_add_epi32(_mm256_unpacklo_epi64(a, b), _mm256_unpackhi_epi64(a, b));
+  return (Four)_mm_add_epi32(_mm256_castsi256_si128(all), _mm256_extracti128_si256(all, 1));
+#else
+  return Four{sum(v[0]), sum(v[1]), sum(v[2]), sum(v[3])};
+#endif
+}
+
+// Four weight rows with M rows of q: their sums are added to those in `out`. Exact up to K = 132,000.
+template <int M, class W>
+__attribute__((noinline)) void block(const W* w, int64_t stride, const int16_t* q, int64_t wide, int64_t K, Four* out) {
+  Ints total[M][BLOCK_N] = {};
+  for (int64_t k = 0; k < K; k += STEP) {
+    Shorts numbers[M];
+    for (int m = 0; m < M; ++m) pin(numbers[m] = widen(q + m * wide + k));
+    for (int n = 0; n < BLOCK_N; ++n) {
+      Shorts weights = widen(w + n * stride + k);
+      pin(weights);
+      for (int m = 0; m < M; ++m) add_products(total[m][n], weights, numbers[m]);
+    }
+  }
+  for (int m = 0; m < M; ++m) out[m] += sums_of(total[m]);
+}
+
+template <class W>
+void blocks(const W* w, int64_t stride, const int16_t* q, int64_t M, int64_t wide, int64_t K, Four* out) {
+  int64_t m = 0;
+  for (; m + BLOCK_M <= M; m += BLOCK_M) block<BLOCK_M>(w, stride, q + m * wide, wide, K, out + m);
+  if (m < M) block<1>(w, stride, q + m * wide, wide, K, out + m);
+}
+
+// int8 (M, K) as int16 (M, wide), filled up with zeros.
+void spread(const int8_t* from, int64_t M, int64_t stride, int64_t K, int64_t wide, int16_t* to) {
+  for (int64_t m = 0; m < M; ++m) {
+    for (int64_t k = 0; k < K; ++k) to[m * wide + k] = from[m * stride + k];
+    std::fill(to + m * wide + K, to + (m + 1) * wide, int16_t(0));
+  }
+}
+
+int64_t filled(int64_t K) { return (K + STEP - 1) / STEP * STEP; }
+
+// Memory of one thread that is not asked for anew at each call, from a multiple of 64 bytes on.
+int16_t* kept(std::vector<int16_t>& memory, int64_t count) {
+  if (int64_t(memory.size()) < count + 32) memory.resize(count + 32);
+  return reinterpret_cast<int16_t*>((reinterpret_cast<uintptr_t>(memory.data()) + 63) & ~uintptr_t(63));
+}
+
+struct Product8 {
+  const int16_t* q;  // (M, wide)
+  const int8_t* w;   // (N, K)
+  Shape shape;
+  int64_t wide;
+
+  // The sums of four weight rows (fewer at the end) from n on with rows m to `to` of q.
+  void sums(int64_t n, int64_t m, int64_t to, int16_t* buffer, Four* out) const {
+    const int64_t rows = std::min<int64_t>(BLOCK_N, shape.N - n), K = shape.K;
+    std::fill(out, out + (to - m), Four{});
+    if (to - m <= BLOCK_M && rows == BLOCK_N && wide == K)  // as they lie
+      return blocks(w + n * K, K, q + m * wide, to - m, wide, K, out);
+    for (int64_t k = 0; k < K; k += BLOCK_K) {
+      const int64_t count = std::min(BLOCK_K, K - k), space = filled(count);
+      spread(w + n * K + k, rows, K, count, space, buffer);
+      blocks(buffer, space, q + m * wide + k, to - m, wide, space, out);
+    }
+  }
+
+  template <class Y, class S>
+  void run(const float* a, const S* s, Y* y) const {
+    const int64_t most = std::max<int64_t>(BLOCK_M, KEPT / wide / BLOCK_M * BLOCK_M);
+    over_rows((shape.N + BLOCK_N - 1) / BLOCK_N, BLOCK_N * shape.K, [&](int64_t first, int64_t last) {
+      static thread_local std::vector<int16_t> memory;
+      int16_t* buffer = kept(memory, BLOCK_N * BLOCK_K);
+      std::vector<Four> out(std::min(most, shape.M));
+      for (int64_t m = 0; m < shape.M; m += most) {
+        const int64_t to = std::min(m + most, shape.M);
+        for (int64_t n = first * BLOCK_N; n < std::min(last * BLOCK_N, shape.N); n += BLOCK_N) {
+          sums(n, m, to, buffer, out.data());
+          for (int64_t r = m; r < to; ++r)
+            for (int64_t i = 0; i < std::min<int64_t>(BLOCK_N, shape.N - n); ++i)
+              store(y + r * shape.N + n + i, float(out[r - m][i]) * a[r] * float(s[n + i]));
+        }
+      }
+    });
+  }
+};
+
+template <class Y, class S>
+void int8_rows(const int8_t* q, const float* a, const int8_t* w, const S* s, Y* y, Shape shape) {
+  static thread_local std::vector<int16_t> memory;
+  const int64_t wide = filled(shape.K);
+  int16_t* rows = kept(memory, shape.M * wide);
+  spread(q, shape.M, shape.K, shape.K, wide, rows);
+  Product8{rows, w, shape, wide}.run(a, s, y);
+}
+
+Tensor product_int8(const Tensor& q, const Tensor& a, const Tensor& w, const Tensor& s, const Tensor& like) {
+  const Shape shape{q.size(0), w.size(0), q.size(1)};
+  require(q.is_contiguous() && a.is_contiguous() && w.is_contiguous() && s.is_contiguous(), "product_int8: not contiguous");
+  require(q.scalar_type() == ScalarType::Char && w.scalar_type() == ScalarType::Char && a.scalar_type() == ScalarType::Float,
+          "product_int8: int8 and float32 scales are expected");
+  require(w.size(1) == shape.K && s.numel() == shape.N && a.numel() == shape.M, "product_int8: bad shapes");
+  Tensor y = output(like, shape.M, shape.N);
+  with_type(y, [&](auto* Y) {
+    with_type(s, [&](auto* S) {
+      using TY = Pointed<decltype(Y)>;
+      using TS = Pointed<decltype(S)>;
+      int8_rows(data<int8_t>(q), data<float>(a), data<int8_t>(w), data<TS>(s), data<TY>(y), shape);
     });
   });
   return y;
@@ -223,73 +429,350 @@ Tensor linear_int8(const Tensor& x, const Tensor& w, const Tensor& scales) {
 
 // ---- 4-bit weights in groups -------------------------------------------------------------------------------------
 
-constexpr int PAIRS = 16;  // bytes, so 32 weights, that are looked at together; a group has a multiple of them
-using Shorts = Vector<int16_t, PAIRS>;
-using Sums = Vector<float, PAIRS / 2>;
-
-// A byte holds weights 2k (low half) and 2k+1 (high half), each + 8. The even and the odd numbers of a row of q lie apart,
-// so that the halves need no sorting. In 16 bits a lane holds 2 * 8 * 127 a step: the 8 steps of 256 weights fit.
-template <int R>
-inline void add_group(const uint8_t* p, const int16_t* q, int64_t K, int64_t num_pairs, float scale, Sums* out) {
-  Shorts total[R] = {};
-  for (int64_t k = 0; k < num_pairs; k += PAIRS) {
-    const Shorts both = __builtin_convertvector((load<Vector<uint8_t, PAIRS>>(p + k)), Shorts);
-    const Shorts low = (both & 15) - 8, high = (both >> 4) - 8;
-    for (int r = 0; r < R; ++r)
-      total[r] += low * load<Shorts>(q + r * K + k) + high * load<Shorts>(q + r * K + K / 2 + k);
-  }
-  for (int r = 0; r < R; ++r) {
-    const auto first = load<Vector<int16_t, PAIRS / 2>>(&total[r]);
-    const auto second = load<Vector<int16_t, PAIRS / 2>>(reinterpret_cast<const int16_t*>(&total[r]) + PAIRS / 2);
-    out[r] += (__builtin_convertvector(first, Sums) + __builtin_convertvector(second, Sums)) * scale;
-  }
+// Products of bytes, those of the first from 0 to 15, added in pairs: eight such sums still fit in 16 bits.
+template <int BYTES>
+inline Vector<int16_t, BYTES / 2> byte_products(const Vector<uint8_t, BYTES>& a, const Vector<int8_t, BYTES>& b) {
+  using Half = Vector<int16_t, BYTES / 2>;
+#if defined(__AVX2__)
+  if constexpr (BYTES == 32) return (Half)_mm256_maddubs_epi16((__m256i)a, (__m256i)b);
+  if constexpr (BYTES == 16) return (Half)_mm_maddubs_epi16((__m128i)a, (__m128i)b);
+#endif
+  using A = Vector<uint8_t, BYTES / 2>;
+  using B = Vector<int8_t, BYTES / 2>;
+  Half total = {};
+  for (int h = 0; h < BYTES; h += BYTES / 2)
+    total += __builtin_convertvector(load<A>(reinterpret_cast<const uint8_t*>(&a) + h), Half) *
+             __builtin_convertvector(load<B>(reinterpret_cast<const int8_t*>(&b) + h), Half);
+  return total;
 }
 
-template <int R, class X, class S>
-void int4_row(const Quantized& a, int64_t m, const uint8_t* p, const S* scales, X* y, Shape s, int64_t group) {
-  Sums total[R] = {};
-  for (int64_t g = 0; g < s.K / group; ++g)
-    add_group<R>(p + g * group / 2, &a.q[m * s.K + g * group / 2], s.K, group / 2, float(scales[g]), total);
-  for (int r = 0; r < R; ++r) store(y + (m + r) * s.N, sum(total[r]) * a.scales[m + r]);
+template <int BYTES>
+inline Vector<int32_t, BYTES / 4> in_pairs(const Vector<int16_t, BYTES / 2>& v) {
+#if defined(__AVX2__)
+  if constexpr (BYTES == 32) return (Ints)_mm256_madd_epi16((__m256i)v, _mm256_set1_epi16(1));
+  if constexpr (BYTES == 16) return (Vector<int32_t, 4>)_mm_madd_epi16((__m128i)v, _mm_set1_epi16(1));
+#endif
+  using Half = Vector<int16_t, BYTES / 4>;
+  using Wide = Vector<int32_t, BYTES / 4>;
+  const auto* from = reinterpret_cast<const int16_t*>(&v);
+  return __builtin_convertvector(load<Half>(from), Wide) + __builtin_convertvector(load<Half>(from + BYTES / 4), Wide);
 }
 
-// Each row of q as its even numbers, then its odd ones.
-void part(std::vector<int16_t>& q, int64_t M, int64_t K) {
-  std::vector<int16_t> row(K);
+struct Groups {  // rows of q for 4-bit weights, M of them, K numbers each, `size` in a group
+  int64_t M, K, size;
+  std::vector<int8_t> q;         // each row as its even numbers, then its odd ones: as they lie in the weights' halves
+  std::vector<int32_t> balance;  // for each group -8 sum q, lane by lane: a stored weight is 8 too large
+};
+
+template <int BYTES>
+Groups grouped(const int8_t* q, int64_t M, int64_t K, int64_t size) {
+  using Wide = Vector<int32_t, BYTES / 4>;
+  const Vector<uint8_t, BYTES> ones = Vector<uint8_t, BYTES>{} + 1;
+  Groups found{M, K, size, std::vector<int8_t>(M * K), std::vector<int32_t>(M * (K / size) * (BYTES / 4))};
   for (int64_t m = 0; m < M; ++m) {
-    for (int64_t k = 0; k < K; ++k) row[(k & 1) * (K / 2) + k / 2] = q[m * K + k];
-    std::copy(row.begin(), row.end(), q.begin() + m * K);
+    int8_t* row = found.q.data() + m * K;
+    for (int64_t k = 0; k < K / 2; ++k) row[k] = q[m * K + 2 * k], row[K / 2 + k] = q[m * K + 2 * k + 1];
+    for (int64_t g = 0; g < K / size; ++g) {
+      Wide total = {};
+      for (int64_t k = g * size / 2; k < (g + 1) * size / 2; k += BYTES)
+        for (const int8_t* half : {row + k, row + K / 2 + k})
+          total += in_pairs<BYTES>(byte_products<BYTES>(ones, load<Vector<int8_t, BYTES>>(half)));
+      save(&found.balance[(m * (K / size) + g) * (BYTES / 4)], total * -8);
+    }
   }
+  return found;
 }
 
-template <class X, class S>
-void int4_rows(const X* x, const uint8_t* p, const S* scales, X* y, Shape s, int64_t group) {
-  Quantized a = quantize(x, s.M, s.K);
-  part(a.q, s.M, s.K);
+// One weight row with R rows of q from m on: R sums.
+template <int BYTES, int R, class S>
+__attribute__((noinline)) void int4_dot(const Groups& a, int64_t m, const uint8_t* p, const S* scales, float* out) {
+  using Bytes = Vector<uint8_t, BYTES>;
+  using Wide = Vector<int32_t, BYTES / 4>;
+  using Sums = Vector<float, BYTES / 4>;
+  const int64_t num_groups = a.K / a.size;
+  Sums total[R] = {};
+  for (int64_t g = 0; g < num_groups; ++g) {
+    Vector<int16_t, BYTES / 2> part[R] = {};
+    for (int64_t k = g * a.size / 2; k < (g + 1) * a.size / 2; k += BYTES) {
+      const Bytes both = load<Bytes>(p + k), low = both & 15, high = both >> 4;
+      for (int r = 0; r < R; ++r) {
+        const int8_t* q = &a.q[(m + r) * a.K + k];
+        part[r] += byte_products<BYTES>(low, load<Vector<int8_t, BYTES>>(q));
+        part[r] += byte_products<BYTES>(high, load<Vector<int8_t, BYTES>>(q + a.K / 2));
+      }
+    }
+    for (int r = 0; r < R; ++r) {
+      const Wide whole = in_pairs<BYTES>(part[r]) + load<Wide>(&a.balance[((m + r) * num_groups + g) * (BYTES / 4)]);
+      total[r] += __builtin_convertvector(whole, Sums) * float(scales[g]);
+    }
+  }
+  for (int r = 0; r < R; ++r) out[r] = sum(total[r]);
+}
+
+template <int BYTES, class Y, class S>
+void int4_rows(const int8_t* q, const float* a, const uint8_t* p, const S* scales, Y* y, Shape s, int64_t size) {
+  const Groups rows = grouped<BYTES>(q, s.M, s.K, size);
   over_rows(s.N, s.K / 2, [&](int64_t begin, int64_t end) {
     for (int64_t n = begin; n < end; ++n) {
-      const uint8_t* row = p + n * s.K / 2;
-      const S* row_scales = scales + n * (s.K / group);
-      int64_t m = 0;
-      for (; m + 4 <= s.M; m += 4) int4_row<4>(a, m, row, row_scales, y + n, s, group);
-      for (; m < s.M; ++m) int4_row<1>(a, m, row, row_scales, y + n, s, group);
+      float sums[4];
+      for (int64_t m = 0; m < s.M;) {
+        const int count = s.M - m >= 4 ? 4 : 1;
+        const S* mine = scales + n * (s.K / size);
+        count == 4 ? int4_dot<BYTES, 4>(rows, m, p + n * s.K / 2, mine, sums)
+                   : int4_dot<BYTES, 1>(rows, m, p + n * s.K / 2, mine, sums);
+        for (int r = 0; r < count; ++r, ++m) store(y + m * s.N + n, sums[r] * a[m]);
+      }
     }
   });
 }
 
-Tensor linear_int4(const Tensor& x, const Tensor& p, const Tensor& scales) {
-  const Shape s{x.size(0), p.size(0), x.size(1)};
-  require(x.is_contiguous() && p.is_contiguous() && scales.is_contiguous(), "linear_int4: not contiguous");
-  require(p.scalar_type() == ScalarType::Int && 8 * p.size(1) == s.K && scales.size(0) == s.N, "linear_int4: bad shapes");
-  const int64_t group = s.K / scales.size(1);
-  require(group * scales.size(1) == s.K && group % (2 * PAIRS) == 0 && group <= 256, "linear_int4: bad groups");
-  Tensor y = output(x, s.M, s.N);
-  with_type(x, [&](auto* X) {
-    using TX = std::remove_pointer_t<decltype(X)>;
+Tensor product_int4(const Tensor& q, const Tensor& a, const Tensor& p, const Tensor& scales, const Tensor& like) {
+  const Shape s{q.size(0), p.size(0), q.size(1)};
+  require(q.is_contiguous() && a.is_contiguous() && p.is_contiguous() && scales.is_contiguous(), "product_int4: not contiguous");
+  require(q.scalar_type() == ScalarType::Char && p.scalar_type() == ScalarType::Int && a.scalar_type() == ScalarType::Float,
+          "product_int4: int8, packed int32 and float32 scales are expected");
+  require(8 * p.size(1) == s.K && scales.size(0) == s.N && a.numel() == s.M, "product_int4: bad shapes");
+  const int64_t size = s.K / scales.size(1);
+  require(size * scales.size(1) == s.K && size % 32 == 0 && size <= 256, "product_int4: bad groups");
+  Tensor y = output(like, s.M, s.N);
+  with_type(y, [&](auto* Y) {
     with_type(scales, [&](auto* S) {
-      using TS = std::remove_pointer_t<decltype(S)>;
-      int4_rows(data<TX>(x), data<uint8_t>(p), data<TS>(scales), data<TX>(y), s, group);
+      using TY = Pointed<decltype(Y)>;
+      using TS = Pointed<decltype(S)>;
+      const auto run = size % 64 ? int4_rows<16, TY, TS> : int4_rows<32, TY, TS>;
+      run(data<int8_t>(q), data<float>(a), data<uint8_t>(p), data<TS>(scales), data<TY>(y), s, size);
     });
+  });
+  return y;
+}
+
+// ---- between the products ----------------------------------------------------------------------------------------
+
+// K numbers scaled to a root-mean-square of 1, rounded, then times the weight: model/layers.py.
+template <class T>
+void norm(const T* x, const T* weight, int64_t K, double eps, float* to) {
+  Floats squares = {};
+  int64_t k = 0;
+  for (; k + LANES <= K; k += LANES) {
+    const Floats v = widen(x + k);
+    squares += v * v;
+  }
+  float total = sum(squares);
+  for (; k < K; ++k) total += float(x[k]) * float(x[k]);
+  const float scale = 1 / std::sqrt(total / float(K) + float(eps));
+  for (k = 0; k < K; ++k) to[k] = rounded<T>(float(weight[k]) * rounded<T>(float(x[k]) * scale));
+}
+
+// silu(gate) * up, each rounded as PyTorch rounds it.
+template <class T>
+void gated(const T* gate, const T* up, int64_t K, float* to) {
+  int64_t k = 0;
+  for (; k + LANES <= K; k += LANES) {
+    const Floats g = widen(gate + k);
+    save(to + k, g / (1 + exp(-g)));
+  }
+  for (; k < K; ++k) to[k] = float(gate[k]) / (1 + std::exp(-float(gate[k])));
+  for (k = 0; k < K; ++k) to[k] = rounded<T>(rounded<T>(to[k]) * float(up[k]));
+}
+
+template <bool WHOLE>
+auto rms_norm_rows(const Tensor& x, const Tensor& weight, double eps) {
+  const int64_t M = x.size(0), K = x.size(1);
+  require(x.is_contiguous() && weight.is_contiguous() && alike(x, weight) && weight.numel() == K, "rms_norm: bad arguments");
+  return with_type(x, [&](auto* X) {
+    using T = Pointed<decltype(X)>;
+    const auto row = [&](int64_t m, float* to) { norm(data<T>(x) + m * K, data<T>(weight), K, eps, to); };
+    if constexpr (WHOLE)
+      return quantized(x, M, K, row);
+    else
+      return as_they_are<T>(x, M, K, row);
+  });
+}
+
+template <bool WHOLE>
+auto swiglu_rows(const Tensor& gate, const Tensor& up) {
+  const int64_t M = gate.size(0), K = gate.size(1);
+  require(gate.is_contiguous() && up.is_contiguous() && alike(gate, up) && up.size(0) == M && up.size(1) == K,
+          "swiglu: bad arguments");
+  return with_type(gate, [&](auto* X) {
+    using T = Pointed<decltype(X)>;
+    const auto row = [&](int64_t m, float* to) { gated(data<T>(gate) + m * K, data<T>(up) + m * K, K, to); };
+    if constexpr (WHOLE)
+      return quantized(gate, M, K, row);
+    else
+      return as_they_are<T>(gate, M, K, row);
+  });
+}
+
+Tensor rms_norm(const Tensor& x, const Tensor& weight, double eps) { return rms_norm_rows<false>(x, weight, eps); }
+Tensor swiglu(const Tensor& gate, const Tensor& up) { return swiglu_rows<false>(gate, up); }
+std::tuple<Tensor, Tensor> rms_norm_quantize(const Tensor& x, const Tensor& weight, double eps) {
+  return rms_norm_rows<true>(x, weight, eps);
+}
+std::tuple<Tensor, Tensor> swiglu_quantize(const Tensor& gate, const Tensor& up) { return swiglu_rows<true>(gate, up); }
+
+// x (T, H, Dh): each head normed, then each pair (i, i + Dh/2) turned by its angle; cos and sin (T, Dh/2).
+Tensor qk_norm_rope(const Tensor& x, const Tensor& weight, double eps, const Tensor& cos, const Tensor& sin) {
+  const int64_t T = x.size(0), H = x.size(1), Dh = x.size(2);
+  require(x.is_contiguous() && weight.is_contiguous() && cos.is_contiguous() && sin.is_contiguous(), "qk_norm_rope: not contiguous");
+  require(alike(x, weight) && alike(x, cos) && alike(x, sin) && weight.numel() == Dh, "qk_norm_rope: bad arguments");
+  require(Dh % 2 == 0 && cos.numel() == T * Dh / 2 && sin.numel() == cos.numel(), "qk_norm_rope: bad shapes");
+  Tensor y = torch::stable::new_empty(x, {T, H, Dh});
+  with_type(x, [&](auto* X) {
+    using N = Pointed<decltype(X)>;
+    over_rows(T * H, Dh * 16, [&](int64_t begin, int64_t end) {
+      std::vector<float> head(Dh);
+      for (int64_t i = begin; i < end; ++i) {
+        norm(data<N>(x) + i * Dh, data<N>(weight), Dh, eps, head.data());
+        const N *c = data<N>(cos) + i / H * (Dh / 2), *s = data<N>(sin) + i / H * (Dh / 2);
+        N* to = data<N>(y) + i * Dh;
+        for (int64_t d = 0; d < Dh / 2; ++d) {
+          const float first = head[d], second = head[Dh / 2 + d];
+          store(to + d, rounded<N>(first * float(c[d])) - rounded<N>(second * float(s[d])));
+          store(to + Dh / 2 + d, rounded<N>(second * float(c[d])) + rounded<N>(first * float(s[d])));
+        }
+      }
+    });
+  });
+  return y;
+}
+
+// ---- attention over pages ----------------------------------------------------------------------------------------
+
+// Writes k and v (T, Hkv, Dh) into pages (P, page, Hkv, Dh) at slots (T,), each a page's number times its size plus a place.
+void store_pages(const Tensor& k, const Tensor& v, const Tensor& k_pages, const Tensor& v_pages, const Tensor& slots) {
+  const int64_t T = k.size(0), num_slots = k_pages.size(0) * k_pages.size(1);
+  require(k.is_contiguous() && v.is_contiguous() && k_pages.is_contiguous() && v_pages.is_contiguous() && slots.is_contiguous(),
+          "store_pages: not contiguous");
+  require(alike(k, k_pages) && alike(v, v_pages) && slots.numel() == T && v.numel() == k.numel(), "store_pages: bad arguments");
+  const int64_t bytes = T ? k.numel() / T * (k.scalar_type() == ScalarType::Float ? 4 : 2) : 0;
+  for (int64_t t = 0; t < T; ++t) {
+    const int64_t slot = data<int64_t>(slots)[t];
+    require(slot >= 0 && slot < num_slots, "store_pages: no such slot");
+    std::memcpy(data<char>(k_pages) + slot * bytes, data<char>(k) + t * bytes, bytes);
+    std::memcpy(data<char>(v_pages) + slot * bytes, data<char>(v) + t * bytes, bytes);
+  }
+}
+
+constexpr int64_t CHUNK = 64;  // keys that are looked at together; a long text's chunks are shared by the threads
+
+struct Heads {
+  int64_t H, Hkv, Dh, page;
+};
+
+// The queries (H, Dh) of one token over some keys: for each head the largest score, the sum of e^(score - largest), and the
+// values weighted by these. `slot(i)` is where key i lies.
+template <class T, class Slot>
+void attend(const float* q, const T* k, const T* v, int64_t count, Heads s, const Slot& slot, float* largest, float* total, float* o) {
+  const int64_t G = s.H / s.Hkv, row = s.Hkv * s.Dh;
+  static thread_local std::vector<float> kept;
+  if (int64_t(kept.size()) < s.H * CHUNK) kept.resize(s.H * CHUNK);
+  float* scores = kept.data();
+  for (int64_t i = 0; i < count; ++i)
+    for (int64_t h = 0; h < s.Hkv; ++h)
+      for (int64_t g = 0; g < G;) {
+        const int64_t head = h * G + g;
+        float out[2];
+        const T* key = k + slot(i) * row + h * s.Dh;
+        const int pair = g + 1 < G ? 2 : 1;
+        pair == 2 ? dot<2>(q + head * s.Dh, key, s.Dh, out) : dot<1>(q + head * s.Dh, key, s.Dh, out);
+        for (int r = 0; r < pair; ++r, ++g) scores[(head + r) * CHUNK + i] = out[r];
+      }
+  for (int64_t h = 0; h < s.H; ++h) {
+    float* mine = scores + h * CHUNK;
+    std::fill(mine + count, mine + CHUNK, -INFINITY);
+    float most = mine[0];
+    for (int64_t i = 1; i < count; ++i) most = std::max(most, mine[i]);
+    Floats sums = {};
+    for (int64_t i = 0; i < CHUNK; i += LANES) {
+      const Floats score = load<Floats>(mine + i), e = score == -INFINITY ? Floats{} : exp(score - most);
+      save(mine + i, e);
+      sums += e;
+    }
+    largest[h] = most, total[h] = sum(sums);
+  }
+  std::fill(o, o + s.H * s.Dh, 0.0f);
+  for (int64_t i = 0; i < count; ++i)
+    for (int64_t h = 0; h < s.Hkv; ++h) {
+      const T* value = v + slot(i) * row + h * s.Dh;
+      for (int64_t d = 0; d < s.Dh; d += LANES) {
+        const Floats wide = widen(value + d);
+        for (int64_t g = h * G; g < (h + 1) * G; ++g)
+          save(o + g * s.Dh + d, load<Floats>(o + g * s.Dh + d) + scores[g * CHUNK + i] * wide);
+      }
+    }
+}
+
+struct Query {
+  int64_t table, num_keys;  // the row of the block table, and how many keys it sees
+};
+
+// What the chunks of one head found, brought to one scale and added in their order.
+void join(const float* largest, const float* total, const float* o, int64_t num, int64_t H, int64_t Dh, float* to) {
+  float most = -INFINITY, sum_of_all = 0;
+  for (int64_t c = 0; c < num; ++c) most = std::max(most, largest[c * H]);
+  std::fill(to, to + Dh, 0.0f);
+  for (int64_t c = 0; c < num; ++c) {
+    const float share = std::exp(largest[c * H] - most);
+    sum_of_all += share * total[c * H];
+    for (int64_t d = 0; d < Dh; ++d) to[d] += share * o[c * H * Dh + d];
+  }
+  for (int64_t d = 0; d < Dh; ++d) to[d] /= sum_of_all;
+}
+
+// q (T, H, Dh), the tokens of row r from row_starts[r] on, over keys and values in pages (P, page, Hkv, Dh), those of row r in
+// the pages block_table[r]. lengths[r] counts the row's keys with these tokens', and each token sees those up to its own.
+Tensor paged_attention(const Tensor& q, const Tensor& k_pages, const Tensor& v_pages, const Tensor& block_table,
+                       const Tensor& row_starts, const Tensor& lengths) {
+  const Heads s{q.size(1), k_pages.size(2), q.size(2), k_pages.size(1)};
+  const int64_t T = q.size(0), num_rows = block_table.size(0), width = block_table.size(1);
+  require(q.is_contiguous() && k_pages.is_contiguous() && v_pages.is_contiguous() && block_table.is_contiguous() &&
+              row_starts.is_contiguous() && lengths.is_contiguous(), "paged_attention: not contiguous");
+  require(alike(q, k_pages) && alike(q, v_pages) && k_pages.size(3) == s.Dh && s.Dh % (CHAINS * LANES) == 0 && s.H % s.Hkv == 0,
+          "paged_attention: bad heads");
+  require(block_table.scalar_type() == ScalarType::Int && row_starts.scalar_type() == ScalarType::Int &&
+              lengths.scalar_type() == ScalarType::Int && row_starts.numel() == num_rows + 1 && lengths.numel() == num_rows,
+          "paged_attention: bad table");
+  std::vector<Query> queries(T, Query{0, 0});
+  std::vector<int64_t> starts(T + 1, 0);  // of each query's chunks
+  for (int64_t r = 0; r < num_rows; ++r) {
+    const int64_t begin = data<int32_t>(row_starts)[r], end = data<int32_t>(row_starts)[r + 1];
+    require(0 <= begin && begin <= end && end <= T, "paged_attention: bad row_starts");
+    for (int64_t t = begin; t < end; ++t)
+      queries[t] = {r, std::clamp<int64_t>(data<int32_t>(lengths)[r] - (end - 1 - t), 1, width * s.page)};
+  }
+  for (int64_t t = 0; t < T; ++t) {
+    starts[t + 1] = starts[t] + (queries[t].num_keys + CHUNK - 1) / CHUNK;
+    for (int64_t p = 0; p * s.page < queries[t].num_keys; ++p) {
+      const int32_t page = data<int32_t>(block_table)[queries[t].table * width + p];
+      require(page >= 0 && page < k_pages.size(0), "paged_attention: no such page");
+    }
+  }
+  Tensor y = torch::stable::new_empty(q, {T, s.H, s.Dh});
+  std::vector<float> largest(starts[T] * s.H), total(starts[T] * s.H), o(starts[T] * s.H * s.Dh);
+  with_type(q, [&](auto* X) {
+    using N = Pointed<decltype(X)>;
+    const float scale = 1 / std::sqrt(float(s.Dh));
+    std::vector<float> scaled = as_floats(data<N>(q), T * s.H * s.Dh);
+    for (float& x : scaled) x *= scale;
+    over_rows(starts[T], CHUNK * s.Hkv * s.Dh * 8, [&](int64_t begin, int64_t end) {
+      int64_t t = std::upper_bound(starts.begin(), starts.end(), begin) - starts.begin() - 1;
+      for (int64_t c = begin; c < end; ++c) {
+        while (c >= starts[t + 1]) ++t;
+        const int64_t first = (c - starts[t]) * CHUNK, count = std::min(CHUNK, queries[t].num_keys - first);
+        const int32_t* pages = data<int32_t>(block_table) + queries[t].table * width;
+        const auto slot = [=](int64_t i) { return pages[(first + i) / s.page] * s.page + (first + i) % s.page; };
+        attend(&scaled[t * s.H * s.Dh], data<N>(k_pages), data<N>(v_pages), count, s, slot, &largest[c * s.H], &total[c * s.H],
+               &o[c * s.H * s.Dh]);
+      }
+    });
+    std::vector<float> joined(s.Dh);
+    for (int64_t t = 0; t < T; ++t)
+      for (int64_t h = 0; h < s.H; ++h) {
+        const int64_t c = starts[t] * s.H + h;
+        join(&largest[c], &total[c], &o[c * s.Dh], starts[t + 1] - starts[t], s.H, s.Dh, joined.data());
+        for (int64_t d = 0; d < s.Dh; ++d) store(data<N>(y) + (t * s.H + h) * s.Dh + d, joined[d]);
+      }
   });
   return y;
 }
@@ -298,12 +781,29 @@ Tensor linear_int4(const Tensor& x, const Tensor& p, const Tensor& scales) {
 
 STABLE_TORCH_LIBRARY(pureqwen, m) {
   m.def("linear(Tensor x, Tensor weight) -> Tensor");
-  m.def("linear_int8(Tensor x, Tensor weight, Tensor scale) -> Tensor");
-  m.def("linear_int4(Tensor x, Tensor packed, Tensor scale) -> Tensor");
+  m.def("quantize(Tensor x) -> (Tensor, Tensor)");
+  m.def("product_int8(Tensor q, Tensor a, Tensor weight, Tensor scale, Tensor like) -> Tensor");
+  m.def("product_int4(Tensor q, Tensor a, Tensor packed, Tensor scale, Tensor like) -> Tensor");
+  m.def("rms_norm(Tensor x, Tensor weight, float eps) -> Tensor");
+  m.def("rms_norm_quantize(Tensor x, Tensor weight, float eps) -> (Tensor, Tensor)");
+  m.def("swiglu(Tensor gate, Tensor up) -> Tensor");
+  m.def("swiglu_quantize(Tensor gate, Tensor up) -> (Tensor, Tensor)");
+  m.def("qk_norm_rope(Tensor x, Tensor weight, float eps, Tensor cos, Tensor sin) -> Tensor");
+  m.def("store_pages(Tensor k, Tensor v, Tensor(a!) k_pages, Tensor(b!) v_pages, Tensor slots) -> ()");
+  m.def("paged_attention(Tensor q, Tensor k_pages, Tensor v_pages, Tensor block_table, Tensor row_starts, Tensor lengths)"
+        " -> Tensor");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(pureqwen, CPU, m) {
   m.impl("linear", TORCH_BOX(&linear));
-  m.impl("linear_int8", TORCH_BOX(&linear_int8));
-  m.impl("linear_int4", TORCH_BOX(&linear_int4));
+  m.impl("quantize", TORCH_BOX(&quantize));
+  m.impl("product_int8", TORCH_BOX(&product_int8));
+  m.impl("product_int4", TORCH_BOX(&product_int4));
+  m.impl("rms_norm", TORCH_BOX(&rms_norm));
+  m.impl("rms_norm_quantize", TORCH_BOX(&rms_norm_quantize));
+  m.impl("swiglu", TORCH_BOX(&swiglu));
+  m.impl("swiglu_quantize", TORCH_BOX(&swiglu_quantize));
+  m.impl("qk_norm_rope", TORCH_BOX(&qk_norm_rope));
+  m.impl("store_pages", TORCH_BOX(&store_pages));
+  m.impl("paged_attention", TORCH_BOX(&paged_attention));
 }

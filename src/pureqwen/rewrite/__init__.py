@@ -4,9 +4,24 @@ The model's code never learns of them. Structure comes first, then weights: `pur
 calls f on the model before a number is read, and what f put in says by its own parameter names what it reads.
 """
 
-from pureqwen.rewrite.compile import compiled_blocks, eager
-from pureqwen.rewrite.native import native_products
+from pureqwen.rewrite.compile import compile_blocks, compiled_blocks, eager, named_compiler
+from pureqwen.rewrite.fuse import FusedBlock, fuse
+from pureqwen.rewrite.native import for_cpu, native_products
 from pureqwen.rewrite.quantize import quantize
 from pureqwen.rewrite.walk import Make, Rewrite, find, replace
 
-__all__ = ["Make", "Rewrite", "compiled_blocks", "eager", "find", "native_products", "quantize", "replace"]
+__all__ = [
+    "FusedBlock",
+    "Make",
+    "Rewrite",
+    "compile_blocks",
+    "compiled_blocks",
+    "eager",
+    "find",
+    "for_cpu",
+    "fuse",
+    "named_compiler",
+    "native_products",
+    "quantize",
+    "replace",
+]

@@ -2,36 +2,66 @@
 
 All blocks are one class with one shape, so the graph that is built for the first serves every other: seconds
 instead of the minutes that a graph of the whole model takes. The embedding, the last norm and the head stay
-as they are: what they are given changes its length from call to call.
+as they are: what they are given changes its length from call to call. Experts stay, too: which of them are
+hit, and by how many rows, is known only when they run.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from torch import nn
 
-from pureqwen.model import Qwen3
+from pureqwen.model import MoE, Qwen3
+
+# What torch.compile raises where a tool is missing, and what to install.
+MISSING = {
+    "InvalidCxxCompiler": "a C++ compiler (g++)",
+    "TritonMissing": "Triton",
+    "Failed to find C compiler": "a C compiler (gcc)",
+}
+
+
+def compile_blocks(model: Qwen3, *, dynamic: bool | None = None) -> None:
+    """From now on the model's blocks run compiled; parameters, their names and what is saved stay.
+
+    A graph is built at the first call. dynamic: False builds another for each shape, True one that serves
+    all shapes, None one that serves those dimensions that were marked or have changed once.
+    """
+    for experts in _experts(model):
+        experts.forward = torch.compiler.disable(experts.forward)  # type: ignore[no-untyped-call]
+    for block in model.model.layers:
+        block.compile(dynamic=dynamic)
+
+
+def _experts(model: Qwen3) -> list[nn.Module]:
+    return [module.experts for module in model.modules() if isinstance(module, MoE)]
 
 
 @contextmanager
-def compiled_blocks(model: Qwen3) -> Iterator[None]:
-    """While it lasts, the model's blocks run compiled; parameters, their names and what is saved stay.
+def compiled_blocks(model: Qwen3, *, dynamic: bool | None = False) -> Iterator[None]:
+    """`compile_blocks` while it lasts, and no longer. ValueError where a compiler is missing."""
+    compile_blocks(model, dynamic=dynamic)
+    try:
+        with named_compiler():
+            yield
+    finally:
+        for block in model.model.layers:
+            vars(block).pop("_compiled_call_impl", None)  # nn.Module.compile has no public opposite
+        for experts in _experts(model):
+            vars(experts).pop("forward", None)
 
-    A graph is built at the first call and anew for another shape. ValueError where a C++ compiler is needed
-    and there is none.
-    """
-    blocks = model.model.layers
-    for block in blocks:
-        block.compile(dynamic=False)
+
+@contextmanager
+def named_compiler() -> Iterator[None]:
+    """Where torch.compile lacks a compiler, the error is a ValueError that says which."""
     try:
         yield
     except RuntimeError as error:
-        if "InvalidCxxCompiler" not in str(error):
-            raise
-        raise ValueError("torch.compile needs a C++ compiler (g++): install one, or don't compile") from error
-    finally:
-        for block in blocks:
-            vars(block).pop("_compiled_call_impl", None)  # nn.Module.compile has no public opposite
+        for sign, tool in MISSING.items():
+            if sign in f"{type(error).__name__} {error}":
+                raise ValueError(f"torch.compile needs {tool}: install it, or don't compile") from error
+        raise
 
 
 @contextmanager

@@ -1,18 +1,22 @@
 """Float products of few rows in native code: the same weights, read at the memory's speed.
 
-A step of generation multiplies each weight once, so it takes as long as reading them. F.linear reads bfloat16
-at half of the memory's speed where the processor has such products, and far slower where it has none. With
-many rows (a prompt), or while gradients are kept, it stays F.linear. `pureqwen.load` does this for bfloat16
-on processors that have no such products.
+A step of generation multiplies each weight once, so it takes as long as reading them. F.linear reads at half
+of the memory's speed, and slower with two rows than with one. With many rows (a prompt), or while gradients
+are kept, it stays F.linear. `for_cpu` puts this and fused blocks into a model; `load` does so on CPUs.
 """
+
+import logging
 
 import torch
 from torch import Tensor, nn
 
 from pureqwen import kernels
-from pureqwen.model import Qwen3
+from pureqwen.model import Experts, Qwen3
+from pureqwen.rewrite.fuse import fuse
 from pureqwen.rewrite.walk import replace
 
+LARGE = 20_000_000  # parameters: a smaller model answers at once either way, so nothing has to be said
+_log = logging.getLogger(__name__)
 PATTERNS = ("model.layers.*.self_attn.*_proj", "model.layers.*.mlp.*_proj", "lm_head")
 
 
@@ -20,25 +24,59 @@ class NativeLinear(nn.Linear):
     """nn.Linear whose products of few rows are native."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if torch.is_grad_enabled() or self.bias is not None:
+        if torch.is_grad_enabled() or torch.compiler.is_compiling() or self.bias is not None:
             return super().forward(x)
         return kernels.linear(x, self.weight)
 
 
+class NativeExperts(Experts):
+    """Experts whose products of few rows are native: of a few tokens each expert gets one or two."""
+
+    def one(self, e: int, x: Tensor) -> Tensor:
+        if torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return super().one(e, x)
+        inner = kernels.swiglu(kernels.linear(x, self.gate_proj[e]), kernels.linear(x, self.up_proj[e]))
+        return kernels.linear(inner, self.down_proj[e])
+
+
+def for_cpu(model: Qwen3) -> Qwen3:
+    """The model for a CPU: native products of few rows and fused blocks, where native code runs at all."""
+    reason = kernels.native()
+    if reason is None:
+        return fuse(native_products(model))
+    if model.config.num_parameters() > LARGE:
+        _log.warning("no native code here, so PyTorch does everything, slower: %s", reason)
+    return model
+
+
 def native_products(model: Qwen3) -> Qwen3:
-    """The model with native products of few rows; parameters are the very same. A mixture's experts stay."""
-    for pattern in PATTERNS:
+    """The model with native products of few rows; parameters are the very same."""
+    for pattern, make in (
+        *((pattern, _linear) for pattern in PATTERNS),
+        ("model.layers.*.mlp.experts", _experts),
+    ):
         try:
-            replace(model, pattern, _native)
-        except ValueError:  # nothing of this kind: a mixture of experts has no mlp.*_proj
+            replace(model, pattern, make)
+        except (
+            ValueError
+        ):  # nothing of this kind: a mixture of experts has no mlp.*_proj, a dense model no experts
             continue
     return model
 
 
-def _native(path: str, old: nn.Module) -> nn.Module:
+def _linear(path: str, old: nn.Module) -> nn.Module:
     if type(old) is not nn.Linear:  # quantised, or one's own
         return old
     with torch.device("meta"):
         new = NativeLinear(old.in_features, old.out_features, bias=old.bias is not None)
     new.weight, new.bias = old.weight, old.bias
+    return new
+
+
+def _experts(path: str, old: nn.Module) -> nn.Module:
+    if type(old) is not Experts:
+        return old
+    new = NativeExperts.__new__(NativeExperts)
+    nn.Module.__init__(new)
+    new.gate_proj, new.up_proj, new.down_proj = old.gate_proj, old.up_proj, old.down_proj
     return new

@@ -49,6 +49,10 @@ class Int8Linear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return kernels.linear_int8(x, self.weight, self.weight_scale)
 
+    def product(self, rows: kernels.Whole) -> Tensor:
+        """What forward makes of the rows (M, K) that these whole numbers stand for: (M, N)."""
+        return kernels.product_int8(rows, self.weight, self.weight_scale)
+
     def dequantized(self) -> Tensor:
         """(N, K) float32: what the weights say."""
         return self.weight.float() * self.weight_scale.float()
@@ -77,6 +81,10 @@ class Int4Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return kernels.linear_int4(x, self.weight_packed, self.weight_scale)
+
+    def product(self, rows: kernels.Whole) -> Tensor:
+        """What forward makes of the rows (M, K) that these whole numbers stand for: (M, N)."""
+        return kernels.product_int4(rows, self.weight_packed, self.weight_scale)
 
     def dequantized(self) -> Tensor:
         """(N, K) float32: what the weights say."""
@@ -139,7 +147,14 @@ class QuantizedExperts(nn.ModuleList):
 
     def run(self, rows: Tensor, ends: Tensor) -> Tensor:
         """Rows (T*K, D) sorted by expert, whose rows end at `ends` (E,)."""
-        return each_expert(rows, ends, lambda e, mine: self[e](mine))
+        return each_expert(rows, ends, self.one)
+
+    def one(self, e: int, rows: Tensor) -> Tensor:
+        """Expert e on rows (N, D), which are rounded once for both products that read them."""
+        mlp, whole = self[e], kernels.quantize(rows)
+        gate, up, down = mlp.gate_proj, mlp.up_proj, mlp.down_proj
+        assert isinstance(gate, Quantized) and isinstance(up, Quantized) and isinstance(down, Quantized)
+        return down.product(kernels.swiglu_quantize(gate.product(whole), up.product(whole)))
 
 
 def quantize(model: Qwen3, scheme: str | Scheme, *, head: str | Scheme | None = "int8") -> Qwen3:

@@ -5,13 +5,12 @@ parameters), load (the table -> a model), save (a model -> a folder).
 """
 
 from pureqwen.weights.files import WeightError
-from pureqwen.weights.load import fast_bfloat16, load_model, load_weights, quantised_structure
+from pureqwen.weights.load import load_model, load_weights, quantised_structure
 from pureqwen.weights.save import save_model, write_json
 from pureqwen.weights.sources import resolve
 
 __all__ = [
     "WeightError",
-    "fast_bfloat16",
     "load_model",
     "load_weights",
     "quantised_structure",

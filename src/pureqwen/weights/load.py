@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from pureqwen import kernels
 from pureqwen.config import ModelConfig
 from pureqwen.config.quantization import METHOD, schemes_in
 from pureqwen.model import Pulled, Qwen3
@@ -199,16 +200,17 @@ def choose_dtype(
         return _allowed(asked, device)
     chosen = _automatic(entries, declared=declared, device=device)
     size = sum(entry.stop - entry.start for entry in entries.values())
-    if chosen == torch.bfloat16 and device.type == "cpu" and size > LARGE and not fast_bfloat16():
+    if chosen == torch.bfloat16 and device.type == "cpu" and size > LARGE and slow_bfloat16():
         _log.warning(
-            "this processor multiplies bfloat16 slowly: float32 reads prompts faster, in twice the memory"
+            "this processor multiplies bfloat16 slowly, and no native code helps: float32 is faster, "
+            "in twice the memory"
         )
     return chosen
 
 
-def fast_bfloat16() -> bool:
-    """Whether the processor is of a kind on which bfloat16 products are not emulated number by number."""
-    return "AVX2" not in torch.backends.cpu.get_cpu_capability()
+def slow_bfloat16() -> bool:
+    """Whether bfloat16 is emulated number by number here, and nothing of ours takes its place."""
+    return not kernels.fast_bfloat16() and kernels.native() is not None
 
 
 def _automatic(entries: Mapping[str, Entry], *, declared: str | None, device: torch.device) -> torch.dtype:

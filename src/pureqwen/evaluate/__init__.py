@@ -1,0 +1,1 @@
+"""How good it is: how fast a model runs here, and how near that comes to what the machine could do."""

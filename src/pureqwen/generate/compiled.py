@@ -1,0 +1,146 @@
+"""The steps that write an answer, compiled: one token for each row, over and over, always of one shape.
+
+    prompt, chunk by chunk   as it is written: its products are large, and each length would be another shape
+    one token for each row   the blocks by torch.compile: one graph for all layers and any number of slots;
+                             on CUDA the whole step is then recorded, and replayed by a single launch
+
+A recorded step (a CUDA graph; "Accelerating PyTorch with CUDA Graphs", 2021) knows addresses, not values, and
+runs no Python. So a step reads what changes, ids and positions, from one tensor of its own and works the mask
+out from them. It holds the keys and values that it was made with: a cache that has grown or lost a row has
+others, and gets a new step.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from pureqwen.cache import StaticCache
+from pureqwen.generate.loop import CHUNK, Cached
+from pureqwen.generate.row import Row
+from pureqwen.model import Qwen3
+from pureqwen.rewrite import eager, named_compiler
+
+
+class Compiled(Cached):
+    """`Cached` for a model whose blocks are compiled (`rewrite.compile_blocks`): the same logits, sooner.
+
+    On CUDA a step overwrites the logits of the step before. ValueError where a compiler is missing.
+    """
+
+    def __init__(self, model: Qwen3, cache: StaticCache, rows: Sequence[Row], *, chunk: int = CHUNK) -> None:
+        super().__init__(model, cache, rows, chunk=chunk)
+        self.kind = Recorded if self.device.type == "cuda" else Step
+        self.step: Step | None = None
+
+    def forward(self, cached: Sequence[int], pieces: Sequence[Sequence[int]], ready: Sequence[int]) -> Tensor:
+        if len(ready) < len(pieces) or max(map(len, pieces)) > 1:  # some row reads its prompt
+            self.step = None
+            with eager():
+                return super().forward(cached, pieces, ready)
+        with named_compiler():
+            return self.step_to(max(cached) + 1)([piece[0] for piece in pieces], cached)
+
+    def step_to(self, end: int) -> "Step":
+        """The step that makes texts of `end` tokens: the last one, as long as it fits."""
+        if end > self.cache.capacity:
+            self.step = None  # which holds the old keys and values, while new ones are made
+        self.cache.reserve(end)
+        used = self.cache.reach(end, doubling=self.kind is Recorded)
+        if self.step is None or not self.step.fits(used):
+            self.step = None
+            self.step = self.kind(self.model, self.cache, used)
+        return self.step
+
+
+class Step:
+    """One token for each row of a cache, whose attention reads `used` slots."""
+
+    def __init__(self, model: Qwen3, cache: StaticCache, used: int) -> None:
+        self.model, self.cache, self.used = model, cache, used
+        self.held = keys_and_values(cache)
+        device = self.held[0].device
+        self.rows = torch.arange(cache.batch, device=device)[:, None]  # (B, 1)
+        self.inputs = torch.zeros(2, cache.batch, 1, dtype=torch.long, device=device)  # ids and positions
+        for tensor in self.held:
+            torch._dynamo.maybe_mark_dynamic(tensor, 1)  # the slots: one graph for any number of them
+
+    def fits(self, used: int) -> bool:
+        """Whether this is still the step: as many slots, and the cache is where it was."""
+        now = keys_and_values(self.cache)
+        return self.used == used and all(old is new for old, new in zip(self.held, now, strict=True))
+
+    def __call__(self, ids: Sequence[int], positions: Sequence[int]) -> Tensor:
+        """The logits (B, V) that follow these ids, one for each row, at these positions."""
+        self.inputs.copy_(torch.tensor([ids, positions])[..., None])
+        return self.run()
+
+    def run(self) -> Tensor:
+        return self.compute()
+
+    def compute(self) -> Tensor:
+        """From `inputs` to logits (B, V); nothing of it depends on a value that Python holds."""
+        ids, positions = self.inputs  # each (B, 1)
+        mask = self.cache.mask(positions, self.used)
+        torch._dynamo.maybe_mark_dynamic(mask, 3)
+        self.cache.use(self.rows, positions, mask)
+        logits: Tensor = self.model(ids, positions, self.cache.attends, (slice(None), 0))
+        return logits
+
+
+class Recorded(Step):
+    """A step that is recorded the first time; then it is replayed, at the same addresses.
+
+    A model that asks the device for a number in every step (the loop over experts does: how many rows has
+    each?) can't be recorded, and is run as it is.
+    """
+
+    graph: torch.cuda.CUDAGraph | None = None
+    logits: Tensor  # (B, V): where the graph leaves them
+    tried = False
+
+    def run(self) -> Tensor:
+        with torch.cuda.device(self.inputs.device):
+            if not self.tried:
+                self.record()
+            if self.graph is None:
+                return self.compute()
+            self.graph.replay()
+            return self.logits
+
+    def record(self) -> None:
+        """Runs the step twice before: to compile it, and to see whether it waits for the device. Each run
+        writes the same keys and values to the same slots.
+        """
+        self.tried = True
+        stream = torch.cuda.Stream(self.inputs.device)  # type: ignore[no-untyped-call]
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            self.compute()
+            alone = runs_alone(self.compute)
+        torch.cuda.current_stream().wait_stream(stream)
+        if alone:
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph, stream=stream):
+                self.logits = self.compute()
+            self.graph = graph
+
+
+def runs_alone(compute: Callable[[], object]) -> bool:
+    """Whether the device computes this without an answer to the host, which a recording can't give."""
+    before = torch.cuda.get_sync_debug_mode()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        compute()
+    except RuntimeError as error:
+        if "synchronizing" not in str(error):
+            raise
+        return False
+    finally:
+        torch.cuda.set_sync_debug_mode(before)
+    return True
+
+
+def keys_and_values(cache: StaticCache) -> list[Tensor]:
+    """Of all layers."""
+    return [tensor for attend in cache.attends for tensor in (attend.k, attend.v)]

@@ -1,0 +1,248 @@
+"""Compiled steps: the logits of the uncompiled ones, one graph for any number of slots, recordings that hold.
+
+What a CUDA device does is played by a CPU: `Tape` keeps the operations of a step with the tensors that they
+worked on, and doing them again on the same tensors is what replaying a CUDA graph is.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import pytest
+import torch
+from peers import MOE, build, tiny
+from torch import Tensor
+from torch._dynamo.testing import CompileCounter
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from pureqwen import Qwen, Qwen3, SamplingParams
+from pureqwen.cache import StaticCache
+from pureqwen.generate import Compiled
+from pureqwen.generate.compiled import Recorded, runs_alone
+from pureqwen.rewrite import compile_blocks
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # torch's own, while it compiles
+
+LENGTH = 600  # tokens of a row, beyond two growths of its cache
+CHUNKS = {0: 5, 7: 3, 20: 230, 21: 60, 35: 64, 36: 1}  # step -> tokens of a prompt; the others make one token
+
+
+@pytest.fixture
+def counter(monkeypatch: pytest.MonkeyPatch) -> CompileCounter:
+    """Counts what torch.compile is given, and runs it as it is: no compiler is needed."""
+    torch._dynamo.reset()
+    counter, compile_it = CompileCounter(), torch.compile
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        return compile_it(*args, **{**kwargs, "backend": counter})
+
+    monkeypatch.setattr(torch, "compile", counted)
+    return counter
+
+
+def greedy(max_tokens: int) -> SamplingParams:
+    return SamplingParams(temperature=0.0, max_tokens=max_tokens, ignore_eos=True)
+
+
+def logits_of(compiled: Compiled, text: Tensor, steps: int) -> Iterator[tuple[int, Tensor]]:
+    """Text (B, LENGTH) through `steps` steps of CHUNKS: the positions computed so far, the logits (B, V)."""
+    done = 0
+    for step in range(steps):
+        now = CHUNKS.get(step, 1)
+        pieces = text[:, done : done + now].tolist()
+        yield done + now, compiled.forward([done] * len(text), pieces, range(len(text)))
+        done += now
+
+
+def assert_equal_to_the_plain_forward(compiled: Compiled, model: Qwen3, text: Tensor, steps: int) -> None:
+    full = model(text)
+    for end, logits in logits_of(compiled, text, steps):
+        assert (logits - full[:, end - 1]).abs().max() <= 2e-5 * full.abs().max(), end
+
+
+@torch.inference_mode()
+def test_fifty_mixed_steps_of_a_growing_cache_compile_to_one_graph(counter: CompileCounter) -> None:
+    config = tiny(max_position_embeddings=1024)
+    model, plain = build(config), build(config)
+    compile_blocks(model)
+    text = torch.randint(0, 256, (1, LENGTH))
+    cache = StaticCache(config, limit=LENGTH)
+    assert_equal_to_the_plain_forward(Compiled(model, cache, [None]), plain, text, 50)  # type: ignore[list-item]
+    assert cache.capacity == 512
+    assert counter.frame_count == 1
+
+
+def test_rows_that_finish_one_by_one_build_at_most_three_graphs(counter: CompileCounter) -> None:
+    """As many as there are rows; fewer; the last one, since torch takes a dimension of 1 for a constant."""
+    qwen = Qwen(build(tiny()))
+    prompts = [[3, n, 17] for n in range(5)]
+    limits = [greedy(8 + 8 * n) for n in range(5)]
+    expected = [r.token_ids for r in qwen.generate(prompts, limits)]
+    qwen.compile()
+    assert [r.token_ids for r in qwen.generate(prompts, limits)] == expected
+    assert counter.frame_count <= 3
+
+
+def test_experts_run_as_they_are_written_and_the_rest_of_their_block_compiled(
+    counter: CompileCounter,
+) -> None:
+    qwen = Qwen(build(tiny(**MOE)))
+    expected = qwen.generate([3, 17], greedy(80)).token_ids
+    qwen.compile()
+    assert qwen.generate([3, 17], greedy(80)).token_ids == expected
+    graphs = counter.frame_count
+    assert 1 <= graphs <= 4  # before the router, the router, behind the experts, and what is added
+    qwen.generate([5, 5, 5], greedy(150))
+    assert counter.frame_count == graphs
+
+
+def test_prompts_and_what_is_saved_stay_as_they_were(counter: CompileCounter) -> None:
+    qwen = Qwen(build(tiny()))
+    names = list(qwen.model.state_dict())
+    qwen.compile()
+    qwen.generate([3, 17, 4], greedy(1))  # a prompt, and no step behind it
+    assert counter.frame_count == 0
+    assert list(qwen.model.state_dict()) == names
+
+
+def test_a_missing_compiler_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*args: Any, **kwargs: Any) -> Any:
+        raise RuntimeError("backend='inductor' raised:\nInvalidCxxCompiler: no C++ compiler found")
+
+    qwen = Qwen(build(tiny()))
+    qwen.compile()
+    monkeypatch.setattr(type(qwen.model.model.layers[0]), "__call__", broken)
+    with pytest.raises(ValueError, match=r"g\+\+"):
+        qwen.generate([3], greedy(2))
+
+
+class Tape(TorchDispatchMode):
+    """The operations of a step with their tensors; `replay` does them again, to the same tensors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.done: list[tuple[Any, Any, Any, Any]] = []
+        self.replays = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        self.done.append((func, args, kwargs or {}, out))
+        return out
+
+    def replay(self) -> None:
+        self.replays += 1
+        for func, args, kwargs, out in self.done:
+            again = func(*args, **kwargs)
+            pairs = zip(out, again, strict=True) if isinstance(out, tuple | list) else [(out, again)]
+            for old, new in pairs:  # a view lies where it lay; what is new goes to the old address
+                if isinstance(old, Tensor) and old.data_ptr() != new.data_ptr():
+                    old.copy_(new)
+
+
+@pytest.fixture
+def device(monkeypatch: pytest.MonkeyPatch) -> list[Tape]:
+    """torch.cuda as far as a recording needs it; the tapes that were made."""
+    tapes: list[Tape] = []
+
+    @contextmanager
+    def record(tape: Tape, stream: Any) -> Iterator[None]:
+        tapes.append(tape)
+        with tape:
+            yield
+
+    def set_sync_debug_mode(mode: Any) -> None:
+        """A list of a tensor's values is what has to wait for the device."""
+
+        def refuse(tensor: Tensor) -> Any:
+            raise RuntimeError("called a synchronizing CUDA operation")
+
+        monkeypatch.setattr(Tensor, "tolist", refuse if mode == "error" else tolist)
+
+    class Stream:
+        def __init__(self, *_: Any) -> None: ...
+
+        def wait_stream(self, other: "Stream") -> None: ...
+
+    tolist = Tensor.tolist
+    for name, value in {
+        "CUDAGraph": Tape,
+        "graph": record,
+        "Stream": Stream,
+        "current_stream": Stream,
+        "stream": lambda stream: nullcontext(),
+        "device": lambda device: nullcontext(),
+        "get_sync_debug_mode": lambda: 0,
+        "set_sync_debug_mode": set_sync_debug_mode,
+    }.items():
+        monkeypatch.setattr(torch.cuda, name, value)
+    return tapes
+
+
+def recording(model: Qwen3, *, batch: int, limit: int) -> Compiled:
+    cache = StaticCache(model.config, batch=batch, limit=limit)
+    compiled = Compiled(model, cache, [None] * batch)  # type: ignore[list-item]
+    compiled.kind = Recorded
+    return compiled
+
+
+@pytest.mark.parametrize("head_dim", [16, 32])  # with 32 a CPU attends in native code, where it has it
+@torch.inference_mode()
+def test_a_recorded_step_gives_the_logits_of_the_plain_forward_also_after_growth(
+    head_dim: int, device: list[Tape]
+) -> None:
+    """A recording that kept a position, a mask or the keys of a smaller cache would go wrong here."""
+    model = build(tiny(max_position_embeddings=1024, head_dim=head_dim))
+    text = torch.randint(0, 256, (2, LENGTH))
+    compiled = recording(model, batch=2, limit=LENGTH)
+    assert_equal_to_the_plain_forward(compiled, model, text, 50)
+    assert compiled.cache.capacity == 512
+    assert sum(tape.replays for tape in device) >= 40
+    assert len(device) == 4  # one behind each prompt
+
+
+@torch.inference_mode()
+def test_one_recording_serves_until_the_slots_double(device: list[Tape]) -> None:
+    model = build(tiny(max_position_embeddings=1024))
+    text = torch.randint(0, 256, (1, 300))
+    full = model(text)
+    compiled = recording(model, batch=1, limit=1000)
+    compiled.forward([0], text[:, :200].tolist(), [0])
+    for n in range(200, 300):
+        logits = compiled.forward([n], text[:, n : n + 1].tolist(), [0])
+        assert (logits - full[:, n]).abs().max() <= 2e-5 * full.abs().max()
+    assert [tape.replays for tape in device] == [56, 44]  # to 256 slots, then to 512
+
+
+@torch.inference_mode()
+def test_a_row_that_leaves_is_seen_by_the_recording(device: list[Tape]) -> None:
+    model = build(tiny())
+    text = torch.randint(0, 256, (2, 20))
+    full = model(text)
+    compiled = recording(model, batch=2, limit=64)
+    compiled.forward([0, 0], text[:, :10].tolist(), [0, 1])
+    compiled.forward([10, 10], text[:, 10:11].tolist(), [0, 1])
+    compiled.cache.select([1])
+    logits = compiled.forward([11], text[1:, 11:12].tolist(), [0])
+    assert (logits - full[1:, 11]).abs().max() <= 2e-5 * full.abs().max()
+    assert len(device) == 2
+
+
+@torch.inference_mode()
+def test_a_step_that_waits_for_the_device_is_not_recorded(device: list[Tape]) -> None:
+    model = build(tiny(**MOE))
+    text = torch.randint(0, 256, (1, 20))
+    full = model(text)
+    compiled = recording(model, batch=1, limit=64)
+    compiled.forward([0], text[:, :10].tolist(), [0])
+    for n in range(10, 20):
+        logits = compiled.forward([n], [[int(text[0, n])]], [0])
+        assert (logits - full[:, n]).abs().max() <= 2e-5 * full.abs().max()
+    assert not device
+
+
+def test_another_error_of_a_step_is_not_taken_for_waiting(device: list[Tape]) -> None:
+    def broken() -> None:
+        raise RuntimeError("out of memory")
+
+    with pytest.raises(RuntimeError, match="out of memory"):
+        runs_alone(broken)

@@ -1,0 +1,142 @@
+"""What stands between the products, and attention over pages, in native code: as their twins have it."""
+
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+from torch import Tensor
+
+from pureqwen import kernels
+from pureqwen.kernels import twins
+
+pytestmark = pytest.mark.skipif(kernels.native() is not None, reason=f"no native code: {kernels.native()}")
+DTYPES = [torch.float32, torch.bfloat16]
+ULP = {torch.float32: 2e-6, torch.bfloat16: 8e-3}  # of the largest number
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> Iterator[None]:
+    torch.manual_seed(0)
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+def assert_near(got: Tensor, expected: Tensor) -> None:
+    assert (got.shape, got.dtype) == (expected.shape, expected.dtype)
+    limit = ULP[got.dtype] * float(expected.abs().max())
+    assert float((got.float() - expected.float()).abs().max()) <= limit
+
+
+def angles(T: int, Dh: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    turns = torch.randn(T, Dh // 2) * 5
+    return turns.cos().to(dtype), turns.sin().to(dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("width", [32, 100, 1024])
+def test_a_norm_and_a_gate_are_their_twins(width: int, dtype: torch.dtype) -> None:
+    x, weight = (torch.randn(5, width) * 9).to(dtype), torch.randn(width).to(dtype)
+    assert_near(kernels.rms_norm(x, weight, 1e-6), twins.rms_norm(x, weight, 1e-6))
+    gate, up = (torch.randn(5, width) * 30).to(dtype), torch.randn(5, width).to(dtype)
+    assert_near(kernels.swiglu(gate, up), twins.swiglu(gate, up))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_as_whole_numbers_they_are_what_rounding_them_gives(dtype: torch.dtype) -> None:
+    x, weight, up = torch.randn(3, 96).to(dtype), torch.randn(96).to(dtype), torch.randn(3, 96).to(dtype)
+    for whole, floats in (
+        (kernels.rms_norm_quantize(x, weight, 1e-6), kernels.rms_norm(x, weight, 1e-6)),
+        (kernels.swiglu_quantize(x, up), kernels.swiglu(x, up)),
+        (kernels.quantize(x), x),
+    ):
+        q, scale = twins.whole(floats)
+        assert torch.equal(whole.q, q) and torch.equal(whole.scale, scale)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("Dh", [32, 64, 128])
+def test_heads_are_normed_and_then_turned(Dh: int, dtype: torch.dtype) -> None:
+    x, weight = torch.randn(3, 4, Dh).to(dtype), torch.rand(Dh).to(dtype)
+    arguments = (x, weight, 1e-6, *angles(3, Dh, dtype))
+    assert_near(kernels.qk_norm_rope(*arguments), twins.qk_norm_rope(*arguments))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_keys_and_values_go_to_their_slots_and_nowhere_else(dtype: torch.dtype) -> None:
+    k, v, slots = torch.randn(3, 2, 32).to(dtype), torch.randn(3, 2, 32).to(dtype), torch.tensor([7, 0, 11])
+    pages = [torch.zeros(3, 4, 2, 32, dtype=dtype) for _ in range(4)]
+    kernels.store_pages(k, v, *pages[:2], slots)
+    twins.store_pages(k, v, *pages[2:], slots)
+    assert torch.equal(pages[0], pages[2]) and torch.equal(pages[1], pages[3])
+    with pytest.raises(RuntimeError, match="no such slot"):
+        kernels.store_pages(k, v, *pages[:2], torch.tensor([1, 2, 12]))
+
+
+Pages = tuple[Tensor, Tensor, Tensor, kernels.Table]
+
+
+def pages(H: int, Hkv: int, Dh: int, page: int, dtype: torch.dtype) -> Pages:
+    """Three rows of 1, 3 and 2 tokens with up to 300 keys, their pages scattered."""
+    width, now = -(-300 // page), [1, 3, 2]
+    k, v = (torch.randn(3 * width + 2, page, Hkv, Dh).to(dtype) for _ in range(2))
+    table = torch.randperm(len(k))[: 3 * width].view(3, width).int()
+    starts = torch.tensor([0, 1, 4, 6], dtype=torch.int32)
+    return (
+        torch.randn(sum(now), H, Dh).to(dtype), k, v,
+        kernels.Table(table, starts, torch.tensor([300, 65, 2], dtype=torch.int32)),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    ("H", "Hkv", "Dh", "page"), [(4, 2, 32, 16), (16, 8, 128, 600), (6, 2, 64, 7), (5, 5, 96, 64)]
+)
+def test_attention_over_pages_is_its_twin(H: int, Hkv: int, Dh: int, page: int, dtype: torch.dtype) -> None:
+    q, k, v, table = pages(H, Hkv, Dh, page, dtype)
+    got, expected = kernels.paged_attention(q, k, v, table), twins.paged_attention(q, k, v, *table)
+    assert_near(got, expected)
+
+
+def test_attention_looks_at_no_key_behind_a_token_and_at_no_other_page() -> None:
+    q, k, v, table = pages(4, 2, 32, 16, torch.float32)
+    before = kernels.paged_attention(q, k, v, table)
+    used = {int(p) for r, n in enumerate((300, 65, 2)) for p in table.pages[r, : -(-n // 16)]}
+    for p in set(range(len(k))) - used:
+        k[p] = v[p] = float("nan")
+    last = int(table.pages[1, 4])  # key 64 of row 1 lies there, alone
+    k[last, 1:] = v[last, 1:] = float("nan")
+    assert torch.equal(kernels.paged_attention(q, k, v, table), before)
+    k[last, 0] = 9.0  # the last of row 1's three tokens sees it, the two before do not
+    changed = (kernels.paged_attention(q, k, v, table) != before).flatten(1).any(-1)
+    assert changed.tolist() == [False, False, False, True, False, False]
+
+
+@pytest.mark.parametrize("page", [16, 300])
+def test_a_token_s_attention_depends_on_no_neighbour_no_page_size_and_no_number_of_threads(page: int) -> None:
+    torch.manual_seed(1)
+    k, v, q = torch.randn(2, 304, 2, 32), torch.randn(2, 304, 2, 32), torch.randn(2, 4, 32)
+    whole = kernels.Table(*(torch.tensor(x, dtype=torch.int32) for x in ([[0], [1]], [0, 1, 2], [290, 200])))
+    expected = kernels.paged_attention(q, k, v, whole)
+    torch.set_num_threads(1)
+    assert torch.equal(kernels.paged_attention(q, k, v, whole), expected)
+    alone = kernels.Table(torch.tensor([[1]]).int(), torch.tensor([0, 1]).int(), torch.tensor([200]).int())
+    assert torch.equal(kernels.paged_attention(q[1:], k, v, alone)[0], expected[1])
+    small = [x.reshape(2 * 19, 16, 2, 32) for x in (k, v)]
+    cut = kernels.Table(torch.arange(38).view(2, 19).int(), whole.starts, whole.lengths)
+    assert torch.equal(kernels.paged_attention(q, *small, cut), expected)
+
+
+@pytest.mark.parametrize(
+    ("what", "change"),
+    [
+        ("no such page", lambda q, k, v, t: (q, k, v, t._replace(pages=t.pages + 1000))),
+        ("bad row_starts", lambda q, k, v, t: (q, k, v, t._replace(starts=t.starts + 1))),
+        ("bad table", lambda q, k, v, t: (q, k, v, t._replace(lengths=t.lengths.long()))),
+        ("bad heads", lambda q, k, v, t: (q, k.double(), v, t)),
+        ("not contiguous", lambda q, k, v, t: (q.transpose(0, 1), k, v, t)),
+    ],
+)
+def test_what_does_not_fit_is_an_error_and_not_a_crash(what: str, change: Callable[..., Pages]) -> None:
+    with pytest.raises(RuntimeError, match=what):
+        kernels.paged_attention(*change(*pages(4, 2, 32, 16, torch.float32)))
