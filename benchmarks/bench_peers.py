@@ -150,9 +150,9 @@ def described(machine: limits.Machine, threads: int) -> dict[str, Any]:
         "vectors": torch.backends.cpu.get_cpu_capability(),
         "cores": os.cpu_count(),
         "threads": threads,
-        "memory, GB": round(pages / 1e9, 1),
-        "read, GB/s": round(machine.bandwidth / 1e9, 1),
-        **{f"product of {name}, GOP/s": round(speed / 1e9, 1) for name, speed in machine.fastest.items()},
+        "memory in GB": round(pages / 1e9, 1),
+        "read in GB/s": round(machine.bandwidth / 1e9, 1),
+        **{f"product of {name} in GOP/s": round(speed / 1e9, 1) for name, speed in machine.fastest.items()},
     }
 
 

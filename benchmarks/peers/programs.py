@@ -35,7 +35,8 @@ class Program:
     command: tuple[str, ...]
 
     def __str__(self) -> str:
-        name = f"pureqwen {self.name}, {self.bits} bits" if self.name in (OURS, PLAIN) else self.name
+        ours = {OURS: "pureqwen", PLAIN: "pureqwen without native code"}
+        name = f"{ours[self.name]}, {self.bits} bits" if self.name in ours else self.name
         return f"MoE: {name}" if self.kind == "moe" else name
 
 

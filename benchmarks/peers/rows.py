@@ -10,6 +10,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+ORDER = ("prefill", "decode", "long decode", "start-up", "memory", "MoE prefill", "MoE decode")
 OURS, PLAIN = "ours", "plain"
 UNITS = {"start-up": "s", "memory": "MB"}  # what is not tokens a second
 LESS = frozenset(UNITS)  # what is better when there is less of it
@@ -63,11 +64,16 @@ def rounded(value: Any) -> Any:
     return round(value, 1) if abs(value) >= 1000 else float(f"{value:.4g}")
 
 
+def place(key: Key) -> tuple[int, int, int]:
+    """Where a row stands: by what it measures, then by batch, from many bits to few."""
+    return ORDER.index(key.what), key.batch, -key.bits
+
+
 def rows_of(
     found: Found, limits: Mapping[Key, float | None]
 ) -> tuple[list[Row], list[dict[str, list[float]]]]:
     """The rows, and beside each the values that it was made of."""
-    keys = [key for key, values in found.items() if any(values.values())]
+    keys = sorted((key for key, values in found.items() if any(values.values())), key=place)
     runs = [{name: [rounded(v) for v in seen] for name, seen in found[key].items()} for key in keys]
     return [row(key, found[key], limits.get(key)) for key in keys], runs
 
@@ -82,13 +88,18 @@ def merged(old: Mapping[str, Any] | None, new: dict[str, Any]) -> dict[str, Any]
 
     fresh = {key(one) for one in new["rows"]}
     kept = [n for n, one in enumerate(old["rows"]) if key(one) not in fresh]
+    both = [
+        *((old["rows"][n], old["runs"][n]) for n in kept),
+        *zip(new["rows"], new["runs"], strict=True),
+    ]
+    both.sort(key=lambda pair: place(Key(*key(pair[0]))))
     return {
         **new,
         "command": new["command"] if not kept else f"{old['command']}; {new['command']}",
         "versions": {**old["versions"], **new["versions"]},
         "missing": {**old.get("missing", {}), **new["missing"]},
-        "rows": [old["rows"][n] for n in kept] + new["rows"],
-        "runs": [old["runs"][n] for n in kept] + new["runs"],
+        "rows": [row for row, _ in both],
+        "runs": [runs for _, runs in both],
     }
 
 

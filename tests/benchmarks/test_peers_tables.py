@@ -75,8 +75,8 @@ def test_a_new_result_replaces_its_rows_and_keeps_the_others() -> None:
     old = result_of(row(), row(bits=4), missing={"a": "gone"})
     new = replace_command(result_of(row(ours=50.0)))
     both = merged(old, new)
-    assert [(one["bits"], one["ours"]) for one in both["rows"]] == [(4, 40.0), (8, 50.0)]
-    assert both["runs"] == [{"ours": [40.0]}, {"ours": [50.0]}]
+    assert [(one["bits"], one["ours"]) for one in both["rows"]] == [(8, 50.0), (4, 40.0)]
+    assert both["runs"] == [{"ours": [50.0]}, {"ours": [40.0]}]
     assert both["command"] == "bench; again" and both["missing"] == {"a": "gone"}
     assert merged(None, new) == new == merged(result_of(row()), new)
 

@@ -1,6 +1,6 @@
 """Native code for what PyTorch lacks on a CPU, each operation with a twin in PyTorch that defines it.
 
-    linear, linear_int8, linear_int4     products of a few rows, at the memory's speed; of 8 bits also of many
+    linear, linear_int8, linear_int4     products of few rows at the memory's speed; whole numbers also of many
     quantize                             rows as whole numbers, for several products that read the same
     rms_norm, swiglu, qk_norm_rope       what stands between the products, in one pass each
     store_pages, paged_attention         keys and values into their slots; a few queries over them
@@ -133,8 +133,7 @@ def product_int8(rows: Whole, weight: Tensor, scale: Tensor) -> Tensor:
 
 def product_int4(rows: Whole, packed: Tensor, scale: Tensor) -> Tensor:
     """Whole rows (M, K) by packed 4-bit weight (N, K/8), a scale for each group, (N, K/G): (M, N)."""
-    native = runs(rows.like) and len(rows.q) <= FEW
-    run = torch.ops.pureqwen.product_int4 if native else twins.product_int4
+    run = torch.ops.pureqwen.product_int4 if runs(rows.like) else twins.product_int4
     return run(rows.q, rows.scale, packed, scale, rows.like)
 
 
