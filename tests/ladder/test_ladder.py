@@ -131,6 +131,7 @@ def test_compiled_steps_equal_transformers(rung, monkeypatch):
 
 @pytest.mark.long
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("rung", ["dense untied", "moe"], indirect=True)  # a minute each
 def test_steps_that_a_compiler_made_equal_transformers(rung):
     compiled(*rung)
 

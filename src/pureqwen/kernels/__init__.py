@@ -1,6 +1,6 @@
 """Native code for what PyTorch lacks on a CPU, each operation with a twin in PyTorch that defines it.
 
-    linear, linear_int8, linear_int4     products of few rows at the memory's speed; whole numbers also of many
+    linear, linear_int8, linear_int4     products of few rows at the memory's speed; whole numbers of many too
     quantize                             rows as whole numbers, for several products that read the same
     rms_norm, swiglu, qk_norm_rope       what stands between the products, in one pass each
     store_pages, paged_attention         keys and values into their slots; a few queries over them
