@@ -76,9 +76,9 @@ def test_without_cuda_one_line_says_so(bench: ModuleType) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("dtype", ["float32"])  # bfloat16 takes minutes where a processor emulates it
-def test_with_a_compiler_it_runs_too(dtype: str, tmp_path: Path) -> None:
-    command = [sys.executable, str(BENCHMARKS / "bench_gpu.py"), "--device", "cpu", "--dtype", dtype]
+def test_with_a_compiler_it_runs_too(tmp_path: Path) -> None:
+    """In float32: bfloat16 takes minutes where a processor emulates it."""
+    command = [sys.executable, str(BENCHMARKS / "bench_gpu.py"), "--device", "cpu", "--dtype", "float32"]
     done = subprocess.run([*command, "--json", str(tmp_path / "gpu.json")], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     rows = json.loads((tmp_path / "gpu.json").read_text())["rows"]

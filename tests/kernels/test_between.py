@@ -127,6 +127,16 @@ def test_a_token_s_attention_depends_on_no_neighbour_no_page_size_and_no_number_
     assert torch.equal(kernels.paged_attention(q, *small, cut), expected)
 
 
+def test_queries_keys_and_values_may_lie_in_any_order() -> None:
+    """An attention of one's own hands over what a transposition made."""
+    q, k, v, table = pages(4, 2, 32, 16, torch.float32)
+    turned = q.transpose(0, 1).contiguous().transpose(0, 1)
+    assert torch.equal(kernels.paged_attention(turned, k, v, table), kernels.paged_attention(q, k, v, table))
+    new, slots = torch.randn(2, 3, 32).transpose(0, 1), torch.tensor([0, 5, 9])
+    kernels.store_pages(new, new, k, v, slots)
+    assert torch.equal(k.flatten(0, 1)[slots], new) and torch.equal(v.flatten(0, 1)[slots], new)
+
+
 @pytest.mark.parametrize(
     ("what", "change"),
     [
@@ -134,7 +144,7 @@ def test_a_token_s_attention_depends_on_no_neighbour_no_page_size_and_no_number_
         ("bad row_starts", lambda q, k, v, t: (q, k, v, t._replace(starts=t.starts + 1))),
         ("bad table", lambda q, k, v, t: (q, k, v, t._replace(lengths=t.lengths.long()))),
         ("bad heads", lambda q, k, v, t: (q, k.double(), v, t)),
-        ("not contiguous", lambda q, k, v, t: (q.transpose(0, 1), k, v, t)),
+        ("not contiguous", lambda q, k, v, t: (q, k.transpose(0, 1), v, t)),
     ],
 )
 def test_what_does_not_fit_is_an_error_and_not_a_crash(what: str, change: Callable[..., Pages]) -> None:

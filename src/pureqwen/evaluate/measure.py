@@ -130,7 +130,7 @@ def path_of(qwen: Qwen, profile: Profile) -> str:
         return f"native code ({', '.join(profile.native)}) and PyTorch"
     if qwen.device.type != "cpu":
         return f"PyTorch: native code is for CPUs, this is {qwen.device.type}"
-    reason = kernels.native() or f"{dtype_of(qwen)} weights need no native code here"
+    reason = kernels.native() or "no native operator was seen in a step"
     return f"PyTorch: {reason}"
 
 

@@ -178,7 +178,7 @@ def qk_norm_rope(x: Tensor, weight: Tensor, eps: float, cos: Tensor, sin: Tensor
 def store_pages(k: Tensor, v: Tensor, k_pages: Tensor, v_pages: Tensor, slots: Tensor) -> None:
     """k and v (T, Hkv, Dh) into pages (P, page, Hkv, Dh); slot s is place s % page of page s // page."""
     run = torch.ops.pureqwen.store_pages if runs(k) else twins.store_pages
-    run(k, v, k_pages, v_pages, slots)
+    run(k.contiguous(), v.contiguous(), k_pages, v_pages, slots)
 
 
 class Table(NamedTuple):
@@ -195,4 +195,4 @@ def paged_attention(q: Tensor, k_pages: Tensor, v_pages: Tensor, table: Table) -
     For a few tokens a row: with many, PyTorch's attention with its large products is faster.
     """
     run = torch.ops.pureqwen.paged_attention if runs(q) else twins.paged_attention
-    return run(q, k_pages, v_pages, *table)
+    return run(q.contiguous(), k_pages, v_pages, *table)

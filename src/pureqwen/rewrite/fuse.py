@@ -33,7 +33,7 @@ class FusedBlock(Block):
     def forward(self, x: Tensor, angles: tuple[Tensor, Tensor], attend: Attend) -> Tensor:
         if not self.fuses(x):
             return super().forward(x, angles, attend)
-        rows = x.reshape(-1, x.shape[-1])  # (T, D)
+        rows = x.reshape(-1, x.shape[-1]).contiguous()  # (T, D)
         rows = rows + self.attended(rows, x.shape[:-1], angles, attend)
         rows = rows + self.fed_forward(rows)
         return rows.view(x.shape)

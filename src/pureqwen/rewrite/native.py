@@ -51,15 +51,11 @@ def for_cpu(model: Qwen3) -> Qwen3:
 
 def native_products(model: Qwen3) -> Qwen3:
     """The model with native products of few rows; parameters are the very same."""
-    for pattern, make in (
-        *((pattern, _linear) for pattern in PATTERNS),
-        ("model.layers.*.mlp.experts", _experts),
-    ):
+    makes = {**dict.fromkeys(PATTERNS, _linear), "model.layers.*.mlp.experts": _experts}
+    for pattern, make in makes.items():
         try:
             replace(model, pattern, make)
-        except (
-            ValueError
-        ):  # nothing of this kind: a mixture of experts has no mlp.*_proj, a dense model no experts
+        except ValueError:  # nothing of this kind: mixtures have no mlp.*_proj, dense models no experts
             continue
     return model
 
