@@ -4,6 +4,8 @@ import json
 import logging
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -99,3 +101,11 @@ def test_a_config_of_absurd_size_is_refused_before_it_is_built(folder: Path, siz
     (folder / "config.json").write_text(json.dumps({**content, **sizes}))
     with pytest.raises(ValueError, match=r"config describes .* parameters, but the files hold"):
         pureqwen.load(folder)
+
+
+def test_an_answer_does_not_import_the_compiler() -> None:
+    """torch._dynamo takes more than a second to import, at every start."""
+    asked = "pureqwen.load().chat('Hi', max_tokens=2)"
+    program = f"import sys, pureqwen; {asked}; print('torch._dynamo' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
