@@ -324,8 +324,8 @@ inline Four sums_of(const Ints* v) {
 }
 
 // Four weight rows with M rows of q: their sums are added to those in `out`. Exact up to K = 132,000.
-template <int M, class W>
-__attribute__((noinline)) void block(const W* w, int64_t stride, const int16_t* q, int64_t wide, int64_t K, Four* out) {
+template <int M>
+__attribute__((noinline)) void block(const int16_t* w, int64_t stride, const int16_t* q, int64_t wide, int64_t K, Four* out) {
   Ints total[M][BLOCK_N] = {};
   for (int64_t k = 0; k < K; k += STEP) {
     Shorts numbers[M];
@@ -339,8 +339,23 @@ __attribute__((noinline)) void block(const W* w, int64_t stride, const int16_t* 
   for (int m = 0; m < M; ++m) out[m] += sums_of(total[m]);
 }
 
-template <class W>
-void blocks(const W* w, int64_t stride, const int16_t* q, int64_t M, int64_t wide, int64_t K, Four* out) {
+// One weight row with M rows of q: their sums are written to place i of each of `out`.
+template <int M>
+__attribute__((noinline)) void row(const int8_t* w, const int16_t* q, int64_t K, Four* out, int64_t i) {
+  Ints total[M][CHAINS] = {};
+  int64_t k = 0;
+  for (; k + CHAINS * STEP <= K; k += CHAINS * STEP)
+    for (int c = 0; c < CHAINS; ++c) {
+      Shorts weights = widen(w + k + c * STEP);
+      pin(weights);
+      for (int m = 0; m < M; ++m) add_products(total[m][c], weights, widen(q + m * K + k + c * STEP));
+    }
+  for (; k < K; k += STEP)
+    for (int m = 0; m < M; ++m) add_products(total[m][0], widen(w + k), widen(q + m * K + k));
+  for (int m = 0; m < M; ++m) out[m][i] = sum(sums_of(total[m]));
+}
+
+void blocks(const int16_t* w, int64_t stride, const int16_t* q, int64_t M, int64_t wide, int64_t K, Four* out) {
   int64_t m = 0;
   for (; m + BLOCK_M <= M; m += BLOCK_M) block<BLOCK_M>(w, stride, q + m * wide, wide, K, out + m);
   if (m < M) block<1>(w, stride, q + m * wide, wide, K, out + m);
@@ -372,8 +387,11 @@ struct Product8 {
   void sums(int64_t n, int64_t m, int64_t to, int16_t* buffer, Four* out) const {
     const int64_t rows = std::min<int64_t>(BLOCK_N, shape.N - n), K = shape.K;
     std::fill(out, out + (to - m), Four{});
-    if (to - m <= BLOCK_M && rows == BLOCK_N && wide == K)  // as they lie
-      return blocks(w + n * K, K, q + m * wide, to - m, wide, K, out);
+    if (to - m <= BLOCK_M && wide == K) {  // as they lie, one after the other: so memory is read fastest
+      for (int64_t i = 0; i < rows; ++i)
+        to - m == 2 ? row<2>(w + (n + i) * K, q + m * wide, K, out, i) : row<1>(w + (n + i) * K, q + m * wide, K, out, i);
+      return;
+    }
     for (int64_t k = 0; k < K; k += BLOCK_K) {
       const int64_t count = std::min(BLOCK_K, K - k), space = filled(count);
       spread(w + n * K + k, rows, K, count, space, buffer);
