@@ -5,10 +5,11 @@ Decimals are written with equally many digits before and behind the point; then 
 
     9.11 or 9.9:  9.11 9.90 9=9 1<9, so 9.9 is larger
 
-Numbers to sort are written with equally many digits and dealt into groups by their first digit, as one sorts letters into pigeonholes; a
-group is small enough to be seen at once:
+Numbers to sort are written with equally many digits and dealt into groups by their first digit, as one sorts letters into pigeonholes; what
+differs in its last digit only is small enough to be seen at once. A group of numbers with more digits is dealt again, by the second one:
 
     34 7 12 18:   34 07 12 18 / 0: 07 1: 12 18 2: 3: 34 4: 5: 6: 7: 8: 9:
+    207 34 262:   207 034 262 / 0: 034 1: 2: 207 262 3: 4: 5: 6: 7: 8: 9: / 20: 207 21: 22: 23: 24: 25: 26: 262 27: 28: 29: / 034 207 262
 """
 
 import random
@@ -90,7 +91,7 @@ def compared(a: str, b: str, said: str) -> str:
 
 
 def _sort(rng: random.Random) -> Problem:
-    digits = rng.choice((1, 2, 2, 2, 3))
+    digits = rng.choice((1, 2, 2, 3, 3))
     numbers = rng.sample(range(10**digits), rng.randint(3, 6))
     if digits > 1 and rng.random() < 0.4:  # of different lengths
         kept = rng.randint(1, len(numbers) - 1)
@@ -106,17 +107,35 @@ def _sort(rng: random.Random) -> Problem:
 
 
 def grouped(numbers: Sequence[int], *, descending: bool) -> str:
-    """The working: padded, then a group for each first digit in order, also where none begins with it."""
+    """The working: padded, then dealt by the first digit; groups that differ in more than the last digit are
+    dealt again, and all are written in their order.
+    """
     width = len(str(max(numbers)))
     padded = [f"{number:0{width}}" for number in numbers]
+    lines = [" ".join(padded), _dealt(padded, "", descending=descending)]
+    for digit in sorted("0123456789", reverse=descending):
+        group = [text for text in padded if text[0] == digit]
+        if width > 2 and len(group) > 1:
+            lines.append(_dealt(group, digit, descending=descending))
+    if len(lines) > 2:
+        lines.append(" ".join(sorted(padded, reverse=descending)))
+    return "\n".join(lines)
+
+
+def _dealt(padded: Sequence[str], start: str, *, descending: bool) -> str:
+    """Numbers with the same start in groups by their next digit, also where a group is empty: in order where
+    only the last digit is left, otherwise as they came.
+    """
     groups = []
     for digit in sorted("0123456789", reverse=descending):
-        group = sorted((text for text in padded if text[0] == digit), reverse=descending)
-        groups.append(" ".join([f"{digit}:", *group]))
-    return f"{' '.join(padded)}\n{' '.join(groups)}"
+        group = [text for text in padded if text.startswith(start + digit)]
+        if len(start) + 2 >= len(padded[0]):
+            group.sort(reverse=descending)
+        groups.append(" ".join([f"{start}{digit}:", *group]))
+    return " ".join(groups)
 
 
 TASKS = (
     Task("comparing decimals", 5, _compare, direct=0.2),
-    Task("sorting numbers", 9, _sort, direct=0.12),
+    Task("sorting numbers", 11, _sort, direct=0.12),
 )
