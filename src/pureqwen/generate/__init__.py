@@ -5,6 +5,7 @@ rows, compiled does so with compiled blocks; result is what the caller gets.
 """
 
 from pureqwen.generate.compiled import Compiled
+from pureqwen.generate.constrain import Constraint, Grammar, GrammarError, Grammars
 from pureqwen.generate.intake import Intake, Messages, Prompt, Tools
 from pureqwen.generate.loop import Cached, Full, decode, greedy
 from pureqwen.generate.result import Logprob, Result, Timings, Usage
@@ -15,7 +16,11 @@ __all__ = [
     "Budget",
     "Cached",
     "Compiled",
+    "Constraint",
     "Full",
+    "Grammar",
+    "GrammarError",
+    "Grammars",
     "Intake",
     "Logprob",
     "Messages",

@@ -15,6 +15,7 @@ import torch
 
 from pureqwen.chat import ChatTemplate, Reply, ReplyOptions, thinking_mode
 from pureqwen.config import NEUTRAL, NON_THINKING, ModelConfig, SamplingParams
+from pureqwen.generate.constrain import Constraint, Grammar
 from pureqwen.generate.row import Budget, Row
 from pureqwen.generate.sampling import Sampler
 from pureqwen.tokenizer import Tokenizer
@@ -23,7 +24,7 @@ Messages: TypeAlias = Sequence[Mapping[str, Any]]
 Prompt: TypeAlias = str | Sequence[int] | torch.Tensor
 Tools: TypeAlias = Sequence[Mapping[str, Any]] | None
 
-END_THINK = "</think>"
+THINK, END_THINK = "<think>", "</think>"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,15 +43,42 @@ class Intake:
     defaults: SamplingParams
     eos_ids: frozenset[int]
 
-    def text(self, prompt: Prompt, params: SamplingParams) -> Row:
-        """Continue a text, whose control tokens are parsed, or ids; thinking is parted for a budget only."""
+    def text(
+        self,
+        prompt: Prompt,
+        params: SamplingParams,
+        *,
+        constraint: Grammar | None = None,
+        prompt_logprobs: int | None = None,
+    ) -> Row:
+        """Continue a text, whose control tokens are parsed, or ids; thinking is parted for a budget only.
+
+        constraint: the form of what is written. prompt_logprobs: score the prompt's tokens too, with so many
+        of the likeliest ones beside each.
+        """
         ids, params = self._ids(prompt), params.over(self.defaults)
         thinks = params.thinking_budget is not None
         inside = thinks and ChatTemplate.prompt_inside(self._need("a thinking budget"), ids)
-        return self._row(ids, params, ReplyOptions(raw=True, enabled=thinks, inside=inside))
+        row = self._row(ids, params, ReplyOptions(raw=True, enabled=thinks, inside=inside))
+        if constraint is not None:
+            row.constraint = Constraint(constraint)
+        if prompt_logprobs is not None:
+            row.score_prompts(prompt_logprobs)
+        return row
 
-    def chat(self, messages: Any, tools: Tools, thinking: bool | None, params: SamplingParams) -> Row:
-        """Answer messages, or one user's text, through the template; content makes no control token."""
+    def chat(
+        self,
+        messages: Any,
+        tools: Tools,
+        thinking: bool | None,
+        params: SamplingParams,
+        *,
+        constraint: Grammar | None = None,
+    ) -> Row:
+        """Answer messages, or one user's text, through the template; content makes no control token.
+
+        constraint: the form of the answer; it begins after the thinking.
+        """
         if isinstance(messages, str):
             messages = [{"role": "user", "content": messages}]
         tokenizer, template = self._need("a chat"), self.template
@@ -70,7 +98,10 @@ class Intake:
             style=template.tool_style if tools else None,
             tools=list(tools) if tools else None,
         )
-        return self._row(ids, params.over(self.defaults), options)
+        row = self._row(ids, params.over(self.defaults), options)
+        if constraint is not None:
+            row.constraint = Constraint(constraint, opening=tokenizer.token_id(THINK) if thinks else None)
+        return row
 
     def _row(self, ids: list[int], params: SamplingParams, options: ReplyOptions) -> Row:
         params = params.over(NEUTRAL)

@@ -72,6 +72,8 @@ class Result:
     usage: Usage
     timings: Timings
     seed: int  # what the draws depended on: the same seed and prompt give the same answer
+    prompt_logprobs: list[Logprob | None] | None = None  # of the prompt, where asked for; the first has none
+    error: str | None = None  # what interrupted the answer, where its constraint did
 
     @property
     def message(self) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pureqwen.chat import Event, Reply
 from pureqwen.config import SamplingParams
+from pureqwen.generate.constrain import Constraint, GrammarError
 from pureqwen.generate.result import Logprob, Result, Timings, Usage
 from pureqwen.generate.sampling import Sampler
 
@@ -52,6 +53,9 @@ class Row:
         self.logprobs: list[Logprob] = []
         self.forced: deque[int] = deque()
         self.num_forced = self.num_reasoning = self.num_thought = 0
+        self.constraint: Constraint | None = None  # the form of the answer
+        self.error: GrammarError | None = None  # why its constraint failed, which ended the row
+        self.prompt_logprobs: list[Logprob | None] | None = None  # None: not asked for
         self.start()
         self.close_thinking()
 
@@ -95,6 +99,22 @@ class Row:
         if not self.finished and count + 1 == self.params.max_tokens:
             events = [*events, *self.reply.finish("length")]
         return events
+
+    @property
+    def wants_prompt_logprobs(self) -> bool:
+        """Whether the logits behind every token of the prompt are to be given to `score_prompt`."""
+        return self.prompt_logprobs is not None
+
+    def score_prompts(self, top: int) -> None:
+        """Ask for the log-probabilities of the prompt's tokens, and of the `top` likeliest beside each."""
+        self.prompt_logprobs = [None] * self.num_prompt
+
+    def score_prompt(self, start: int, logits: Tensor) -> None:
+        """Take the raw logits (n, V) that follow the prompt's tokens from `start` on."""
+
+    def draft(self, limit: int) -> list[int]:
+        """At most `limit` tokens that may come next, to be computed along with what is left; often none."""
+        return []
 
     def close_thinking(self) -> None:
         """At the end of the budget, queue the sentence that ends the thinking; the answer follows it."""
@@ -140,4 +160,6 @@ class Row:
                 decode_tokens=max(num_output - 1, 0),
             ),
             seed=self.sampler.seed,
+            prompt_logprobs=self.prompt_logprobs and list(self.prompt_logprobs),
+            error=None if self.error is None else str(self.error),
         )
