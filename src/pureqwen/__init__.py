@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pureqwen.chat import ToolCall as ToolCall
     from pureqwen.chat import parse_tool_calls as parse_tool_calls
     from pureqwen.chat import split_reasoning as split_reasoning
+    from pureqwen.config import EngineConfig as EngineConfig
     from pureqwen.config import ModelConfig as ModelConfig
     from pureqwen.config import SamplingParams as SamplingParams
     from pureqwen.config import TrainConfig as TrainConfig
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from pureqwen.model import Qwen3 as Qwen3
     from pureqwen.qwen import Qwen as Qwen
     from pureqwen.qwen import load as load
+    from pureqwen.serve.engine import Engine as Engine
     from pureqwen.tokenizer import Tokenizer as Tokenizer
     from pureqwen.train import train as train
 
@@ -32,6 +34,8 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "ChatTemplate": "chat",
+    "Engine": "serve.engine",
+    "EngineConfig": "config",
     "ModelConfig": "config",
     "Qwen": "qwen",
     "Qwen3": "model",

@@ -24,6 +24,7 @@ LINES = {
     "qwen": 6,
     "explain": 6,
     "evaluate": 7,
+    "serve": 7,
     "cli": 8,
 }
 NEVER = {("train", "cache")}  # allowed by the numbers, forbidden all the same

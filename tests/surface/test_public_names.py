@@ -11,6 +11,8 @@ import pureqwen
 
 NAMES = {
     "ChatTemplate",
+    "Engine",
+    "EngineConfig",
     "ModelConfig",
     "Qwen",
     "Qwen3",
