@@ -11,11 +11,11 @@ import pytest
 import tiny_checkpoint
 
 from pureqwen import load
-from pureqwen.cli import memory
-from pureqwen.cli.memory import Memory
 from pureqwen.cli.options import PARSERS, SamplingOptions
 from pureqwen.cli.train import TrainOptions
 from pureqwen.config import SamplingParams, TrainConfig, preset_names
+from pureqwen.explain import memory
+from pureqwen.explain.memory import Memory
 
 Run = Callable[..., Any]
 

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pureqwen import __version__
 from pureqwen.cli.errors import notice
-from pureqwen.cli.memory import memories
 from pureqwen.cli.options import MODEL, ModelOptions, flag
 from pureqwen.cli.picture import check_picture, save_picture
 from pureqwen.cli.terminal import stderr
+from pureqwen.explain.memory import memories
 
 if TYPE_CHECKING:
     from pureqwen.evaluate.speed import Plan

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from pureqwen.cli.memory import Memory, memories
 from pureqwen.cli.options import flag
 from pureqwen.cli.terminal import plain_table, show_table, stdout
 from pureqwen.config import ModelConfig
 from pureqwen.config.presets import PresetInfo, preset_info, preset_names
 from pureqwen.explain import Ledger, ledger
+from pureqwen.explain.memory import Memory, memories
 
 CONTEXTS = (1_024, 4_096, 16_384, 65_536, 262_144)
 

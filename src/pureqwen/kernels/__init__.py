@@ -197,5 +197,6 @@ def paged_attention(q: Tensor, k_pages: Tensor, v_pages: Tensor, table: Table) -
 
     For a few tokens a row: with many, PyTorch's attention with its large products is faster.
     """
-    run = torch.ops.pureqwen.paged_attention if runs(q) else twins.paged_attention
+    fits = q.shape[-1] % 32 == 0 and runs(q)
+    run = torch.ops.pureqwen.paged_attention if fits else twins.paged_attention
     return run(q.contiguous(), k_pages, v_pages, *table)

@@ -1,0 +1,193 @@
+"""The paged cache: the keys and values of many texts in pages of one pool; a table says whose is which.
+
+    text A   [ k0 ... k15 | k16 ... k31 | k32 . . . ]        pages of 16: A has 0, 4, 2 and B has 0, 4, 5,
+    text B   [ k0 ... k15 | k16 ... k31 | k32 k33 . ]        since both begin with the same 32 tokens
+
+             page 0    page 1    page 2    page 3    page 4    page 5
+             A B 0-15            A 32-               A B 16-31 B 32-
+
+A step computes some tokens of some rows, packed into one line of T: (pages, tokens cached, tokens now) says
+of each row where its keys and values lie, how many do already, and how many come. That is a prompt, a piece
+of one, a prompt whose beginning was found, the next token, and a draft that is to be verified: there is no
+other case. A token sees its own row up to itself.
+
+What a row costs grows with its own length only:
+
+    few tokens a row       native code reads its pages where they lie
+    many (a prompt)        its pages are gathered, and PyTorch's attention does it in large products
+    on CUDA                one call for all rows: torch.nn.attention.varlen with the table, where it can
+
+Kwon et al. 2023, "Efficient Memory Management for Large Language Model Serving with PagedAttention". Which
+pages a row has is not decided here (pages.py).
+"""
+
+from array import array
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from pureqwen import kernels
+from pureqwen.cache.static import FEW
+from pureqwen.config import ModelConfig
+from pureqwen.model.attention import scaled_dot_product
+
+VARLEN_PAGE = 256  # the kernel behind torch.nn.attention.varlen takes pages of a multiple of so many tokens
+
+Rows = Sequence[tuple[Sequence[int], int, int]]  # of each row: its pages, tokens cached, tokens now
+
+
+class PagedAttend:
+    """One layer's attention over pages: writes k and v into their slots, then reads those of each row.
+
+    q (T, H, Dh), k and v (T, Hkv, Dh): the tokens of the step, row after row.
+    """
+
+    k: Tensor  # (P, page, Hkv, Dh): this layer's own
+    v: Tensor
+    slots: Tensor  # (T,): the step's, the same for every layer: where each token's key and value go,
+    pages: Tensor  # (R, W), starts (R + 1,), lengths (R,): the rows as `kernels.Table` has them,
+    starts: Tensor
+    lengths: Tensor
+    many: Tensor  # (M,): the rows, by number, that have many tokens; behind them are only empty ones
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        kernels.store_pages(k, v, self.k, self.v, self.slots)
+        if self.varlen(q):
+            return self.on_device(q)
+        table = kernels.Table(self.pages, self.starts, self.lengths)
+        if torch.compiler.is_compiling() or (len(self.many) == 0 and q.device.type == "cpu"):
+            return kernels.paged_attention(q, self.k, self.v, table)
+        return self.parted(q, table)
+
+    def parted(self, q: Tensor, table: kernels.Table) -> Tensor:
+        """The rows of few tokens together, each row of many by itself; elsewhere than on a CPU each row."""
+        starts, lengths, many = (x.tolist() for x in (self.starts, self.lengths, self.many))
+        R = many[0] if q.device.type == "cpu" else 0
+        out = torch.empty_like(q)
+        if R:
+            few = kernels.Table(table.pages[:R], table.starts[: R + 1], table.lengths[:R])
+            out[: starts[R]] = kernels.paged_attention(q[: starts[R]], self.k, self.v, few)
+        for r in range(R, len(lengths)):
+            if starts[r] < starts[r + 1]:
+                out[starts[r] : starts[r + 1]] = self.whole(q[starts[r] : starts[r + 1]], r, lengths[r])
+        return out
+
+    def whole(self, q: Tensor, r: int, length: int) -> Tensor:
+        """The tokens q (S, H, Dh) of row r, which has `length` keys with them."""
+        pages = self.pages[r, : -(-length // self.k.shape[1])].long()
+        k, v = (x[pages].flatten(0, 1)[:length] for x in (self.k, self.v))  # (length, Hkv, Dh)
+        if len(q) == length:
+            return scaled_dot_product(q, k, v, mask=None)
+        places = torch.arange(length, device=q.device)
+        mask = places <= places[length - len(q) :, None]  # (S, length)
+        return scaled_dot_product(q, k, v, mask=mask[None])
+
+    def varlen(self, q: Tensor) -> bool:
+        """Whether one call of torch.nn.attention.varlen can do it."""
+        fits = q.dtype in (torch.bfloat16, torch.float16) and self.k.shape[1] % VARLEN_PAGE == 0
+        return q.device.type == "cuda" and fits
+
+    def on_device(self, q: Tensor) -> Tensor:
+        """All rows in one call. What bounds their lengths are shapes: the device is not asked for numbers.
+
+        One split: how a row's keys are cut must not depend on the longest row beside it.
+        """
+        from torch.nn.attention.varlen import varlen_attn  # which other devices need not load
+
+        out = varlen_attn(
+            q,
+            self.k,
+            self.v,
+            self.starts,
+            None,
+            len(q),
+            self.pages.shape[1] * self.k.shape[1],
+            window_size=(-1, 0),
+            enable_gqa=q.shape[1] != self.k.shape[2],
+            seqused_k=self.lengths,
+            block_table=self.pages,
+            num_splits=1,
+        )
+        assert isinstance(out, Tensor)
+        return out
+
+
+class PagedCache:
+    """Keys and values of `num_pages` pages, and one page more: what is thrown away goes there.
+
+    apart: every token is attended to as a row of its own, by the same code whatever stands beside it, so that
+    its bits depend neither on the size of a piece nor on the other rows (`EngineConfig.deterministic`).
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        *,
+        num_pages: int,
+        page_size: int = 16,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+        apart: bool = False,
+    ) -> None:
+        self.num_pages, self.page_size, self.apart = num_pages, page_size, apart
+        self.scratch = num_pages  # the page that nobody reads
+        self.attends = [PagedAttend() for _ in range(config.num_hidden_layers)]
+        shape = (num_pages + 1, page_size, config.num_key_value_heads, config.head_dim)
+        # On a CPU memory that is not written to is not taken. Elsewhere a kernel may multiply what no text
+        # has written yet by 0, and that must not be a NaN.
+        make = torch.empty if torch.device(device).type == "cpu" else torch.zeros
+        for attend in self.attends:
+            attend.k, attend.v = (make(shape, dtype=dtype, device=device) for _ in range(2))
+
+    def begin(self, rows: Rows) -> Tensor:
+        """Make ready for a forward that computes, of each row (pages, tokens cached, tokens now), the next
+        tokens. Rows of more than FEW tokens come last.
+
+        Returns the positions (T,), T the sum of the tokens now; row after row, as the ids are to be.
+        """
+        counts = [now for _, _, now in rows]
+        assert all(now > 0 and len(pages) * self.page_size >= cached + now for pages, cached, now in rows)
+        many = [r for r, now in enumerate(counts) if now > FEW and not self.apart]
+        assert many == list(range(len(rows) - len(many), len(rows))), "rows of many tokens come last"
+        positions = [p for _, cached, now in rows for p in range(cached, cached + now)]
+        size = self.page_size
+        slots = [
+            pages[p // size] * size + p % size
+            for pages, start, now in rows
+            for p in range(start, start + now)
+        ]
+        if self.apart:
+            rows = [(pages, p, 1) for pages, start, now in rows for p in range(start, start + now)]
+        self.share("slots", torch.tensor(slots))
+        self.share("many", torch.tensor(many, dtype=torch.int32))
+        self.table(rows)
+        return torch.tensor(positions, device=self.attends[0].k.device)
+
+    def table(self, rows: Rows) -> None:
+        """Tell every layer which pages each row has, which tokens are whose, and how many keys each sees.
+
+        At least two rows of two pages, if need be empty ones: torch.compile takes a dimension of 1 for a
+        constant, and would build another graph for it.
+        """
+        rows = [*rows, *[((), 0, 0)] * (2 - len(rows))]
+        needed = [-(-(cached + now) // self.page_size) for _, cached, now in rows]
+        width = 4 * max(2, *needed)  # bytes
+        lines = [array("i", pages[:n]).tobytes() for (pages, _, _), n in zip(rows, needed, strict=True)]
+        packed = bytearray().join(line.ljust(width, b"\0") for line in lines)
+        starts = [0]
+        for _, _, now in rows:
+            starts.append(starts[-1] + now)
+        self.share("pages", torch.frombuffer(packed, dtype=torch.int32).view(len(rows), -1))
+        self.share("starts", torch.tensor(starts, dtype=torch.int32))
+        self.share("lengths", torch.tensor([cached + now for _, cached, now in rows], dtype=torch.int32))
+
+    def share(self, name: str, value: Tensor) -> None:
+        """Give every layer a tensor of the step; in place when shapes agree, since graphs hold addresses."""
+        last = getattr(self.attends[0], name, None)
+        if last is not None and last.shape == value.shape:
+            last.copy_(value)
+            return
+        value = value.to(self.attends[0].k.device)
+        for attend in self.attends:
+            setattr(attend, name, value)
