@@ -1,0 +1,85 @@
+"""What a request comes to, whichever protocol it came by: what the engine is asked for.
+
+An `Ask` knows no tokenizer and no model; serve/prepare.py makes rows of it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from pureqwen.config import SamplingParams, ServeConfig
+from pureqwen.serve.protocol.refusal import Refusal
+
+
+@dataclass(frozen=True, kw_only=True)
+class Form:
+    """What the answer must look like: any JSON object, JSON of a schema, a regular expression, tool calls.
+
+    kind "tools": at least one call of one of the tools `names` (None: of any).
+    """
+
+    kind: Literal["json_object", "json_schema", "regex", "tools"]
+    schema: Mapping[str, Any] = field(default_factory=dict)
+    pattern: str = ""
+    names: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ask:
+    """Answers wanted: `n` to each prompt, or to one conversation.
+
+    prompts: texts or ids that are continued; None for a chat. tools: what the template shows. effort: most
+    tokens of thinking, fewer where the room is less; params.thinking_budget is exact. parallel: whether one
+    answer may call several tools. echo: the prompt is a part of the answer. score_prompt: with the
+    log-probabilities of its tokens. answerless: nothing but the prompt is wanted.
+    """
+
+    model: str | None
+    params: SamplingParams
+    prompts: tuple[str | list[int], ...] | None = None
+    messages: tuple[dict[str, Any], ...] = ()
+    tools: tuple[dict[str, Any], ...] = ()
+    thinking: bool | None = None
+    effort: int | None = None
+    n: int = 1
+    form: Form | None = None
+    parallel: bool = True
+    echo: bool = False
+    score_prompt: bool = False
+    answerless: bool = False
+    stream: bool = False
+    usage: bool = False
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def rows(self) -> int:
+        """How many rows it makes."""
+        return self.n * (1 if self.prompts is None else len(self.prompts))
+
+    def params_of(self, choice: int) -> SamplingParams:
+        """Those of one of the n answers: with a seed, each draws by a seed of its own."""
+        if choice == 0 or self.params.seed is None:
+            return self.params
+        return replace(self.params, seed=(self.params.seed + choice) % 2**63)
+
+
+def check_model(ask: Ask, config: ServeConfig) -> None:
+    """404 where another model is asked for than the one there is."""
+    if ask.model is not None and ask.model != config.name:
+        raise no_model(ask.model, config)
+
+
+def no_model(name: str, config: ServeConfig) -> Refusal:
+    return Refusal(
+        f"there is no model {name[:200]!r} here: ask for {config.name!r}",
+        status=404,
+        param="model",
+        code="model_not_found",
+    )
+
+
+def check_rows(ask: Ask, config: ServeConfig) -> None:
+    """Refuse more answers than one request may have."""
+    if ask.rows > config.max_rows:
+        counted = "n" if ask.prompts is None else "n times the number of prompts"
+        raise Refusal(f"{counted} is {ask.rows}: it must be at most {config.max_rows}", param="n")

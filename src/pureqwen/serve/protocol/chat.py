@@ -1,0 +1,222 @@
+"""A request for /v1/chat/completions -> an Ask. Every field has an effect, is refused, or is listed here.
+
+Accepted without effect: user, metadata, safety_identifier, prompt_cache_key, store (false), service_tier
+(auto), modalities (text).
+"""
+
+import json
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from pureqwen.config import ServeConfig
+from pureqwen.config.serving import EFFORTS
+from pureqwen.serve.protocol.ask import Ask, Form
+from pureqwen.serve.protocol.body import Fields
+from pureqwen.serve.protocol.messages_in import Message, Tool, check_schema, plain_messages, plain_tools
+from pureqwen.serve.protocol.refusal import Refusal
+from pureqwen.serve.protocol.sampling import Sampling, one_of, sampling_params
+
+
+class StreamOptions(Fields):
+    include_usage: bool = False
+
+
+class TemplateFields(Fields):
+    """chat_template_kwargs: the one variable of a template that is a client's to set."""
+
+    enable_thinking: bool | None = None
+
+
+class NamedFunction(Fields):
+    name: str
+
+
+class NamedTool(Fields):
+    type: Literal["function"]
+    function: NamedFunction
+
+
+class PlainText(Fields):
+    type: Literal["text"]
+
+
+class JsonObject(Fields):
+    type: Literal["json_object"]
+
+
+class Schema(Fields):
+    name: Annotated[str, Field(min_length=1, max_length=200)]
+    description: str | None = None
+    definition: Annotated[dict[str, Any] | None, Field(alias="schema")] = None
+    strict: bool | None = None
+
+
+class JsonSchema(Fields):
+    type: Literal["json_schema"]
+    json_schema: Schema
+
+
+class Regex(Fields):
+    """Beyond OpenAI's: the whole answer matches a regular expression."""
+
+    type: Literal["regex"]
+    pattern: Annotated[str, Field(min_length=1)]
+
+
+Format = Annotated[PlainText | JsonObject | JsonSchema | Regex, Field(discriminator="type")]
+
+
+class WithoutEffect(Fields):
+    """What OpenAI's clients send for OpenAI's books."""
+
+    user: str | None = None
+    metadata: dict[str, str] | None = None
+    store: Literal[False] | None = None
+    service_tier: Literal["auto"] | None = None
+    safety_identifier: str | None = None
+    prompt_cache_key: str | None = None
+
+
+class ChatRequest(Sampling, WithoutEffect):
+    """The body of /v1/chat/completions."""
+
+    model: str
+    messages: Annotated[list[Message], Field(min_length=1)]
+    tools: list[Tool] | None = None
+    tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
+    parallel_tool_calls: bool | None = None
+    response_format: Format | None = None
+    max_tokens: int | None = None
+    max_completion_tokens: int | None = None
+    n: Annotated[int, Field(ge=1)] = 1
+    logprobs: bool | None = None
+    top_logprobs: int | None = None
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high"] | None = None
+    enable_thinking: bool | None = None
+    thinking_budget: int | None = None
+    chat_template_kwargs: TemplateFields | None = None
+    modalities: list[Literal["text"]] | None = None
+
+
+def chat_ask(request: ChatRequest, config: ServeConfig) -> Ask:
+    """What is asked for. Raises Refusal naming the field."""
+    limit = one_of(
+        request.max_completion_tokens, request.max_tokens, names=("max_completion_tokens", "max_tokens")
+    )
+    thinking, effort = thinking_of(request, config)
+    tools = plain_tools(request.tools or (), config)
+    shown, form = chosen_tools(request, tools)
+    wanted = form_of(request.response_format, config)
+    if wanted is not None and shown:
+        raise Refusal(
+            'response_format and tools exclude one another: set tool_choice to "none", or leave one out',
+            param="response_format",
+        )
+    return Ask(
+        model=request.model,
+        params=sampling_params(
+            request,
+            config,
+            max_tokens=limit,
+            logprobs=request.logprobs,
+            top_logprobs=top_logprobs(request.top_logprobs, config),
+            thinking_budget=request.thinking_budget,
+        ),
+        messages=plain_messages(request.messages),
+        tools=shown,
+        thinking=thinking,
+        effort=effort,
+        n=request.n,
+        form=wanted or form,
+        parallel=request.parallel_tool_calls is not False,
+        stream=request.stream,
+        usage=wants_usage(request.stream, request.stream_options),
+    )
+
+
+def top_logprobs(count: int | None, config: ServeConfig) -> int | None:
+    if count is not None and not 0 <= count <= config.max_logprobs:
+        raise Refusal(
+            f"top_logprobs is {count}: it must be an integer from 0 to {config.max_logprobs}",
+            param="top_logprobs",
+        )
+    return count
+
+
+def wants_usage(stream: bool, options: StreamOptions | None) -> bool:
+    if options is not None and not stream:
+        raise Refusal("stream_options is for streams: set stream, or leave it out", param="stream_options")
+    return options is not None and options.include_usage
+
+
+def thinking_of(request: ChatRequest, config: ServeConfig) -> tuple[bool | None, int | None]:
+    """(whether to think, most tokens of it by reasoning_effort); Refusal where two fields disagree."""
+    kwargs, effort = request.chat_template_kwargs, request.reasoning_effort
+    said = {
+        "enable_thinking": request.enable_thinking,
+        "chat_template_kwargs.enable_thinking": kwargs.enable_thinking if kwargs else None,
+        "reasoning_effort": None if effort is None else effort != "none",
+        "thinking_budget": None if request.thinking_budget is None else True,
+    }
+    given = {name: value for name, value in said.items() if value is not None}
+    if len(set(given.values())) > 1:
+        off, on = (next(name for name, value in given.items() if value is wanted) for wanted in (False, True))
+        raise Refusal(f"{off} turns the thinking off, {on} asks for it: leave one out", param=on)
+    if effort not in (None, "none") and request.thinking_budget is not None:
+        raise Refusal(
+            "reasoning_effort and thinking_budget say the same: leave one out", param="reasoning_effort"
+        )
+    # A budget alone does not ask for thinking where the template's way is none.
+    explicit = {name: value for name, value in given.items() if name != "thinking_budget"}
+    thinking = next(iter(explicit.values()), config.thinking)
+    if thinking is False and request.thinking_budget is not None:
+        raise Refusal(
+            "thinking_budget is set, but this server does not think unless asked: set enable_thinking too",
+            param="thinking_budget",
+        )
+    return thinking, EFFORTS.get(effort or "")
+
+
+def chosen_tools(
+    request: ChatRequest, tools: tuple[dict[str, Any], ...]
+) -> tuple[tuple[dict[str, Any], ...], Form | None]:
+    """(the tools that the template shows, what the answer must be)."""
+    choice = request.tool_choice
+    if not tools:
+        if choice not in (None, "none"):
+            raise Refusal("tool_choice is set, but there are no tools", param="tool_choice")
+        return (), None
+    if choice == "none":
+        return (), None
+    if choice in (None, "auto"):
+        return tools, None
+    if isinstance(choice, NamedTool):
+        name = choice.function.name
+        if name not in [tool["function"]["name"] for tool in tools]:
+            raise Refusal(
+                f"tool_choice names {name[:80]!r}, which is not among the tools", param="tool_choice"
+            )
+        return tools, Form(kind="tools", names=(name,))
+    return tools, Form(kind="tools")
+
+
+def form_of(format: PlainText | JsonObject | JsonSchema | Regex | None, config: ServeConfig) -> Form | None:
+    """What response_format demands."""
+    match format:
+        case JsonObject():
+            return Form(kind="json_object")
+        case JsonSchema(json_schema=Schema(definition=schema)):
+            where = "response_format.json_schema.schema"
+            if schema is None:
+                raise Refusal(f"{where} is missing", param=where)
+            check_schema(schema, config, param=where)
+            return Form(kind="json_schema", schema=schema)
+        case Regex(pattern=pattern):
+            if len(json.dumps(pattern)) > config.max_schema:
+                raise Refusal("response_format.pattern is too long", param="response_format.pattern")
+            return Form(kind="regex", pattern=pattern)
+        case _:
+            return None

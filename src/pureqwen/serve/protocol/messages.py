@@ -1,0 +1,247 @@
+"""A request for /v1/messages (Anthropic's) -> an Ask.
+
+Accepted without effect: metadata, cache_control (what can be kept is kept anyway), service_tier (auto), a
+thinking block's signature. Refused: images and documents, server tools, a last message of the assistant's.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from pureqwen.config import ServeConfig
+from pureqwen.serve.protocol.ask import Ask, Form
+from pureqwen.serve.protocol.body import Fields
+from pureqwen.serve.protocol.messages_in import NAME, check_schema
+from pureqwen.serve.protocol.refusal import Refusal
+from pureqwen.serve.protocol.sampling import checked
+
+
+class CacheControl(Fields):
+    type: Literal["ephemeral"]
+    ttl: str | None = None
+
+
+class Cacheable(Fields):
+    cache_control: CacheControl | None = None
+
+
+class TextBlock(Cacheable):
+    type: Literal["text"]
+    text: str
+
+
+class ThinkingBlock(Fields):
+    type: Literal["thinking"]
+    thinking: str
+    signature: str | None = None
+
+
+class ToolUse(Cacheable):
+    type: Literal["tool_use"]
+    id: str
+    name: str
+    input: dict[str, Any]
+
+
+class ToolResult(Cacheable):
+    type: Literal["tool_result"]
+    tool_use_id: str
+    content: str | list[TextBlock] | None = None
+    is_error: bool | None = None
+
+
+UserBlock = Annotated[TextBlock | ToolResult, Field(discriminator="type")]
+AssistantBlock = Annotated[TextBlock | ThinkingBlock | ToolUse, Field(discriminator="type")]
+
+
+class UserTurn(Fields):
+    role: Literal["user"]
+    content: str | list[UserBlock]
+
+
+class AssistantTurn(Fields):
+    role: Literal["assistant"]
+    content: str | list[AssistantBlock]
+
+
+Turn = Annotated[UserTurn | AssistantTurn, Field(discriminator="role")]
+
+
+class AnthropicTool(Cacheable):
+    """A function that the model may call."""
+
+    name: Annotated[str, Field(pattern=NAME)]
+    description: str | None = None
+    input_schema: dict[str, Any]
+    type: Literal["custom"] | None = None
+
+
+class ToolChoice(Fields):
+    type: Literal["auto", "any", "tool", "none"]
+    name: str | None = None
+    disable_parallel_tool_use: bool | None = None
+
+
+class Thinking(Fields):
+    type: Literal["enabled", "disabled", "adaptive"]
+    budget_tokens: int | None = None
+
+
+class Metadata(Fields):
+    user_id: str | None = None
+
+
+class CountRequest(Fields):
+    """The body of /v1/messages/count_tokens."""
+
+    model: str
+    messages: Annotated[list[Turn], Field(min_length=1)]
+    system: str | list[TextBlock] | None = None
+    tools: list[AnthropicTool] | None = None
+    tool_choice: ToolChoice | None = None
+    thinking: Thinking | None = None
+
+
+class MessagesRequest(CountRequest):
+    """The body of /v1/messages."""
+
+    max_tokens: int
+    stop_sequences: list[str] | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    stream: bool = False
+    metadata: Metadata | None = None
+    service_tier: Literal["auto"] | None = None
+
+
+NAMES = {"stop": "stop_sequences", "thinking_budget": "thinking.budget_tokens"}
+
+
+def messages_ask(request: CountRequest, config: ServeConfig) -> Ask:
+    """What is asked for. Raises Refusal naming the field."""
+    values: dict[str, Any] = {}
+    if isinstance(request, MessagesRequest):
+        stops = request.stop_sequences
+        if stops is not None and len(stops) > config.max_stops:
+            raise Refusal(
+                f"stop_sequences has {len(stops)} strings: at most {config.max_stops} are possible",
+                param="stop_sequences",
+            )
+        values = {
+            "max_tokens": request.max_tokens,
+            "temperature": request.temperature,
+            "top_p": request.top_p,
+            "top_k": request.top_k,
+            "stop": None if stops is None else tuple(stops),
+        }
+    thinking, budget = thinking_of(request.thinking, config)
+    tools, form, parallel = tools_of(request, config)
+    return Ask(
+        model=request.model,
+        params=checked({**values, "thinking_budget": budget}, names=NAMES),
+        messages=conversation(request),
+        tools=tools,
+        thinking=thinking,
+        form=form,
+        parallel=parallel,
+        stream=isinstance(request, MessagesRequest) and request.stream,
+    )
+
+
+def thinking_of(thinking: Thinking | None, config: ServeConfig) -> tuple[bool | None, int | None]:
+    """(whether to think, most tokens of it)."""
+    if thinking is None:
+        return config.thinking, None
+    if thinking.type == "enabled" and thinking.budget_tokens is None:
+        raise Refusal("thinking is enabled, but budget_tokens is missing", param="thinking.budget_tokens")
+    if thinking.type != "enabled" and thinking.budget_tokens is not None:
+        raise Refusal("budget_tokens is for thinking that is enabled", param="thinking.budget_tokens")
+    return {"enabled": True, "disabled": False, "adaptive": None}[thinking.type], thinking.budget_tokens
+
+
+def tools_of(
+    request: CountRequest, config: ServeConfig
+) -> tuple[tuple[dict[str, Any], ...], Form | None, bool]:
+    """(the tools that the template shows, what the answer must be, whether several may be called)."""
+    choice = request.tool_choice or ToolChoice(type="auto")
+    tools = request.tools or []
+    names = [tool.name for tool in tools]
+    if len(names) > config.max_tools or len(set(names)) < len(names):
+        raise Refusal(f"tools must be at most {config.max_tools}, each with a name of its own", param="tools")
+    for number, tool in enumerate(tools):
+        check_schema(tool.input_schema, config, param=f"tools[{number}].input_schema")
+    if (choice.type == "tool") != (choice.name is not None):
+        raise Refusal('tool_choice has a name if its type is "tool", and only then', param="tool_choice.name")
+    if (choice.type in ("any", "tool") and choice.name not in (None, *names)) or (
+        choice.type == "any" and not tools
+    ):
+        raise Refusal("tool_choice asks for a tool that is not there", param="tool_choice")
+    if choice.type == "none" or not tools:
+        return (), None, True
+    forms = {"any": Form(kind="tools"), "tool": Form(kind="tools", names=(choice.name or "",))}
+    shown = tuple({"type": "function", "function": _function(tool)} for tool in tools)
+    return shown, forms.get(choice.type), not choice.disable_parallel_tool_use
+
+
+def conversation(request: CountRequest) -> tuple[dict[str, Any], ...]:
+    """The messages for the template: results of tools become messages of their own."""
+    told: list[dict[str, Any]] = []
+    if request.system:
+        told.append({"role": "system", "content": joined(request.system)})
+    for number, turn in enumerate(request.messages):
+        where = f"messages[{number}]"
+        told += user(turn, where) if isinstance(turn, UserTurn) else [assistant(turn, where)]
+    if isinstance(request.messages[-1], AssistantTurn):
+        raise Refusal(
+            "the last message is the assistant's: an answer that is begun can't be continued here; "
+            "end with a user's",
+            param=f"messages[{len(request.messages) - 1}]",
+        )
+    return tuple(told)
+
+
+def user(turn: UserTurn, where: str) -> list[dict[str, Any]]:
+    """A user's turn: first the results of tools, in their order, then what the user says."""
+    if isinstance(turn.content, str):
+        return [{"role": "user", "content": turn.content}]
+    results = [block for block in turn.content if isinstance(block, ToolResult)]
+    texts = [block.text for block in turn.content if isinstance(block, TextBlock)]
+    if not turn.content:
+        raise Refusal(f"{where} has no content", param=f"{where}.content")
+    told = [{"role": "tool", "content": outcome(block)} for block in results]
+    return [*told, {"role": "user", "content": "\n".join(texts)}] if texts else told
+
+
+def outcome(block: ToolResult) -> str:
+    """What a tool gave; an error is called one."""
+    text = joined(block.content or "")
+    return f"Error: {text}" if block.is_error else text
+
+
+def assistant(turn: AssistantTurn, where: str) -> dict[str, Any]:
+    """An assistant's turn: its thought, its text, its calls."""
+    if isinstance(turn.content, str):
+        return {"role": "assistant", "content": turn.content}
+    thoughts = [block.thinking for block in turn.content if isinstance(block, ThinkingBlock)]
+    texts = [block.text for block in turn.content if isinstance(block, TextBlock)]
+    calls = [block for block in turn.content if isinstance(block, ToolUse)]
+    if not texts and not calls:
+        raise Refusal(f"{where} has neither text nor tool_use", param=f"{where}.content")
+    told: dict[str, Any] = {"role": "assistant", "content": "\n".join(texts)}
+    if thoughts:
+        told["reasoning_content"] = "\n".join(thoughts)
+    if calls:
+        told["tool_calls"] = [
+            {"type": "function", "function": {"name": call.name, "arguments": call.input}} for call in calls
+        ]
+    return told
+
+
+def joined(content: str | list[TextBlock]) -> str:
+    return content if isinstance(content, str) else "\n".join(block.text for block in content)
+
+
+def _function(tool: AnthropicTool) -> dict[str, Any]:
+    told: dict[str, Any] = {"name": tool.name, "parameters": tool.input_schema}
+    return told if tool.description is None else {**told, "description": tool.description}

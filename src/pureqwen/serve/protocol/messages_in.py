@@ -1,0 +1,176 @@
+"""OpenAI's messages and tools as a client sends them -> as the template takes them.
+
+developer is system. Text parts are joined with line breaks. The arguments of a tool call, JSON text, are
+parsed. Results of tools are told in the order of the calls, since templates show no ids.
+"""
+
+import json
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from pureqwen.config import ServeConfig
+from pureqwen.serve.protocol.body import Fields
+from pureqwen.serve.protocol.refusal import Refusal
+
+NAME = r"^[A-Za-z0-9_.\-]{1,64}$"
+
+
+class Text(Fields):
+    """A part of a message."""
+
+    type: Literal["text"]
+    text: str
+
+
+Content = str | list[Text]
+
+
+class System(Fields):
+    role: Literal["system", "developer"]
+    content: Content
+
+
+class User(Fields):
+    role: Literal["user"]
+    content: Content
+
+
+class CalledFunction(Fields):
+    name: Annotated[str, Field(min_length=1, max_length=200)]
+    arguments: str
+
+
+class Call(Fields):
+    """A call that the model made; `index` is there when a client collected it from a stream."""
+
+    id: str | None = None
+    type: Literal["function"] = "function"
+    function: CalledFunction
+    index: int | None = None
+
+
+class Assistant(Fields):
+    role: Literal["assistant"]
+    content: Content | None = None
+    reasoning_content: str | None = None
+    tool_calls: list[Call] | None = None
+
+
+class Outcome(Fields):
+    role: Literal["tool"]
+    content: Content
+    tool_call_id: str | None = None
+
+
+Message = Annotated[System | User | Assistant | Outcome, Field(discriminator="role")]
+
+
+class Function(Fields):
+    name: Annotated[str, Field(pattern=NAME)]
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class Tool(Fields):
+    """A function that the model may call."""
+
+    type: Literal["function"]
+    function: Function
+
+
+def plain_messages(messages: Sequence[System | User | Assistant | Outcome]) -> tuple[dict[str, Any], ...]:
+    """Messages for the template. Raises Refusal naming the message."""
+    found: list[dict[str, Any]] = []
+    order: list[str] = []  # the ids of the last calls
+    waiting: list[tuple[int, dict[str, Any]]] = []  # results, by the place of their call
+    for number, message in enumerate(messages):
+        where = f"messages[{number}]"
+        if isinstance(message, Outcome):
+            waiting.append(
+                (_place(message, order, where), {"role": "tool", "content": joined(message.content)})
+            )
+            continue
+        found += [told for _, told in sorted(waiting, key=lambda item: item[0])]
+        waiting = []
+        if isinstance(message, Assistant):
+            found.append(_assistant(message, where))
+            order = [call.id or "" for call in message.tool_calls or ()]
+        else:
+            role = "user" if isinstance(message, User) else "system"
+            found.append({"role": role, "content": joined(message.content)})
+    return (*found, *(told for _, told in sorted(waiting, key=lambda item: item[0])))
+
+
+def joined(content: Content) -> str:
+    """The texts of the parts, a line for each."""
+    return content if isinstance(content, str) else "\n".join(part.text for part in content)
+
+
+def plain_tools(tools: Sequence[Tool], config: ServeConfig) -> tuple[dict[str, Any], ...]:
+    """Tools for the template, without what is not set. Raises Refusal for too many, too large, or twice."""
+    if len(tools) > config.max_tools:
+        raise Refusal(f"there are {len(tools)} tools: at most {config.max_tools} are possible", param="tools")
+    names = [tool.function.name for tool in tools]
+    for number, tool in enumerate(tools):
+        if tool.function.name in names[:number]:
+            raise Refusal(
+                f"two tools are called {tool.function.name}", param=f"tools[{number}].function.name"
+            )
+        check_schema(tool.function.parameters, config, param=f"tools[{number}].function.parameters")
+    # `strict` is no business of the template's.
+    return tuple(
+        {"type": "function", "function": tool.function.model_dump(exclude_none=True, exclude={"strict"})}
+        for tool in tools
+    )
+
+
+def check_schema(schema: dict[str, Any] | None, config: ServeConfig, *, param: str) -> None:
+    """Refuse a schema that is larger than the server reads."""
+    if schema is None:
+        return
+    size = len(json.dumps(schema, ensure_ascii=False).encode())
+    if size > config.max_schema:
+        raise Refusal(
+            f"{param} has {size} bytes: at most {config.max_schema} are possible",
+            param=param,
+            code="schema_too_large",
+        )
+
+
+def _assistant(message: Assistant, where: str) -> dict[str, Any]:
+    if message.content is None and not message.tool_calls:
+        raise Refusal(f"{where} has neither content nor tool_calls", param=f"{where}.content")
+    told: dict[str, Any] = {"role": "assistant", "content": joined(message.content or "")}
+    if message.reasoning_content is not None:
+        told["reasoning_content"] = message.reasoning_content
+    if message.tool_calls:
+        told["tool_calls"] = [
+            _call(call, f"{where}.tool_calls[{number}]") for number, call in enumerate(message.tool_calls)
+        ]
+    return told
+
+
+def _call(call: Call, where: str) -> dict[str, Any]:
+    try:
+        arguments = json.loads(call.function.arguments or "{}")
+    except (ValueError, RecursionError):
+        raise Refusal(f"{where}: the arguments are not JSON", param=f"{where}.function.arguments") from None
+    if not isinstance(arguments, dict):
+        raise Refusal(f"{where}: the arguments must be an object", param=f"{where}.function.arguments")
+    return {"type": "function", "function": {"name": call.function.name, "arguments": arguments}}
+
+
+def _place(message: Outcome, order: Sequence[str], where: str) -> int:
+    """Which call a result belongs to."""
+    if message.tool_call_id is None:
+        return len(order)
+    if message.tool_call_id not in order:
+        raise Refusal(
+            f"{where} answers the call {message.tool_call_id[:80]!r}, which the assistant's message "
+            "before it does not have",
+            param=f"{where}.tool_call_id",
+        )
+    return order.index(message.tool_call_id)

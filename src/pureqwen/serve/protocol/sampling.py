@@ -1,0 +1,80 @@
+"""The fields of a request that say how tokens are chosen -> SamplingParams.
+
+OpenAI's own, and those that are common beside them: top_k, min_p, repetition_penalty, min_tokens, ignore_eos,
+stop_token_ids. The ranges are SamplingParams'; how many stop strings and biases there may be is the server's.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from pureqwen.config import SamplingParams, ServeConfig
+from pureqwen.serve.protocol.body import Fields
+from pureqwen.serve.protocol.refusal import Refusal
+
+
+class Sampling(Fields):
+    """What chats and completions share; every field is optional."""
+
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    repetition_penalty: float | None = None
+    logit_bias: dict[str, float] | None = None
+    seed: int | None = None
+    stop: str | list[str] | None = None
+    stop_token_ids: list[int] | None = None
+    min_tokens: int | None = None
+    ignore_eos: bool | None = None
+
+
+# The fields that are SamplingParams' own under the same name.
+SAME = (
+    *("temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty"),
+    *("repetition_penalty", "seed", "min_tokens", "ignore_eos"),
+)
+
+
+def sampling_params(request: Sampling, config: ServeConfig, **others: Any) -> SamplingParams:
+    """The parameters of a request, checked; `others` are fields of SamplingParams. Raises Refusal."""
+    stop = [request.stop] if isinstance(request.stop, str) else request.stop
+    if stop is not None and len(stop) > config.max_stops:
+        raise Refusal(f"stop has {len(stop)} strings: at most {config.max_stops} are possible", param="stop")
+    values = {name: getattr(request, name) for name in SAME}
+    values["stop"] = None if stop is None else tuple(stop)
+    values["stop_token_ids"] = None if request.stop_token_ids is None else tuple(request.stop_token_ids)
+    values["logit_bias"] = biases(request.logit_bias, config)
+    return checked(values | others)
+
+
+def checked(values: Mapping[str, Any], *, names: Mapping[str, str] | None = None) -> SamplingParams:
+    """SamplingParams of these values. A refusal names the request's field: `names` where it is another."""
+    try:
+        return SamplingParams(**values)
+    except ValueError as error:
+        field = str(error).split(" ")[0].split("[")[0].removesuffix("'s")
+        raise Refusal(str(error), param=(names or {}).get(field, field)) from None
+
+
+def biases(given: Mapping[str, float] | None, config: ServeConfig) -> dict[int, float] | None:
+    """logit_bias with its token ids as numbers: JSON's keys are texts."""
+    if given is None:
+        return None
+    if len(given) > config.max_biases:
+        raise Refusal(
+            f"logit_bias has {len(given)} entries: at most {config.max_biases} are possible",
+            param="logit_bias",
+        )
+    for key in given:
+        if not (key.isascii() and key.isdigit() and len(key) < 10):
+            raise Refusal(f"logit_bias has the key {key[:40]!r}: it must be a token id", param="logit_bias")
+    return {int(key): bias for key, bias in given.items()}
+
+
+def one_of(first: int | None, second: int | None, *, names: tuple[str, str]) -> int | None:
+    """Two names of one thing: whichever is given; Refusal where they differ."""
+    if first is not None and second is not None and first != second:
+        raise Refusal(f"{names[0]} is {first} and {names[1]} is {second}: give only one", param=names[0])
+    return second if first is None else first
