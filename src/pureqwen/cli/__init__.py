@@ -22,6 +22,7 @@ from pureqwen.cli.generate import generate
 from pureqwen.cli.info import info
 from pureqwen.cli.models import models
 from pureqwen.cli.quantize import quantize
+from pureqwen.cli.serve import serve
 from pureqwen.cli.train import train
 
 HELP = """The Qwen3 family of language models, from scratch in pure PyTorch.
@@ -30,7 +31,17 @@ MODEL is a folder with a checkpoint, a repository on the Hugging Face hub such a
 "pocket", the small model that ships inside this package.
 """
 
-VERBS: tuple[Callable[..., None], ...] = (chat, generate, info, models, download, quantize, bench, train)
+VERBS: tuple[Callable[..., None], ...] = (
+    chat,
+    generate,
+    serve,
+    info,
+    models,
+    download,
+    quantize,
+    bench,
+    train,
+)
 
 
 def make_app() -> App:

@@ -4,6 +4,7 @@ from pureqwen.config.engine import EngineConfig
 from pureqwen.config.model import ModelConfig, RopeScaling, UnsupportedModel
 from pureqwen.config.presets import PresetInfo, preset_info, preset_names, supported_models_table
 from pureqwen.config.sampling import NEUTRAL, NON_THINKING, SamplingParams, eos_ids
+from pureqwen.config.serving import ServeConfig
 from pureqwen.config.training import TrainConfig
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "PresetInfo",
     "RopeScaling",
     "SamplingParams",
+    "ServeConfig",
     "TrainConfig",
     "UnsupportedModel",
     "eos_ids",

@@ -203,7 +203,7 @@ class Service:
             raise busy("the queue is full: come back later", seconds=RETRY)  # before any work is done for it
         ask, ignored = await self._aside(self._read, data, model, to_ask)
         rows = await self._aside(make_rows, ask, self.qwen, self.grammars)
-        session = Session(self.engine, ask, rows, metrics=self.metrics, salt=visit.salt)
+        session = Session(self.engine, ask, rows, metrics=self.metrics, began=visit.began, salt=visit.salt)
         writer = style(ask, self._opening(ask, rows, prefix))
         visit.summary = functools.partial(session.summary, text=self.config.log_text)
         try:

@@ -51,10 +51,10 @@ class Session:
     """The rows of one request. `submit` in any thread, the rest in the event loop that made it."""
 
     def __init__(
-        self, engine: Engine, ask: Ask, rows: Sequence[Row], *, metrics: Metrics, salt: str = ""
+        self, engine: Engine, ask: Ask, rows: Sequence[Row], *, metrics: Metrics, began: float, salt: str = ""
     ) -> None:
         self.rows = rows
-        self.pace = Pace(metrics, rows)
+        self.pace = Pace(metrics, rows, began=began)
         self._engine, self._ask, self._salt = engine, ask, salt
         self._loop, self._awake = asyncio.get_running_loop(), asyncio.Event()
         self._lock = threading.Lock()  # guards what follows
@@ -170,10 +170,10 @@ class Session:
 class Pace:
     """When the tokens of a request came: what the metrics and the log say of it."""
 
-    def __init__(self, metrics: Metrics, rows: Sequence[Row]) -> None:
+    def __init__(self, metrics: Metrics, rows: Sequence[Row], *, began: float) -> None:
         self.first: float | None = None  # seconds from the request's arrival to its first token
         self._metrics, self._rows = metrics, rows
-        self._began = time.monotonic()
+        self._began = began
         self._seen, self._last = [0] * len(rows), [0.0] * len(rows)
 
     def count(self, index: int) -> None:

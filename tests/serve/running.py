@@ -1,0 +1,89 @@
+"""A server in a thread of the test, on a free port: real sockets, real uvicorn, real HTTP."""
+
+import contextlib
+import http.client
+import json
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from pureqwen import Qwen
+from pureqwen.config import ServeConfig
+from pureqwen.serve.http import create_app
+from pureqwen.serve.server import Server, listen
+
+
+@dataclass(frozen=True)
+class Running:
+    """A server that answers at `port`."""
+
+    port: int
+    engine: Any
+    server: Server
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def ask(self, path: str, body: Any = None, **headers: str) -> tuple[int, dict[str, str], Any]:
+        """(status, headers, the body: JSON where it is); bytes are sent as they are."""
+        link = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        try:
+            data = body if isinstance(body, bytes | None) else json.dumps(body).encode()
+            sent = {"Content-Type": "application/json"} | {k.replace("_", "-"): v for k, v in headers.items()}
+            link.request("GET" if body is None else "POST", path, data, sent)
+            answer = link.getresponse()
+            content = answer.read()
+            found = {name.lower(): value for name, value in answer.getheaders()}
+            as_json = found.get("content-type", "").startswith("application/json")
+            return answer.status, found, json.loads(content) if as_json else content.decode()
+        finally:
+            link.close()
+
+    def chat(self, text: str = "What is 347 * 86?", **fields: Any) -> tuple[int, dict[str, str], Any]:
+        body = {"model": "pocket", "messages": [{"role": "user", "content": text}], **fields}
+        return self.ask("/v1/chat/completions", body)
+
+    def events(self, path: str, body: Any, **headers: str) -> list[str]:
+        """The events of a stream, comments and all, without their blank lines."""
+        status, _, text = self.ask(path, {**body, "stream": True}, **headers)
+        assert status == 200, text
+        return [event for event in text.split("\n\n") if event]
+
+
+@contextlib.contextmanager
+def running(
+    engine: Any, qwen: Qwen, config: ServeConfig | None = None, *, drain: float = 0.0
+) -> Iterator[Running]:
+    """The server while the block runs; then it is stopped, and its thread must end."""
+    bound = listen("127.0.0.1", 0)
+    server = InThread(create_app(engine, qwen, config or ServeConfig()), drain=drain)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]}, daemon=True)
+    thread.start()
+    try:
+        wait_for(lambda: server.started or not thread.is_alive())
+        assert server.started
+        yield Running(bound.getsockname()[1], engine, server)
+    finally:
+        server.should_exit = True
+        thread.join(20)
+        bound.close()
+        assert not thread.is_alive()
+
+
+class InThread(Server):
+    """Signals are the main thread's, which is the test's."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def wait_for(condition: Any, seconds: float = 10.0) -> None:
+    """Until it holds; an assertion where it does not come to."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.005)
