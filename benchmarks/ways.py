@@ -81,7 +81,7 @@ def ours(model: Qwen3, plan: Plan, way: Way) -> Iterator[Begin]:
         def stepwise(texts: list[list[int]]) -> Tensor:
             nonlocal done
             began, done = done, len(texts[0])
-            return steps.forward([began] * way.batch, [text[began:] for text in texts], range(way.batch))
+            return steps.forward([began] * way.batch, [text[began:] for text in texts], [1] * way.batch)
 
         return stepwise
 

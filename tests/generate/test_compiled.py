@@ -50,7 +50,7 @@ def logits_of(compiled: Compiled, text: Tensor, steps: int) -> Iterator[tuple[in
     for step in range(steps):
         now = CHUNKS.get(step, 1)
         pieces = text[:, done : done + now].tolist()
-        yield done + now, compiled.forward([done] * len(text), pieces, range(len(text)))
+        yield done + now, compiled.forward([done] * len(text), pieces, [1] * len(text))
         done += now
 
 
@@ -206,9 +206,9 @@ def test_one_recording_serves_until_the_slots_double(device: list[Tape]) -> None
     text = torch.randint(0, 256, (1, 300))
     full = model(text)
     compiled = recording(model, batch=1, limit=1000)
-    compiled.forward([0], text[:, :200].tolist(), [0])
+    compiled.forward([0], text[:, :200].tolist(), [1])
     for n in range(200, 300):
-        logits = compiled.forward([n], text[:, n : n + 1].tolist(), [0])
+        logits = compiled.forward([n], text[:, n : n + 1].tolist(), [1])
         assert (logits - full[:, n]).abs().max() <= 2e-5 * full.abs().max()
     assert [tape.replays for tape in device] == [56, 44]  # to 256 slots, then to 512
 
@@ -219,10 +219,10 @@ def test_a_row_that_leaves_is_seen_by_the_recording(device: list[Tape]) -> None:
     text = torch.randint(0, 256, (2, 20))
     full = model(text)
     compiled = recording(model, batch=2, limit=64)
-    compiled.forward([0, 0], text[:, :10].tolist(), [0, 1])
-    compiled.forward([10, 10], text[:, 10:11].tolist(), [0, 1])
+    compiled.forward([0, 0], text[:, :10].tolist(), [1, 1])
+    compiled.forward([10, 10], text[:, 10:11].tolist(), [1, 1])
     compiled.cache.select([1])
-    logits = compiled.forward([11], text[1:, 11:12].tolist(), [0])
+    logits = compiled.forward([11], text[1:, 11:12].tolist(), [1])
     assert (logits - full[1:, 11]).abs().max() <= 2e-5 * full.abs().max()
     assert len(device) == 2
 
@@ -233,9 +233,9 @@ def test_a_step_that_waits_for_the_device_is_not_recorded(device: list[Tape]) ->
     text = torch.randint(0, 256, (1, 20))
     full = model(text)
     compiled = recording(model, batch=1, limit=64)
-    compiled.forward([0], text[:, :10].tolist(), [0])
+    compiled.forward([0], text[:, :10].tolist(), [1])
     for n in range(10, 20):
-        logits = compiled.forward([n], [[int(text[0, n])]], [0])
+        logits = compiled.forward([n], [[int(text[0, n])]], [1])
         assert (logits - full[:, n]).abs().max() <= 2e-5 * full.abs().max()
     assert not device
 

@@ -35,9 +35,9 @@ pytest.importorskip("transformers", reason="the first rung needs transformers (m
 class Recorder(Sampler):
     """A sampler that keeps the raw logits of each step."""
 
-    def choose(self, logits, *, position, count):
+    def choose(self, logits, *, position, count, allowed=None):
         self.steps = [*getattr(self, "steps", []), logits.clone()]
-        return super().choose(logits, position=position, count=count)
+        return super().choose(logits, position=position, count=count, allowed=allowed)
 
 
 def row(prompt: list[int]) -> Row:

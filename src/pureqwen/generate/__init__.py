@@ -1,11 +1,13 @@
 """From a prompt to an answer: the definition that every faster way must equal.
 
 sampling chooses a token from logits; row is one prompt on its way; loop computes the logits and runs the
-rows, compiled does so with compiled blocks; result is what the caller gets.
+rows, compiled does so with compiled blocks; result is what the caller gets. constrain holds an answer to a
+form, which forms writes as a grammar; speculative guesses the tokens that come next.
 """
 
 from pureqwen.generate.compiled import Compiled
-from pureqwen.generate.constrain import Constraint, Grammar, GrammarError, Grammars
+from pureqwen.generate.constrain import Constraint, Grammar, Grammars
+from pureqwen.generate.forms import GrammarError
 from pureqwen.generate.intake import Intake, Messages, Prompt, Tools
 from pureqwen.generate.loop import Cached, Full, decode, greedy
 from pureqwen.generate.result import Logprob, Result, Timings, Usage

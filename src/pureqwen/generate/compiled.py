@@ -28,16 +28,24 @@ class Compiled(Cached):
     On CUDA a step overwrites the logits of the step before. ValueError where a compiler is missing.
     """
 
-    def __init__(self, model: Qwen3, cache: StaticCache, rows: Sequence[Row], *, chunk: int = CHUNK) -> None:
-        super().__init__(model, cache, rows, chunk=chunk)
+    def __init__(
+        self,
+        model: Qwen3,
+        cache: StaticCache,
+        rows: Sequence[Row],
+        *,
+        chunk: int = CHUNK,
+        speculative: int = 0,
+    ) -> None:
+        super().__init__(model, cache, rows, chunk=chunk, speculative=speculative)
         self.kind = Recorded if self.device.type == "cuda" else Step
         self.step: Step | None = None
 
-    def forward(self, cached: Sequence[int], pieces: Sequence[Sequence[int]], ready: Sequence[int]) -> Tensor:
-        if len(ready) < len(pieces) or max(map(len, pieces)) > 1:  # some row reads its prompt
+    def forward(self, cached: Sequence[int], pieces: Sequence[Sequence[int]], kept: Sequence[int]) -> Tensor:
+        if min(kept) < 1 or max(map(len, pieces)) > 1:  # some row reads its prompt, or a draft
             self.step = None
             with eager():
-                return super().forward(cached, pieces, ready)
+                return super().forward(cached, pieces, kept)
         with named_compiler():
             return self.step_to(max(cached) + 1)([piece[0] for piece in pieces], cached)
 

@@ -59,11 +59,9 @@ class Intake:
         ids, params = self._ids(prompt), params.over(self.defaults)
         thinks = params.thinking_budget is not None
         inside = thinks and ChatTemplate.prompt_inside(self._need("a thinking budget"), ids)
-        row = self._row(ids, params, ReplyOptions(raw=True, enabled=thinks, inside=inside))
-        if constraint is not None:
-            row.constraint = Constraint(constraint)
+        row = self._row(ids, params, ReplyOptions(raw=True, enabled=thinks, inside=inside), constraint)
         if prompt_logprobs is not None:
-            row.score_prompts(prompt_logprobs)
+            row.ask_prompt_logprobs(prompt_logprobs)
         return row
 
     def chat(
@@ -98,12 +96,20 @@ class Intake:
             style=template.tool_style if tools else None,
             tools=list(tools) if tools else None,
         )
-        row = self._row(ids, params.over(self.defaults), options)
-        if constraint is not None:
-            row.constraint = Constraint(constraint, opening=tokenizer.token_id(THINK) if thinks else None)
-        return row
+        return self._row(ids, params.over(self.defaults), options, constraint)
 
-    def _row(self, ids: list[int], params: SamplingParams, options: ReplyOptions) -> Row:
+    def _constraint(self, grammar: Grammar | None, options: ReplyOptions) -> Constraint | None:
+        """Where the model may think first, the tag that begins a thought is allowed before the grammar."""
+        if grammar is None:
+            return None
+        able = options.raw or (self.template is not None and self.template.thinking != "never")
+        thinks = options.enabled and able
+        think = self._need("a constraint").token_id(THINK)
+        return Constraint(grammar, opening=None if options.inside or not thinks else think, thinks=thinks)
+
+    def _row(
+        self, ids: list[int], params: SamplingParams, options: ReplyOptions, grammar: Grammar | None
+    ) -> Row:
         params = params.over(NEUTRAL)
         self._check(ids, params)
         room = self.context - len(ids)
@@ -128,6 +134,7 @@ class Intake:
             ),
             text_of=self._text_of,
             budget=self._budget(params),
+            constraint=self._constraint(grammar, options),
         )
 
     def _ids(self, prompt: Prompt) -> list[int]:

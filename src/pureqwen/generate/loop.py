@@ -10,6 +10,8 @@ Both show the rows' tokens in the same order, and a test holds them equal.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -60,16 +62,32 @@ class Full:
     @torch.inference_mode()
     def __call__(self, rows: Sequence[Row]) -> Iterator[tuple[Row, Tensor]]:
         for row in rows:
-            logits = self.model(torch.tensor(row.ids, device=self.device), keep=-1)
+            scored = row.wants_prompt_logprobs and row.num_computed == 0
+            ids = torch.tensor(row.ids, device=self.device)
+            logits = self.model(ids, keep=slice(None) if scored else slice(-1, None))  # (S or 1, V)
             row.num_computed = len(row.ids)
-            yield row, logits
+            if scored:
+                row.score_prompt(0, logits)
+            yield row, logits[-1]
 
 
 class Cached:
-    """Logits with a cache whose rows are these rows, in this order. A finished row is dropped from it."""
+    """Logits with a cache whose rows are these rows, in this order. A finished row is dropped from it.
 
-    def __init__(self, model: Qwen3, cache: StaticCache, rows: Sequence[Row], *, chunk: int = CHUNK) -> None:
+    speculative: the most tokens that are guessed for a row at a time (speculative.py), and computed along.
+    """
+
+    def __init__(
+        self,
+        model: Qwen3,
+        cache: StaticCache,
+        rows: Sequence[Row],
+        *,
+        chunk: int = CHUNK,
+        speculative: int = 0,
+    ) -> None:
         self.model, self.cache, self.rows, self.chunk = model, cache, list(rows), chunk
+        self.speculative = speculative
         self.device = model.model.norm.weight.device
 
     @torch.inference_mode()
@@ -78,21 +96,67 @@ class Cached:
         if len(rows) < len(self.rows):
             self.cache.select([self.rows.index(row) for row in rows])
             self.rows = list(rows)
-        pieces = [row.ids[row.num_computed : row.num_computed + self.chunk] for row in rows]
-        ready = [n for n, row in enumerate(rows) if row.num_computed + len(pieces[n]) == len(row.ids)]
-        logits = self.forward([row.num_computed for row in rows], pieces, ready)  # (ready, V)
-        for row, piece in zip(rows, pieces, strict=True):
-            row.num_computed += len(piece)
-        yield from zip((rows[n] for n in ready), logits, strict=True)
+        pieces = [Piece.of(row, chunk=self.chunk, speculative=self.speculative) for row in rows]
+        kept = [piece.kept for piece in pieces]
+        logits = self.forward([piece.cached for piece in pieces], [piece.ids for piece in pieces], kept)
+        for piece, end in zip(pieces, accumulate(kept), strict=True):
+            yield from piece.commit(logits[end - piece.kept : end])
 
-    def forward(self, cached: Sequence[int], pieces: Sequence[Sequence[int]], ready: Sequence[int]) -> Tensor:
-        """Compute each row's piece behind its `cached` tokens; logits of the rows that are `ready` by it."""
+    def forward(self, cached: Sequence[int], pieces: Sequence[Sequence[int]], kept: Sequence[int]) -> Tensor:
+        """Compute each row's piece behind its `cached` tokens; logits of the last kept[n] places of piece n,
+        those of all pieces behind each other: (sum of kept, V).
+        """
         positions = self.cache.begin(list(zip(cached, map(len, pieces), strict=True)))
         width = max(map(len, pieces))
         ids = torch.tensor(
             [[*piece, *[0] * (width - len(piece))] for piece in pieces], device=self.device
         )  # (B, S)
-        ends = [len(pieces[n]) - 1 for n in ready]
-        keep = torch.tensor([ready, ends], dtype=torch.long, device=self.device).unbind()
-        logits: Tensor = self.model(ids, positions, self.cache.attends, keep)  # (ready, V)
+        wanted = zip(pieces, kept, strict=True)
+        places = [(n, len(p) - k + at) for n, (p, k) in enumerate(wanted) for at in range(k)]
+        keep = torch.tensor(places, dtype=torch.long, device=self.device).view(-1, 2).unbind(1)
+        logits: Tensor = self.model(ids, positions, self.cache.attends, keep)  # (sum of kept, V)
         return logits
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What one forward computes of one row.
+
+    ids    [ p p p p | d d d ]     p the next of the row's ids, d a draft of what may follow them
+    kept           ^   ^ ^ ^       logits: behind the row's last id and each drafted one, if it gets there;
+           ^ ^ ^ ^                 of all of a prompt that is to be scored
+    """
+
+    row: Row
+    cached: int  # of the row's ids, before
+    draft: list[int]
+    ids: list[int]
+    kept: int  # the last so many places
+
+    @classmethod
+    def of(cls, row: Row, *, chunk: int, speculative: int = 0) -> "Piece":
+        cached = row.num_computed
+        ids = row.ids[cached : cached + chunk]
+        ready = cached + len(ids) == len(row.ids)
+        draft = row.draft(speculative) if ready and speculative else []
+        scored = row.wants_prompt_logprobs and cached < row.num_prompt
+        kept = len(ids) if scored else int(ready)
+        return cls(row, cached, draft, ids + draft, kept + len(draft))
+
+    def commit(self, logits: Tensor) -> Iterator[tuple[Row, Tensor]]:
+        """Take note of what was computed, logits (kept, V): (row, logits) for each token that can be chosen.
+
+        The choice is made by who reads this; the draft counts as far as it agrees. Keys and values of the
+        rest lie behind `num_computed`, where nobody looks and the next step writes.
+        """
+        row, count = self.row, len(self.ids) - len(self.draft)
+        row.num_computed += count
+        if row.wants_prompt_logprobs and self.cached < row.num_prompt:
+            row.score_prompt(self.cached, logits[:count])
+        if row.num_computed < len(row.ids):
+            return
+        for token, scores in zip([*self.draft, None], logits[-len(self.draft) - 1 :], strict=True):
+            yield row, scores
+            if row.finished or row.ids[-1] != token:
+                return
+            row.num_computed += 1

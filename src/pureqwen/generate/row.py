@@ -13,9 +13,11 @@ from torch import Tensor
 
 from pureqwen.chat import Event, Reply
 from pureqwen.config import SamplingParams
-from pureqwen.generate.constrain import Constraint, GrammarError
+from pureqwen.generate.constrain import Constraint
+from pureqwen.generate.forms import GrammarError
 from pureqwen.generate.result import Logprob, Result, Timings, Usage
 from pureqwen.generate.sampling import Sampler
+from pureqwen.generate.speculative import Lookup
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +44,7 @@ class Row:
         reply: Reply,
         text_of: Callable[[int], str],
         budget: Budget | None = None,
+        constraint: Constraint | None = None,
     ) -> None:
         """`params` with every field set, max_tokens too: at most what fits in the context."""
         self.ids = list(prompt)
@@ -53,9 +56,11 @@ class Row:
         self.logprobs: list[Logprob] = []
         self.forced: deque[int] = deque()
         self.num_forced = self.num_reasoning = self.num_thought = 0
-        self.constraint: Constraint | None = None  # the form of the answer
+        self.constraint = constraint  # the form of the answer
         self.error: GrammarError | None = None  # why its constraint failed, which ended the row
         self.prompt_logprobs: list[Logprob | None] | None = None  # None: not asked for
+        self.prompt_top = 0
+        self.lookup: Lookup | None = None  # made by the first draft
         self.start()
         self.close_thinking()
 
@@ -76,17 +81,43 @@ class Row:
         self.num_computed = self.num_cached = num_cached
 
     def accept(self, logits: Tensor) -> list[Event]:
-        """Choose the next token from its raw logits (V,), and say what that adds to the answer."""
-        count = len(self.ids) - self.num_prompt
-        forced, thinking = bool(self.forced), self.reply.in_reasoning
-        if forced:
-            token = self.forced.popleft()
-        else:
-            token = self.sampler.choose(logits, position=len(self.ids), count=count)
+        """Choose the next token from its raw logits (V,), and say what that adds to the answer.
+
+        Where a constraint leaves nothing to choose, the row ends here and no token is added.
+        """
+        forced = bool(self.forced)
+        constraint = None if forced or self.reply.in_reasoning else self.constraint
+        token = self.forced.popleft() if forced else self.choose(logits, constraint)
+        if token is None:
+            return self.reply.finish("interrupted" if self.error else "stop")
         if self.params.logprobs:
-            self.logprobs.append(self.score(logits, token, forced=forced))
+            self.logprobs.append(self.score(logits, token, top=self.params.top_logprobs or 0, forced=forced))
+        events = self.append(token, forced=forced)
+        if constraint is not None and not self.finished:
+            constraint.push(token)
+        return events
+
+    def choose(self, logits: Tensor, constraint: Constraint | None) -> int | None:
+        """The sampler's choice of what the constraint allows; None where it allows nothing, for then the text
+        is whole, or it is an `error`.
+        """
+        count, allowed = len(self.ids) - self.num_prompt, None
+        if constraint is not None:
+            allowed = constraint.allowed(len(logits), ends=self.sampler.end_ids)
+            if count < (self.params.min_tokens or 0):
+                allowed[self.sampler.end_ids] = False
+            if not allowed.any():
+                self.error = constraint.error
+                return None
+        return self.sampler.choose(logits, position=len(self.ids), count=count, allowed=allowed)
+
+    def append(self, token: int, *, forced: bool) -> list[Event]:
+        """The next token of the output is this one: what that adds to the answer."""
+        count, thinking = len(self.ids) - self.num_prompt, self.reply.in_reasoning
         self.ids.append(token)
         self.sampler.saw(token)
+        if self.lookup is not None:
+            self.lookup.push(token)
         self.num_forced += forced
         self.last = time.perf_counter()
         if count == 0:
@@ -105,16 +136,32 @@ class Row:
         """Whether the logits behind every token of the prompt are to be given to `score_prompt`."""
         return self.prompt_logprobs is not None
 
-    def score_prompts(self, top: int) -> None:
-        """Ask for the log-probabilities of the prompt's tokens, and of the `top` likeliest beside each."""
-        self.prompt_logprobs = [None] * self.num_prompt
+    def ask_prompt_logprobs(self, top: int) -> None:
+        """The log-probabilities of the prompt's tokens are wanted, and of the `top` likeliest beside each."""
+        self.prompt_logprobs, self.prompt_top = [None] * self.num_prompt, top
 
     def score_prompt(self, start: int, logits: Tensor) -> None:
-        """Take the raw logits (n, V) that follow the prompt's tokens from `start` on."""
+        """Score the prompt's tokens `start` + 1 to `start` + n by the raw logits (n, V) before each of them.
+
+        The first token follows nothing, and has no score; what follows the last one is not the prompt's.
+        """
+        assert self.prompt_logprobs is not None
+        for at, row in enumerate(logits[: self.num_prompt - 1 - start], start + 1):
+            self.prompt_logprobs[at] = self.score(row, self.ids[at], top=self.prompt_top)
 
     def draft(self, limit: int) -> list[int]:
-        """At most `limit` tokens that may come next, to be computed along with what is left; often none."""
-        return []
+        """At most `limit` tokens that may come next, to be computed along with what is left; often none.
+
+        `accept` each of them by the logits before it, as long as that chooses the very token: `num_computed`
+        then counts what was computed of `ids`, and the rest of the draft is void.
+        """
+        assert self.params.max_tokens is not None
+        limit = min(limit, self.params.max_tokens - (len(self.ids) - self.num_prompt) - 1)
+        if limit < 1 or self.forced:
+            return []
+        if self.lookup is None:
+            self.lookup = Lookup(self.ids)
+        return self.lookup.draft(limit)
 
     def close_thinking(self) -> None:
         """At the end of the budget, queue the sentence that ends the thinking; the answer follows it."""
@@ -125,14 +172,14 @@ class Row:
         if self.num_thought >= self.budget.tokens or left <= len(self.budget.ending) + 1:
             self.forced.extend(self.budget.ending)
 
-    def score(self, logits: Tensor, token: int, *, forced: bool) -> Logprob:
-        """The log-probabilities of the token and of the likeliest ones, from the raw logits (V,)."""
+    def score(self, logits: Tensor, token: int, *, top: int, forced: bool = False) -> Logprob:
+        """The log-probabilities of the token and of the `top` likeliest ones, from the raw logits (V,)."""
         logprobs = logits.log_softmax(-1)
-        values, ids = logprobs.topk(min(self.params.top_logprobs or 0, len(logits)))
+        values, ids = logprobs.topk(min(top, len(logits)))
         text = self.text_of
-        top = tuple((i, text(i), v) for i, v in zip(ids.tolist(), values.tolist(), strict=True))
+        best = tuple((i, text(i), v) for i, v in zip(ids.tolist(), values.tolist(), strict=True))
         return Logprob(
-            token_id=token, text=text(token), logprob=logprobs[token].item(), top=top, forced=forced
+            token_id=token, text=text(token), logprob=logprobs[token].item(), top=best, forced=forced
         )
 
     def result(self) -> Result:

@@ -1,7 +1,7 @@
 """From raw logits to the next token of one row.
 
     raw logits (V,)
-      -> ids without a token, and end ids before min_tokens, to -inf;  logit_bias added
+      -> ids without a token, what a grammar forbids, end ids before min_tokens: to -inf;  logit_bias added
       -> repetition penalty (prompt and output; Keskar et al. 2019, "CTRL", section 4.1)
       -> presence and frequency penalty (output)
       -> / temperature -> top_k -> top_p (Holtzman et al. 2020, section 3.1) -> min_p (Nguyen et al. 2024)
@@ -43,9 +43,12 @@ class Sampler:
         self.seen = set(prompt)
         self.counts: dict[int, int] = {}  # of the output
 
-    def choose(self, logits: Tensor, *, position: int, count: int) -> int:
-        """The token for `position`, after `count` tokens of output, from its raw logits (V,)."""
-        scores = self.penalise(self.mask(logits, count))
+    def choose(self, logits: Tensor, *, position: int, count: int, allowed: Tensor | None = None) -> int:
+        """The token for `position`, after `count` tokens of output, from its raw logits (V,).
+
+        allowed: what a grammar leaves to choose from, (V,) bool.
+        """
+        scores = self.penalise(self.mask(logits, count, allowed))
         temperature = self.params.temperature
         assert temperature is not None
         if temperature == 0:
@@ -58,8 +61,10 @@ class Sampler:
         self.seen.add(token)
         self.counts[token] = self.counts.get(token, 0) + 1
 
-    def mask(self, logits: Tensor, count: int) -> Tensor:
+    def mask(self, logits: Tensor, count: int, allowed: Tensor | None = None) -> Tensor:
         scores = logits.clone()
+        if allowed is not None:
+            scores[~allowed.to(scores.device)] = NEVER
         if self.num_tokens is not None:
             scores[self.num_tokens :] = NEVER
         if count < (self.params.min_tokens or 0):

@@ -1,0 +1,261 @@
+"""What a form looks like as a grammar's text: a JSON schema, a regular expression, or calls of tools.
+
+    {"grammars": [{"lark_grammar": start: ... @args_0 ...}, {"name": "args_0", "json_schema": {...}}]}
+
+That is the language of llguidance (its docs/syntax.md and docs/json_schema.md): rules as in Lark, which may
+name JSON schemas. Here the text is written, and what is out of proportion is refused before any compiler
+sees it; nothing is compiled. JSON is written as Qwen writes it: a space, or a line break and an indent, where
+JSON allows blanks, and properties in the order of the schema.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+MAX_BYTES = 256 * 1024  # of a schema, or of all the tools of a request
+MAX_DEPTH = 64  # of a schema's own brackets
+MAX_PROPERTIES = 4000
+MAX_PATTERN = 16 * 1024  # characters of a regular expression
+MAX_REPEATS = 20_000  # copies of its parts that the counts {n,m} of a regular expression ask for
+
+# A schema can't change these by an "x-guidance" of its own.
+OPTIONS = MappingProxyType(
+    {
+        "whitespace_flexible": True,
+        "whitespace_pattern": r"\n[ \t]{0,32}| ",
+        "item_separator": ",",
+        "key_separator": ":",
+        "lenient": False,  # a keyword that is not enforced is an error
+        "coerce_one_of": True,  # oneOf as anyOf: no grammar can say "not both"
+    }
+)
+# A bare text of a call in the coder's way: all up to the tag that ends it, but no other tag of a call.
+TEXT = r"(/(?s:.*)/ & ~/(?s:.*)<\/?(parameter|function|tool_call)(?s:.*)/)"
+
+_BRACES = re.compile(r"\{(\d+)(?:(,)(\d*))?\}")
+_CLASS = re.compile(r"\[\^?\]?(?:\\.|[^\]\\])*\]", re.DOTALL)
+
+
+class GrammarError(ValueError):
+    """A schema, a pattern or a tool that no grammar can be made of, or a grammar that failed in its use."""
+
+
+def schema_form(schema: Any) -> str:
+    """JSON that a schema allows."""
+    check_schema(schema, "the schema")
+    return form(None, {"schema": schema})
+
+
+def regex_form(pattern: Any) -> str:
+    """Text that a regular expression (Rust's syntax: no look-around, no back-reference) matches, whole."""
+    if not isinstance(pattern, str):
+        raise GrammarError(f"a regular expression is a string, not {type(pattern).__name__}")
+    try:
+        pattern.encode()
+    except UnicodeEncodeError as error:
+        raise GrammarError(f"the regular expression is not Unicode: {error}") from error
+    check_pattern(pattern, "the regular expression")
+    slashed = re.sub(r"\\.|/|\n", _slash, pattern, flags=re.DOTALL)
+    return form(f"start: /{slashed}/\n", {})
+
+
+def _slash(found: re.Match[str]) -> str:
+    return {"/": "\\/", "\n": "\\n", "\\\n": "\\n"}.get(found.group(), found.group())
+
+
+def form(lark: str | None, schemas: Mapping[str, Any]) -> str:
+    """The grammar's text: rules, if there are any, and the schemas that they name."""
+    rules = [] if lark is None else [{"name": "main", "lark_grammar": lark}]
+    named = [
+        {"name": name, "json_schema": {**schema, "x-guidance": dict(OPTIONS)}}
+        for name, schema in schemas.items()
+    ]
+    return json.dumps({"grammars": [*rules, *named]})
+
+
+# ---- tools -----------------------------------------------------------------------------------------------
+
+
+def tools_form(
+    tools: Sequence[Mapping[str, Any]],
+    *,
+    style: str,
+    names: Sequence[str] | None,
+    parallel: bool,
+    tags: Mapping[str, str],
+) -> str:
+    """One call, or several: `tags` are the rules for <tool_call> and </tool_call>, a token's or a text's.
+
+    Written exactly as chat/answer/hermes.py and coder.py show it, the arguments as the tools' schemas say.
+    """
+    if style not in ("hermes", "coder"):
+        raise GrammarError(f"style is 'hermes' or 'coder', not {style!r}")
+    chosen = _choose(tools, names)
+    rules, schemas = [], {}
+    for n, (name, parameters) in enumerate(chosen.items()):
+        write = _hermes if style == "hermes" else _coder
+        rule, used = write(f"tool_{n}", name, parameters)
+        rules.append(rule)
+        schemas.update(used)
+    if len(json.dumps(schemas)) > MAX_BYTES:
+        raise GrammarError(f"the schemas of the tools have more than {MAX_BYTES} bytes")
+    more = ' ("\\n" call)*' if parallel else ""
+    body = " | ".join(f"tool_{n}" for n in range(len(chosen)))
+    head = f'start: call{more}\ncall: {tags["<tool_call>"]} "\\n" body "\\n" {tags["</tool_call>"]}\n'
+    return form(f"{head}body: {body}\n{''.join(rules)}", schemas)
+
+
+def _choose(tools: Sequence[Mapping[str, Any]], names: Sequence[str] | None) -> dict[str, dict[str, Any]]:
+    """Name -> the schema of its parameters, of the tools that may be called."""
+    found = {}
+    for n, tool in enumerate(tools):
+        function = tool.get("function", tool) if isinstance(tool, Mapping) else None
+        name = function.get("name") if isinstance(function, Mapping) else None
+        if not isinstance(function, Mapping) or not isinstance(name, str) or not name:
+            raise GrammarError(f"tools[{n}] has no function with a name")
+        nothing = {"type": "object", "properties": {}, "additionalProperties": False}
+        parameters = function.get("parameters") or nothing
+        check_schema(parameters, f"the parameters of the tool {name!r}")
+        found[name] = {"type": "object", **parameters}
+    if names is not None:
+        if unknown := [name for name in names if name not in found]:
+            raise GrammarError(f"there is no tool {unknown[0]!r}; there are {', '.join(found) or 'none'}")
+        found = {name: schema for name, schema in found.items() if name in names}
+    if not found:
+        raise GrammarError("a call needs at least one tool that may be called")
+    return found
+
+
+def _hermes(rule: str, name: str, parameters: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    head = literal('{"name": ' + json.dumps(name, ensure_ascii=False) + ', "arguments": ')
+    return f'{rule}: {head} @{rule}_args "}}"\n', {f"{rule}_args": parameters}
+
+
+def _coder(rule: str, name: str, parameters: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """One parameter after the other in the schema's order: a bare text for a string, else JSON."""
+    _check_word(name, "the tool's name")
+    required = parameters.get("required", ())
+    lines, rules, schemas = [], [], {}
+    shared = {key: parameters[key] for key in ("$defs", "definitions") if key in parameters}
+    for n, (key, schema) in enumerate(parameters.get("properties", {}).items()):
+        _check_word(key, f"a parameter of the tool {name!r}")
+        part = f"{rule}_{n}"
+        value = _bare(schema)
+        if value is None:
+            schemas[f"{part}_value"] = {**(schema if isinstance(schema, Mapping) else {}), **shared}
+            value = f'@{part}_value "\\n</parameter>\\n"'
+        else:
+            rules.append(f"{part.upper()}: {value} {literal(chr(10) + '</parameter>' + chr(10))}\n")
+            value = part.upper()
+        rules.append(f"{part}: {literal(f'<parameter={key}>{chr(10)}')} {value}\n")
+        lines.append(part if key in required else f"{part}?")
+    head = literal(f"<function={name}>\n")
+    return f'{rule}: {head} {" ".join(lines)} "</function>"\n{"".join(rules)}', schemas
+
+
+def _bare(schema: Any) -> str | None:
+    """The rule for a value that is written without quotes; None for one that is JSON."""
+    if not isinstance(schema, Mapping):
+        return TEXT
+    values = [schema["const"]] if "const" in schema else schema.get("enum")
+    if isinstance(values, list) and values and all(isinstance(value, str) for value in values):
+        return f"({' | '.join(literal(value) for value in values)})"
+    kinds = schema.get("type", ())
+    untold = not kinds and not {"anyOf", "oneOf", "allOf", "$ref", "enum", "const"} & set(schema)
+    return TEXT if untold or kinds == "string" or (isinstance(kinds, list) and "string" in kinds) else None
+
+
+def literal(text: str) -> str:
+    """A text as the rules write it."""
+    return json.dumps(text, ensure_ascii=False)
+
+
+def _check_word(word: str, place: str) -> None:
+    if not word or re.search(r"[<>\n]", word) or word != word.strip():
+        raise GrammarError(f"{place} is {word!r}: the coder's tags can't hold it")
+
+
+# ---- what is out of proportion ---------------------------------------------------------------------------
+
+
+def check_schema(schema: Any, place: str) -> None:
+    """Refuse what is no JSON, or too large; the grammar's compiler judges the rest."""
+    if not isinstance(schema, Mapping):
+        raise GrammarError(f"{place} is a JSON object, not {type(schema).__name__}")
+    count = 0
+    for path, value in walk(schema):
+        if len(path) > MAX_DEPTH:
+            raise GrammarError(f"{place} is nested deeper than {MAX_DEPTH}")
+        if not isinstance(value, Mapping):
+            continue
+        properties = value.get("properties")
+        count += len(properties) if isinstance(properties, Mapping) else 0
+        if count > MAX_PROPERTIES:
+            raise GrammarError(f"{place} has more than {MAX_PROPERTIES} properties")
+        where = f"{place}, {pointer(path)}"
+        if isinstance(pattern := value.get("pattern"), str):
+            check_pattern(pattern, f"{where}/pattern")
+        if isinstance(patterns := value.get("patternProperties"), Mapping):
+            for pattern in patterns:
+                check_pattern(str(pattern), f"{where}/patternProperties")
+    try:
+        size = len(json.dumps(schema, allow_nan=False, ensure_ascii=False).encode())
+    except (TypeError, ValueError) as error:
+        raise GrammarError(f"{place} is not JSON: {error}") from error
+    if size > MAX_BYTES:
+        raise GrammarError(f"{place} has {size} bytes: at most {MAX_BYTES} are taken")
+
+
+def walk(value: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Every value in a JSON value with its path, itself first, one level deeper than is allowed at most."""
+    stack: list[tuple[tuple[str, ...], Any]] = [((), value)]
+    while stack:
+        path, value = stack.pop()
+        yield path, value
+        if len(path) > MAX_DEPTH:
+            continue
+        if isinstance(value, Mapping):
+            stack += [((*path, str(key)), child) for key, child in value.items()]
+        elif isinstance(value, list | tuple):
+            stack += [((*path, str(n)), child) for n, child in enumerate(value)]
+
+
+def pointer(path: Sequence[str]) -> str:
+    """A path as a JSON pointer, as "$ref" writes it."""
+    return "#" + "".join(f"/{part}" for part in path)
+
+
+def check_pattern(pattern: str, place: str) -> None:
+    """Refuse a regular expression that is too long, or that counts too far."""
+    if len(pattern) > MAX_PATTERN:
+        raise GrammarError(f"{place} has {len(pattern)} characters: at most {MAX_PATTERN} are taken")
+    repeats = expansion(pattern)
+    if repeats > MAX_REPEATS:
+        raise GrammarError(f"{place} repeats its parts {repeats} times in all: at most {MAX_REPEATS}")
+
+
+def expansion(pattern: str) -> int:
+    """How many parts a regular expression has once its counts {n,m} are written out: a{3}(bc){2} has 7."""
+    groups, last, at = [0], 0, 0
+    while at < len(pattern):
+        end = at + 1
+        if pattern[at] == "(":
+            groups.append(0)
+            last = 0
+        elif pattern[at] == ")" and len(groups) > 1:
+            last = groups.pop()
+            groups[-1] += last
+        elif found := _BRACES.match(pattern, at):
+            end = found.end()
+            times = max(int(found.group(1)), int(found.group(3) or 1))
+            groups[-1] += last * (times - 1)
+            last *= max(times, 1)
+        elif pattern[at] not in "|*+?":
+            found = _CLASS.match(pattern, at)
+            end = found.end() if found else at + 2 if pattern[at] == "\\" else end
+            groups[-1] += 1
+            last = 1
+        at = end
+    return sum(groups)
