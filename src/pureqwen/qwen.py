@@ -9,22 +9,35 @@ leaves open comes from the mode (a hybrid model with its thinking off), then fro
 generation_config.json, then from neutral values.
 """
 
-import dataclasses
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeGuard, overload
+from typing import Any, NamedTuple, overload
 
 import torch
 
 from pureqwen.cache import StaticAttend, StaticCache
 from pureqwen.chat import ChatTemplate, Event
 from pureqwen.config import ModelConfig, SamplingParams, eos_ids
-from pureqwen.generate import Cached, Compiled, Intake, Messages, Prompt, Result, Row, Tools, decode
+from pureqwen.generate import (
+    Cached,
+    Compiled,
+    Grammar,
+    Grammars,
+    Intake,
+    Messages,
+    Prompt,
+    Result,
+    Row,
+    Tools,
+)
+from pureqwen.generate.loop import decode
+from pureqwen.generate.several import each, each_tools, is_prompt
 from pureqwen.model import Qwen3
 from pureqwen.rewrite import Rewrite, compile_blocks, for_cpu
 from pureqwen.tokenizer import Tokenizer
 from pureqwen.weights import load_model, resolve, save_model, write_json
+from pureqwen.weights.device import usable_device
 
 
 def load(
@@ -85,7 +98,9 @@ class Qwen:
 
     Attributes: model (the nn.Module), config, tokenizer and template (None where the checkpoint has none),
     defaults (SamplingParams of its generation_config.json), eos_ids (the ids that end a text), context
-    (tokens), name, attends (None, or what makes one `StaticAttend` of your own per layer for a new cache).
+    (tokens), name, attends (None, or what makes one `StaticAttend` of your own per layer for a new cache),
+    speculative (the most tokens that are guessed ahead of a row's next one: the same answer, sooner where it
+    repeats what stood before; 0, the default, guesses none).
     """
 
     def __init__(
@@ -105,6 +120,8 @@ class Qwen:
         self.context = context or model.config.max_position_embeddings
         self.name = name
         self.attends: Attends | None = None
+        self.speculative = 0
+        self._grammars: Grammars | None = None
         self._logits: type[Cached] = Cached
         self._kept: list[Kept] = []  # one at most; none while an answer is being made with it
 
@@ -122,6 +139,15 @@ class Qwen:
         )
 
     @property
+    def grammars(self) -> Grammars:
+        """What makes the forms of answers, for `constraint`. ValueError without tokenizer or llguidance."""
+        if self.tokenizer is None:
+            raise ValueError(f"{self.name} has no tokenizer.json: an answer of a form needs its texts")
+        if self._grammars is None:
+            self._grammars = Grammars(self.tokenizer, eos_ids=self.eos_ids)
+        return self._grammars
+
+    @property
     def config(self) -> ModelConfig:
         """The model's, which a rewrite may change."""
         return self.model.config
@@ -136,7 +162,13 @@ class Qwen:
 
     @overload
     def generate(
-        self, prompt_or_prompts: Prompt, params: SamplingParams | None = None, **fields: Any
+        self,
+        prompt_or_prompts: Prompt,
+        params: SamplingParams | None = None,
+        *,
+        constraint: Grammar | None = None,
+        prompt_logprobs: int | None = None,
+        **fields: Any,
     ) -> Result: ...
 
     @overload
@@ -144,6 +176,9 @@ class Qwen:
         self,
         prompt_or_prompts: Sequence[Prompt],
         params: SamplingParams | Sequence[SamplingParams] | None = None,
+        *,
+        constraint: Grammar | None = None,
+        prompt_logprobs: int | None = None,
         **fields: Any,
     ) -> list[Result]: ...
 
@@ -151,18 +186,27 @@ class Qwen:
         self,
         prompt_or_prompts: Prompt | Sequence[Prompt],
         params: SamplingParams | Sequence[SamplingParams] | None = None,
+        *,
+        constraint: Grammar | None = None,
+        prompt_logprobs: int | None = None,
         **fields: Any,
     ) -> Result | list[Result]:
         """Continue a text, or ids, or several of either at once; a Result for one, a list of them for a list.
 
         Control tokens in a text are parsed: the caller owns it all. `params`, one for all or one for each,
-        and any field of SamplingParams by keyword, which wins. Ctrl-C returns what there is, as
-        "interrupted".
+        and any field of SamplingParams by keyword, which wins. constraint: the form of each text, one of
+        `grammars`. prompt_logprobs: score the prompt's tokens too, with so many of the likeliest beside each.
+        Ctrl-C returns what there is, as "interrupted".
         """
         many = isinstance(prompt_or_prompts, Sequence) and not is_prompt(prompt_or_prompts)
         prompts: Any = prompt_or_prompts if many else [prompt_or_prompts]
         chosen = each(params, len(prompts), fields)
-        results = self._run([self.intake.text(p, c) for p, c in zip(prompts, chosen, strict=True)])
+        results = self._run(
+            [
+                self.intake.text(p, c, constraint=constraint, prompt_logprobs=prompt_logprobs)
+                for p, c in zip(prompts, chosen, strict=True)
+            ]
+        )
         return results if many else results[0]
 
     @overload
@@ -172,6 +216,8 @@ class Qwen:
         tools: Tools = None,
         thinking: bool | None = None,
         params: SamplingParams | None = None,
+        *,
+        constraint: Grammar | None = None,
         **fields: Any,
     ) -> Result: ...
 
@@ -182,6 +228,8 @@ class Qwen:
         tools: Tools | Sequence[Tools] = None,
         thinking: bool | None = None,
         params: SamplingParams | Sequence[SamplingParams] | None = None,
+        *,
+        constraint: Grammar | None = None,
         **fields: Any,
     ) -> list[Result]: ...
 
@@ -191,21 +239,23 @@ class Qwen:
         tools: Tools | Sequence[Tools] = None,
         thinking: bool | None = None,
         params: SamplingParams | Sequence[SamplingParams] | None = None,
+        *,
+        constraint: Grammar | None = None,
         **fields: Any,
     ) -> Result | list[Result]:
         """The answer to a conversation (a list of messages, or one user's text); or to a list of them.
 
         tools: OpenAI-style function definitions; for several conversations also a list of such lists
         (or None), one for each. thinking: None leaves it to the template. `params` and `fields` as in
-        `generate`. Content never becomes a control token. The next turn of a conversation computes only what
-        is new in it.
+        `generate`. constraint: the form of each answer, one of `grammars`; it begins after the thinking.
+        Content never becomes a control token. The next turn of a conversation computes only what is new.
         """
         many = isinstance(messages, list | tuple) and bool(messages) and isinstance(messages[0], list | tuple)
         conversations: Any = messages if many else [messages]
         chosen = each(params, len(conversations), fields)
         offered = each_tools(tools, len(conversations)) if many else [tools]
         rows = [
-            self.intake.chat(c, t, thinking, p)
+            self.intake.chat(c, t, thinking, p, constraint=constraint)
             for c, t, p in zip(conversations, offered, chosen, strict=True)
         ]
         results = self._run(rows)
@@ -217,6 +267,8 @@ class Qwen:
         tools: Tools = None,
         thinking: bool | None = None,
         params: SamplingParams | None = None,
+        *,
+        constraint: Grammar | None = None,
         **fields: Any,
     ) -> "Stream":
         """The answer as it is made: iterates over Reasoning, Content, Recast, ToolCallDelta, Finish events.
@@ -226,10 +278,11 @@ class Qwen:
         """
         [merged] = each(params, 1, fields)
         if not is_prompt(prompt_or_messages):
-            return Stream(self, self.intake.chat(prompt_or_messages, tools, thinking, merged))
+            chat = self.intake.chat(prompt_or_messages, tools, thinking, merged, constraint=constraint)
+            return Stream(self, chat)
         if tools is not None or thinking is not None:
             raise ValueError("tools and thinking are for chats: give a list of messages, not a text or ids")
-        return Stream(self, self.intake.text(prompt_or_messages, merged))
+        return Stream(self, self.intake.text(prompt_or_messages, merged, constraint=constraint))
 
     def compile(self) -> None:
         """From now on answers are written by compiled steps: the first takes seconds, the others less."""
@@ -261,7 +314,7 @@ class Qwen:
             return
         if len(rows) > 1:
             cache = self._new_cache(len(rows))
-            yield from decode(rows, self._logits(self.model, cache, rows))
+            yield from decode(rows, self._logits(self.model, cache, rows, speculative=self.speculative))
             return
         [row] = rows
         weights = fingerprint(self.model)
@@ -269,10 +322,11 @@ class Qwen:
         known = (weights, self.attends)
         if kept is None or kept[2:] != known:  # trained, converted, moved since: all is to compute
             kept = Kept(self._new_cache(1), [], *known)
-        # The last id is computed in any case: the next token follows from its logits.
-        row.reuse(min(common_prefix(kept.ids, row.ids), len(row.ids) - 1))
+        if not row.wants_prompt_logprobs:
+            # The last id is computed in any case: the next token follows from its logits.
+            row.reuse(min(common_prefix(kept.ids, row.ids), len(row.ids) - 1))
         try:
-            yield from decode(rows, self._logits(self.model, kept.cache, rows))
+            yield from decode(rows, self._logits(self.model, kept.cache, rows, speculative=self.speculative))
         finally:
             self._kept[:] = [kept._replace(ids=row.ids[: row.num_computed])]
 
@@ -311,24 +365,6 @@ class Stream:
         self._steps.close()  # type: ignore[attr-defined]
 
 
-def usable_device(device: torch.device | str | None) -> torch.device:
-    """The device that is asked for, or the best one. ValueError where this machine or torch has no such."""
-    try:
-        found = torch.device(best_device() if device is None else device)
-        torch.empty(1, device=found).item()  # which the meta device, having no numbers, refuses
-    except (RuntimeError, AssertionError, TypeError) as error:  # a torch without CUDA asserts that it has it
-        why = str(error).split("\n")[0].rstrip(".")
-        raise ValueError(f"device {str(device)!r} can't be used here: {why}") from error
-    return found
-
-
-def best_device() -> str:
-    """cuda, mps or cpu: the first that this machine has."""
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
-
-
 def read_generation_config(folder: Path) -> dict[str, Any] | None:
     """generation_config.json of a checkpoint; None where there is none."""
     path = folder / "generation_config.json"
@@ -341,48 +377,6 @@ def read_generation_config(folder: Path) -> dict[str, Any] | None:
     if not isinstance(content, dict):
         raise ValueError(f"{path} must hold a JSON object, not {type(content).__name__}")
     return content
-
-
-def merge(params: SamplingParams | None, fields: Mapping[str, Any]) -> SamplingParams:
-    """`fields` by keyword over `params`; every key is checked."""
-    known = {f.name for f in dataclasses.fields(SamplingParams)}
-    if unknown := sorted(set(fields) - known):
-        raise ValueError(f"unknown sampling parameter {unknown[0]!r}; there are {', '.join(sorted(known))}")
-    return SamplingParams(**fields).over(params or SamplingParams())
-
-
-def each(
-    params: SamplingParams | Sequence[SamplingParams] | None, count: int, fields: Mapping[str, Any]
-) -> list[SamplingParams]:
-    """The parameters of each of `count` prompts."""
-    if params is None or isinstance(params, SamplingParams):
-        return [merge(params, fields)] * count
-    if not isinstance(params, list | tuple) or not all(isinstance(one, SamplingParams) for one in params):
-        raise ValueError(f"params is {params!r}: it must be a SamplingParams, or a list with one for each")
-    if len(params) != count:
-        raise ValueError(f"{len(params)} params for {count} prompts: give one for all, or one for each")
-    return [merge(one, fields) for one in params]
-
-
-def each_tools(tools: Any, count: int) -> list[Any]:
-    """The tools of each of `count` conversations."""
-    one_each = isinstance(tools, list | tuple) and all(
-        t is None or isinstance(t, list | tuple) for t in tools
-    )
-    if not tools or not one_each:
-        return [tools] * count
-    if len(tools) != count:
-        raise ValueError(
-            f"{len(tools)} lists of tools for {count} conversations: give one for all, or one for each"
-        )
-    return list(tools)
-
-
-def is_prompt(value: Any) -> TypeGuard[Prompt]:
-    """Whether this is one prompt: a text, or ids."""
-    if isinstance(value, str | torch.Tensor):
-        return True
-    return isinstance(value, Sequence) and bool(value) and isinstance(value[0], int)
 
 
 def fingerprint(model: Qwen3) -> list[tuple[int, int]]:

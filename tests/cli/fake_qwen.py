@@ -138,6 +138,7 @@ class FakeQwen:
         self.name, self.context, self.template = "fake", 100, template
         self.defaults = SamplingParams(temperature=0.6)
         self.tokenizer: Any = FakeTokenizer()
+        self.grammars = SimpleNamespace(json_schema=lambda s: ("schema", s), regex=lambda p: ("regex", p))
         self.asked: list[SimpleNamespace] = []
         self.streams: list[FakeStream] = []
 
@@ -147,10 +148,14 @@ class FakeQwen:
         tools: Any = None,
         thinking: bool | None = None,
         params: SamplingParams | None = None,
-        **fields: Any,
+        *,
+        constraint: Any = None,
     ) -> FakeStream:
-        assert not fields
-        self.asked.append(SimpleNamespace(request=request, tools=tools, thinking=thinking, params=params))
+        self.asked.append(
+            SimpleNamespace(
+                request=request, tools=tools, thinking=thinking, params=params, constraint=constraint
+            )
+        )
         text = request if isinstance(request, str) else request[-1]["content"]
         if "boom" in text:
             raise ValueError("the prompt has 999 tokens, the context holds 100: shorten it")

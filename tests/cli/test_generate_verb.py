@@ -98,6 +98,8 @@ def test_nothing_is_set_that_was_not_asked_for(pureqwen: Run, fake: FakeQwen) ->
         "--logit-bias 5",
         "--logit-bias a=b",
         "--logprobs",
+        "--regex a --json-schema b",
+        "--json-schema /no/such/file",
     ],
 )
 def test_a_bad_value_is_one_line_and_no_model_is_loaded(flags: str, pureqwen: Run, fake: FakeQwen) -> None:
@@ -142,6 +144,26 @@ def test_a_tool_call_is_printed_as_json(pureqwen: Run, fake: FakeQwen, tmp_path:
     ran = pureqwen("generate", "tool", "--tools", str(file))
     assert json.loads(ran.out) == {"name": "weather", "arguments": {"city": "Oslo"}}
     assert fake.asked[0].tools[0]["function"]["name"] == "weather"
+
+
+def test_a_schema_or_a_pattern_is_the_form_of_the_answer(
+    pureqwen: Run, fake: FakeQwen, tmp_path: Path
+) -> None:
+    file = tmp_path / "schema.json"
+    file.write_text('{"type": "object"}')
+    pureqwen("generate", "a", "--json-schema", str(file))
+    pureqwen("generate", "a", "--regex", "-?[0-9]+")
+    pureqwen("generate", "a")
+    assert [asked.constraint for asked in fake.asked] == [
+        ("schema", {"type": "object"}),
+        ("regex", "-?[0-9]+"),
+        None,
+    ]
+    both = pureqwen("generate", "a", "--json-schema", str(file), "--regex", "a")
+    assert (both.code, len(fake.asked)) == (1, 3)
+    assert "not both" in both.err
+    file.write_text("{")
+    assert "schema.json is not JSON" in pureqwen("generate", "a", "--json-schema", str(file)).err
 
 
 @pytest.mark.parametrize("content", ["{", "{}", "[]", "[1]"])
@@ -223,8 +245,9 @@ def test_compile_reaches_the_model(compile: bool, monkeypatch: pytest.MonkeyPatc
         compile=lambda: called.append("compile"), config=SimpleNamespace(num_parameters=lambda: 10**9)
     )
     monkeypatch.setattr(pureqwen.qwen, "load", lambda *_, **__: loaded)
-    assert ModelOptions(compile=compile).load() is loaded
+    assert ModelOptions(compile=compile, speculative=4).load() is loaded
     assert called == ["compile"] * compile
+    assert loaded.speculative == 4
 
 
 class TestAModelThatWritesEscapes:

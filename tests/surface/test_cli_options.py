@@ -4,7 +4,7 @@ import pytest
 
 from pureqwen.cli import VERBS, make_app
 
-MODEL = "--model -m --dtype --device --revision --context --compile"
+MODEL = "--model -m --dtype --device --revision --context --compile --speculative"
 SAMPLING = """--temperature --top-k --top-p --min-p --repetition-penalty --presence-penalty
     --frequency-penalty --logit-bias --seed --max-tokens --min-tokens --stop --stop-token-ids --ignore-eos
     --logprobs --top-logprobs --thinking-budget --thinking-end"""
@@ -18,6 +18,7 @@ OPTIONS = {
     "generate": (
         "PROMPT",
         f"""--file -f --system -s --thinking --no-thinking --show-thinking --raw --json --tools
+        --json-schema --regex
         {MODEL} {SAMPLING}""",
     ),
     "serve": (

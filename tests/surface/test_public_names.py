@@ -40,11 +40,19 @@ SIGNATURES: dict[str, tuple[dict[str, object], dict[str, object], bool]] = {
         {"dtype": "auto", "device": None, "revision": None, "context": None},
         False,
     ),
-    "Qwen.generate": ({"prompt_or_prompts": EMPTY, "params": None}, {}, True),
-    "Qwen.chat": ({"messages": EMPTY, "tools": None, "thinking": None, "params": None}, {}, True),
+    "Qwen.generate": (
+        {"prompt_or_prompts": EMPTY, "params": None},
+        {"constraint": None, "prompt_logprobs": None},
+        True,
+    ),
+    "Qwen.chat": (
+        {"messages": EMPTY, "tools": None, "thinking": None, "params": None},
+        {"constraint": None},
+        True,
+    ),
     "Qwen.stream": (
         {"prompt_or_messages": EMPTY, "tools": None, "thinking": None, "params": None},
-        {},
+        {"constraint": None},
         True,
     ),
     "Qwen3": ({"config": EMPTY}, {}, False),

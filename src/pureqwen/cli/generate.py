@@ -13,10 +13,12 @@ from pureqwen.cli.options import ModelOptions, SamplingOptions, flag
 from pureqwen.cli.page import Page
 from pureqwen.cli.prompt import read_prompt
 from pureqwen.cli.terminal import stdout
-from pureqwen.cli.tools import check_place, read_tools
+from pureqwen.cli.tools import check_place, read_json, read_tools
 
 if TYPE_CHECKING:
-    from pureqwen.generate import Result
+    from collections.abc import Callable
+
+    from pureqwen.generate import Grammar, Result
     from pureqwen.qwen import Qwen, Stream
 
 
@@ -39,6 +41,13 @@ def generate(
     ] = False,
     json: Annotated[bool, flag("One JSON object with all there is to know.", negative="")] = False,
     tools: Annotated[Path | None, flag("A JSON file with function definitions.")] = None,
+    json_schema: Annotated[
+        Path | None, flag("A file with a JSON schema: the answer is JSON that it allows.")
+    ] = None,
+    regex: Annotated[
+        str | None,
+        flag("The answer is a text that this regular expression matches, whole.", allow_leading_hyphen=True),
+    ] = None,
     source: Annotated[ModelOptions, Parameter(name="*")] = ModelOptions(),  # noqa: B008
     sampling: Annotated[SamplingOptions, Parameter(name="*")] = SamplingOptions(),  # noqa: B008
 ) -> None:
@@ -54,6 +63,7 @@ def generate(
     params, definitions = sampling.params(), None if tools is None else read_tools(tools)
     if params.logprobs and not json:
         raise ValueError("log-probabilities are shown with --json only: add it, or leave --logprobs out")
+    form = read_form(json_schema, regex)
     text = read_prompt(prompt, file)
     qwen = source.load()
     raw = raw or qwen.template is None
@@ -62,8 +72,19 @@ def generate(
     if definitions:
         check_place(qwen, definitions)
     request: Any = text if raw else conversation(text, system)
-    stream = qwen.stream(request, tools=definitions, thinking=thinking, params=params)
+    grammar = None if form is None else form(qwen)
+    stream = qwen.stream(request, definitions, thinking, params, constraint=grammar)
     answer(stream, qwen, as_json=json, show_thinking=show_thinking)
+
+
+def read_form(schema: Path | None, regex: str | None) -> "Callable[[Qwen], Grammar] | None":
+    """What makes the grammar of the answer, once the model is there; ValueError for two of them."""
+    if schema is not None and regex is not None:
+        raise ValueError("the answer has one form: give --json-schema or --regex, not both")
+    if schema is not None:
+        value = read_json(schema)
+        return lambda qwen: qwen.grammars.json_schema(value)
+    return None if regex is None else lambda qwen: qwen.grammars.regex(regex)
 
 
 def conversation(text: str, system: str | None) -> list[dict[str, Any]]:
@@ -94,6 +115,8 @@ def answer(stream: "Stream", qwen: "Qwen", *, as_json: bool, show_thinking: bool
 
 def remark(result: "Result") -> None:
     """What a reader of the answer should know: it was cut, or there is none."""
+    if result.error is not None:
+        notice(result.error)
     if result.finish_reason != "length":
         return
     count = result.usage.completion_tokens

@@ -53,9 +53,14 @@ class ModelOptions:
         bool,
         flag("Compile the steps of an answer: a start of some seconds, then quicker.", MODEL, negative=""),
     ] = False
+    speculative: Annotated[
+        int, flag("Most tokens guessed ahead: quicker where an answer repeats its prompt. 0 is off.", MODEL)
+    ] = 0
 
     def load(self) -> "Qwen":
         """The model; on a terminal a line says that it is being loaded."""
+        if self.speculative < 0:
+            raise ValueError(f"--speculative is {self.speculative}: it must be at least 0")
         screen = stderr()
         if screen.movable:
             screen.write(f"loading {self.model} ...", dim=True)
@@ -66,6 +71,7 @@ class ModelOptions:
                 self.model, dtype=self.dtype, device=self.device, revision=self.revision, context=self.context
             )
             spare_threads(qwen)
+            qwen.speculative = self.speculative
             if self.compile:
                 qwen.compile()
             return qwen

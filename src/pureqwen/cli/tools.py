@@ -29,14 +29,19 @@ Definition = dict[str, Any]
 
 def read_tools(path: Path) -> list[Definition]:
     """The definitions in a JSON file, in OpenAI's form. Raises ValueError, or OSError."""
-    try:
-        content = json_value(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
+    content = read_json(path)
     try:
         return checked_tools(content)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
+
+
+def read_json(path: Path) -> Any:
+    """The value in a JSON file. Raises ValueError, or OSError."""
+    try:
+        return json_value(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from error
 
 
 def checked_tools(content: Any) -> list[Definition]:

@@ -59,7 +59,7 @@ class Result:
     """An answer. `text` is all that the model wrote; `reasoning`, `content` and `tool_calls` are its parts.
 
     finish_reason: "stop" (the model ended, or a stop string did), "tool_calls", "length" (max_tokens or the
-    context), "interrupted" (Ctrl-C).
+    context), "interrupted" (Ctrl-C, or its constraint failed: `error` says why).
     """
 
     text: str
