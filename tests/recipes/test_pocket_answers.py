@@ -115,32 +115,23 @@ def test_each_step_is_true_and_the_last_one_is_the_answer(name: str) -> None:
 
 
 def assert_sorted(steps: str, question: str, result: list[int]) -> None:
-    """The numbers of the question with equally many digits, then ten groups by the first of them; with three
-    digits each group of several once more, by the second one, and then all.
+    """The numbers of the question with equally many digits; each stands beside those of the list before it, up
+    to the first that is larger, and then is in the list. A falling list is written backwards in the end.
     """
-    first, groups, *finer = steps.split("\n")
-    padded, down = first.split(), result[0] > result[-1]
+    (order, *padded), first, *lines = (line.split() for line in steps.split("\n"))
+    down = result[0] > result[-1]
     assert list(map(int, padded)) == list(map(int, re.findall(r"\d+", question)))
-    assert len(set(map(len, padded))) == 1
-    dealt = assert_dealt(groups, padded, down)
-    several = [group for group in dealt if len(group) > 1] if len(padded[0]) == 3 else []
-    assert len(finer) == len(several) + bool(several), steps
-    for line, group in zip(finer, several, strict=False):
-        within = assert_dealt(line, group, down)
-        dealt[dealt.index(group)] = [number for part in within for number in part]
-    assert [int(number) for group in dealt for number in group] == result, question
-    assert not finer or list(map(int, finer[-1].split())) == result, question
-
-
-def assert_dealt(line: str, padded: list[str], down: bool) -> list[list[str]]:
-    """All ten groups in order, each number in the group that it begins like: the groups."""
-    _, *parts = re.split(r" ?\b(\d+): ?", line)
-    starts, dealt = parts[::2], [part.split() for part in parts[1::2]]
-    assert [start[-1] for start in starts] == sorted("0123456789", reverse=down), line
-    assert {start[:-1] for start in starts} == {padded[0][: len(starts[0]) - 1]}, line
-    assert all(n.startswith(start) for start, group in zip(starts, dealt, strict=True) for n in group), line
-    assert sorted(number for group in dealt for number in group) == sorted(padded), line
-    return dealt
+    assert len(set(map(len, padded))) == 1 and order == ("down" if down else "up") and first == padded[:1]
+    before = first
+    for new, beside, after in zip(padded[1:], lines[::2], lines[1::2], strict=False):
+        olds = [old.rstrip("<>") for old in beside[1::2]]
+        assert set(beside[::2]) == {new} and olds == before[: len(olds)], steps
+        assert all(old[-1] == (">" if new > old else "<") for old in beside[1::2]), steps
+        assert all(old < new for old in olds[:-1]) and (olds[-1] > new or olds == before), steps
+        assert after == sorted([*before, new])
+        before = after
+    assert lines[2 * len(padded) - 2 :] == ([["down", *reversed(before)]] if down else []), steps
+    assert list(map(int, before[::-1] if down else before)) == result, question
 
 
 def assert_counted(steps: str, question: str) -> None:
