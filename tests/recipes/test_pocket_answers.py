@@ -115,8 +115,8 @@ def test_each_step_is_true_and_the_last_one_is_the_answer(name: str) -> None:
 
 
 def assert_sorted(steps: str, question: str, result: list[int]) -> None:
-    """The numbers of the question with equally many digits; each stands beside those of the list before it, up
-    to the first that is larger, and then is in the list. A falling list is written backwards in the end.
+    """The numbers of the question with equally many digits; each stands beside those of the list before it,
+    up to the first that is larger, and then is in the list. A falling list is written backwards in the end.
     """
     (order, *padded), first, *lines = (line.split() for line in steps.split("\n"))
     down = result[0] > result[-1]
