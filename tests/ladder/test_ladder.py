@@ -1,7 +1,7 @@
 """The equivalence ladder: the same weights give the same tokens whichever way they are computed.
 
     transformers == full forward == static cache == chunked == batched with strangers == packed
-                 == compiled == saved and reloaded == Python API == command line
+                 == speculative == compiled == saved and reloaded == Python API == command line
 
 float32, greedy. Every rung compares the logits of every step, and the best logit must lead the second by more
 than 1e-4, so that equal tokens are no accident. Models are tiny, but not degenerate: see `peers`.
@@ -109,6 +109,39 @@ def test_a_batch_gives_each_prompt_the_tokens_that_it_gets_alone(rung, chunk):
     cache = StaticCache(model.config, batch=3, limit=64)
     finish(rows, Cached(model, cache, rows, chunk=chunk))
     assert_equal(rows, expected)
+
+
+class Oracle:
+    """Guesses the tokens that will come, up to `length` at a time, every third of them wrong."""
+
+    def __init__(self, tokens: list[int], length: int) -> None:
+        self.tokens, self.length, self.done = tokens, length, 0
+
+    def push(self, token: int) -> None:
+        self.done += 1
+
+    def draft(self, limit: int) -> list[int]:
+        places = range(self.done, min(self.done + min(limit, self.length), STEPS))
+        return [(self.tokens[at] + (at % 3 == 2)) % 256 for at in places]
+
+
+@pytest.mark.parametrize(("length", "chunk"), [(1, 512), (3, 4), (7, 512)])
+def test_guessed_tokens_equal_transformers(rung, length, chunk):
+    """Alone and in a batch: guesses that come true are kept, and the first that does not voids the rest."""
+    model, expected = rung
+    for some in ([0], [0, 1, 2]):
+        rows = [row(PROMPTS[n]) for n in some]
+        for one, n in zip(rows, some, strict=True):
+            one.lookup = Oracle(expected[n][0], length)
+        ids = []
+        hook = model.model.embed_tokens.register_forward_hook(
+            lambda _, given, out, ids=ids: ids.append(given)
+        )
+        cache = StaticCache(model.config, batch=len(rows), limit=64)
+        finish(rows, Cached(model, cache, rows, chunk=chunk, speculative=length))
+        hook.remove()
+        assert_equal(rows, [expected[n] for n in some])
+        assert len(ids) < STEPS
 
 
 def compiled(model, expected):

@@ -15,6 +15,8 @@ import torch
 
 from pureqwen.chat import ChatTemplate, Reply, ReplyOptions, thinking_mode
 from pureqwen.config import NEUTRAL, NON_THINKING, ModelConfig, SamplingParams
+from pureqwen.config.check import check_int
+from pureqwen.config.sampling import MAX_TOP_LOGPROBS
 from pureqwen.generate.constrain import Constraint, Grammar
 from pureqwen.generate.row import Budget, Row
 from pureqwen.generate.sampling import Sampler
@@ -54,14 +56,14 @@ class Intake:
         """Continue a text, whose control tokens are parsed, or ids; thinking is parted for a budget only.
 
         constraint: the form of what is written. prompt_logprobs: score the prompt's tokens too, with so many
-        of the likeliest ones beside each.
+        of the likeliest ones beside each, 0 to 20.
         """
         ids, params = self._ids(prompt), params.over(self.defaults)
         thinks = params.thinking_budget is not None
         inside = thinks and ChatTemplate.prompt_inside(self._need("a thinking budget"), ids)
         row = self._row(ids, params, ReplyOptions(raw=True, enabled=thinks, inside=inside), constraint)
         if prompt_logprobs is not None:
-            row.ask_prompt_logprobs(prompt_logprobs)
+            row.ask_prompt_logprobs(check_int("prompt_logprobs", prompt_logprobs, high=MAX_TOP_LOGPROBS))
         return row
 
     def chat(

@@ -22,6 +22,7 @@ from pureqwen.generate.row import Row
 from pureqwen.model import Qwen3
 
 CHUNK = 512  # the most tokens of a prompt that one forward computes: bounds the mask and the activations
+SCORED = 64  # and of a prompt that is to be scored, each of whose tokens needs V logits
 
 # Given the rows that are not finished, some of them with the logits (V,) of their next token.
 Compute = Callable[[Sequence[Row]], Iterator[tuple[Row, Tensor]]]
@@ -136,10 +137,10 @@ class Piece:
     @classmethod
     def of(cls, row: Row, *, chunk: int, speculative: int = 0) -> "Piece":
         cached = row.num_computed
-        ids = row.ids[cached : cached + chunk]
+        scored = row.wants_prompt_logprobs and cached < row.num_prompt
+        ids = row.ids[cached : cached + (min(chunk, SCORED) if scored else chunk)]
         ready = cached + len(ids) == len(row.ids)
         draft = row.draft(speculative) if ready and speculative else []
-        scored = row.wants_prompt_logprobs and cached < row.num_prompt
         kept = len(ids) if scored else int(ready)
         return cls(row, cached, draft, ids + draft, kept + len(draft))
 
