@@ -81,9 +81,16 @@ class PagePool:
         self._holders[page] = 1
         return page
 
-    def knows(self, key: bytes) -> bool:
-        """Whether some page holds what this key stands for."""
-        return key in self._page_of
+    def find(self, keys: Iterable[bytes]) -> tuple[int, int]:
+        """How many of these keys, from the first on, stand for a page; and how many of those are idle."""
+        known = idle = 0
+        for key in keys:
+            page = self._page_of.get(key)
+            if page is None:
+                break
+            known += 1
+            idle += page in self._idle
+        return known, idle
 
     def share(self, key: bytes) -> int | None:
         """The page that holds what this key stands for, held once more; None where there is none."""
@@ -112,13 +119,6 @@ class PagePool:
                     self._idle[page] = None
                 else:
                     self._free.append(page)
-
-    def forget(self) -> None:
-        """Nothing of what nobody holds is known any more."""
-        while self._idle:
-            page, _ = self._idle.popitem()
-            del self._page_of[self._key_of.pop(page)]
-            self._free.append(page)
 
     def check(self, held: Iterable[Sequence[int]] = ()) -> None:
         """AssertionError unless every page is in one place, and held by just those whose pages are given."""
