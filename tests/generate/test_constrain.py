@@ -555,6 +555,47 @@ def test_a_grammar_that_grows_too_complex_is_an_error_and_no_hang(
     assert time.perf_counter() - began < 5
 
 
+def patterned(n: int) -> dict[str, Any]:
+    return {"type": "string", "pattern": f"a{{{n},}}.*b{{{n},}}"}
+
+
+CHAIN = {f"d{n}": {**patterned(n), "$ref": f"#/$defs/d{n + 1}"} for n in range(40)} | {"d40": patterned(40)}
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"allOf": [patterned(n) for n in range(30)]},
+        {"allOf": [{"anyOf": [patterned(n), {"type": "string"}]} for n in range(30)]},
+        {"allOf": [{"properties": {"x": patterned(n)}} for n in range(30)]},
+        {"allOf": [{"items": patterned(n)} for n in range(30)]},
+        {"allOf": [{"allOf": [patterned(n), patterned(n + 9)]} for n in range(15)]},
+        {"allOf": [{"$ref": f"#/$defs/d{n}"} for n in range(0, 40, 2)], "$defs": CHAIN},
+        {"$ref": "#/$defs/d0", "$defs": CHAIN},
+        {"properties": {"x": {"$ref": "#/%24defs/d0"}}, "$defs": CHAIN},
+        {"$ref": "#somewhere", "$defs": {**CHAIN, "z": {"$anchor": "somewhere"}}},
+    ],
+)
+def test_a_join_of_many_patterns_is_refused_before_it_takes_all_memory(
+    grammars: Grammars, schema: dict[str, Any]
+) -> None:
+    """Compiling the first of these took gigabytes, in a thread that no time limit ends."""
+    with pytest.raises(GrammarError, match="more than 12 patterns at once"):
+        grammars.json_schema(schema)
+
+
+def test_many_patterns_that_are_not_joined_are_taken(grammars: Grammars) -> None:
+    fields = {f"k{n}": {"type": "string", "pattern": f"^[a-z]{{{n + 1}}}$"} for n in range(40)}
+    grammars.json_schema({"type": "object", "properties": fields})
+    entry = {"allOf": [{"$ref": "#/$defs/a"}, {"$ref": "#/$defs/b"}]}
+    parts = {
+        name: {"type": "object", "properties": {f"{name}{k}": v for k, v in fields.items()}} for name in "ab"
+    }
+    grammars.json_schema({"type": "array", "items": entry, "$defs": parts})
+    tree = {"type": "object", "properties": {**fields, "next": {"$ref": "#/$defs/tree"}}}
+    grammars.json_schema({"$ref": "#/$defs/tree", "$defs": {"tree": tree}})
+
+
 def test_schemas_compiled_from_several_threads_are_all_right(grammars: Grammars) -> None:
     done: list[Grammar] = []
 

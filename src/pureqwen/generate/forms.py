@@ -13,10 +13,12 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
+from urllib.parse import unquote
 
 MAX_BYTES = 256 * 1024  # of a schema, or of all the tools of a request
 MAX_DEPTH = 64  # of a schema's own brackets
 MAX_PROPERTIES = 4000
+MAX_JOINED = 12  # patterns that one text has to match, all of them: the cost of a join grows as 2**n
 MAX_PATTERN = 16 * 1024  # characters of a regular expression
 MAX_REPEATS = 20_000  # copies of its parts that the counts {n,m} of a regular expression ask for
 
@@ -191,14 +193,15 @@ def check_schema(schema: Any, place: str) -> None:
         if not isinstance(value, Mapping):
             continue
         properties = value.get("properties")
-        count += len(properties) if isinstance(properties, Mapping) else 0
+        patterned = value.get("patternProperties")
+        count += sum(len(names) for names in (properties, patterned) if isinstance(names, Mapping))
         if count > MAX_PROPERTIES:
             raise GrammarError(f"{place} has more than {MAX_PROPERTIES} properties")
         where = f"{place}, {pointer(path)}"
         if isinstance(pattern := value.get("pattern"), str):
             check_pattern(pattern, f"{where}/pattern")
-        if isinstance(patterns := value.get("patternProperties"), Mapping):
-            for pattern in patterns:
+        if isinstance(patterned, Mapping):
+            for pattern in patterned:
                 check_pattern(str(pattern), f"{where}/patternProperties")
     try:
         size = len(json.dumps(schema, allow_nan=False, ensure_ascii=False).encode())
@@ -206,6 +209,65 @@ def check_schema(schema: Any, place: str) -> None:
         raise GrammarError(f"{place} is not JSON: {error}") from error
     if size > MAX_BYTES:
         raise GrammarError(f"{place} has {size} bytes: at most {MAX_BYTES} are taken")
+    if patterns(schema) > MAX_JOINED and Joins(schema).most(schema) > MAX_JOINED:
+        raise GrammarError(f"{place} asks a text to match more than {MAX_JOINED} patterns at once")
+
+
+def patterns(schema: Any) -> int:
+    """How many patterns and formats a schema itself has, or all that is in it."""
+    return sum(own(value) for _, value in walk(schema))
+
+
+def own(schema: Any) -> int:
+    return isinstance(schema, Mapping) and sum(isinstance(schema.get(k), str) for k in ("pattern", "format"))
+
+
+class Joins:
+    """How many patterns a schema asks of one text at most: those that "allOf" and "$ref" put together.
+
+    An upper bound: the branches of an "allOf" count as if they spoke of the same property.
+    """
+
+    def __init__(self, root: Mapping[str, Any]) -> None:
+        self.root = root
+        self.known: dict[int, float] = {}  # of a schema by its identity; 0 while it is being found out
+
+    def most(self, schema: Any, depth: int = 0) -> float:
+        """The bound for a schema and all that is below it; infinite where that can't be told."""
+        if not isinstance(schema, Mapping):
+            return 0
+        if depth > 4 * MAX_DEPTH:
+            return float("inf")
+        if id(schema) not in self.known:
+            self.known[id(schema)] = 0
+            self.known[id(schema)] = self._joined(schema, depth + 1)
+        return self.known[id(schema)]
+
+    def _joined(self, schema: Mapping[str, Any], depth: int) -> float:
+        apart = [schema.get(key) for key in ("items", "additionalProperties", "not")]
+        for key in ("properties", "patternProperties", "$defs", "definitions"):
+            apart += list(value.values()) if isinstance(value := schema.get(key), Mapping) else []
+        either = [*_listed(schema, "prefixItems"), *_listed(schema, "items"), *apart]
+        below = max((self.most(one, depth) for one in either), default=0)
+        joined = sum(self.most(one, depth) for one in _listed(schema, "allOf"))
+        for key in ("anyOf", "oneOf"):
+            joined += max((self.most(one, depth) for one in _listed(schema, key)), default=0)
+        if "$ref" in schema:
+            joined += self._referred(schema["$ref"], depth)
+        return max(own(schema), below) + joined
+
+    def _referred(self, reference: Any, depth: int) -> float:
+        value: Any = self.root
+        for part in str(reference).removeprefix("#").split("/")[1:]:
+            key = unquote(part).replace("~1", "/").replace("~0", "~")
+            value = value.get(key) if isinstance(value, Mapping) else None
+        told = isinstance(value, Mapping) and str(reference).startswith("#")
+        return self.most(value, depth) if told else float("inf")
+
+
+def _listed(schema: Mapping[str, Any], key: str) -> list[Any]:
+    value = schema.get(key)
+    return value if isinstance(value, list) else []
 
 
 def walk(value: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
