@@ -30,6 +30,7 @@ FILES = (
     "vocab.json",
     "merges.txt",
 )
+LONG = 10_000  # characters from which on a text is encoded without the interpreter's lock, as batches are
 
 
 def _byte_values() -> dict[str, int]:
@@ -125,7 +126,10 @@ class Tokenizer:
                 f"U+{ord(text[error.start]):04X} at character {error.start}"
             ) from error
         backend = self._backend if allow_special else self._plain
-        return list(backend.encode(text, add_special_tokens=False).ids)
+        if len(text) < LONG:
+            return list(backend.encode(text, add_special_tokens=False).ids)
+        [encoding] = backend.encode_batch_fast([text], add_special_tokens=False)
+        return list(encoding.ids)
 
     def decode(self, ids: Iterable[int], skip_special_tokens: bool = False) -> str:
         """The text of `ids`; bytes that are no UTF-8 become U+FFFD, ids without a token nothing.

@@ -58,7 +58,7 @@ class Guard:
         except Refusal as refusal:
             await self._fail(refusal, visit, scope, receive, send)
         except ClientDisconnect:
-            visit.error = "disconnected"
+            visit.error = visit.error or "disconnected"
         except Exception as error:
             log("crash", level=logging.ERROR, error=error, request_id=visit.id)
             broken = Refusal(
@@ -204,7 +204,7 @@ def check_origin(headers: Headers, config: ServeConfig) -> None:
     origin = headers.get("origin")
     if origin is None or origin in config.origins:
         return
-    if origin.partition("://")[2].lower() == headers["host"].lower():
+    if origin.partition("://")[2].lower() == headers.get("host", "").lower():
         return
     raise Refusal(
         "this page may not ask this server: start it with --allowed-origin ORIGIN",

@@ -11,9 +11,9 @@ import functools
 import re
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any, TypeVar
 
 from fastapi import FastAPI
@@ -102,6 +102,7 @@ class Service:
         self.metrics = Metrics(engine)
         self.grammars = Grammars(qwen.tokenizer, eos_ids=qwen.eos_ids) if qwen.tokenizer else None
         self.stopping = False
+        self._entering = 0  # requests that are read and prepared
         self._created = int(time.time())
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="prepare")
 
@@ -151,12 +152,7 @@ class Service:
     async def tokenize(self, request: Request) -> Response:
         data = await self._body(request)
         ask, ignored = await self._aside(self._read, data, tokens.TokenizeRequest, tokens.tokenize_ask)
-        ids = await self._aside(prompt_ids, ask, self.qwen)
-        told: dict[str, Any] = {"count": len(ids), "max_model_len": self.qwen.context, "tokens": ids}
-        if ask.echo:
-            assert self.qwen.tokenizer is not None
-            told["token_strs"] = [self.qwen.tokenizer.decode([id]) for id in ids]
-        return self._json(told, ignored)
+        return await self._aside(self._tokenized, ask, ignored)
 
     async def detokenize(self, request: Request) -> Response:
         data = await self._body(request)
@@ -198,11 +194,11 @@ class Service:
         style: Callable[[Ask, Opening], Writer],
         prefix: str,
     ) -> Response:
-        data, visit = await self._body(request), visit_of(request)
-        if self.engine.statistics().waiting >= self.engine.config.max_queue:
-            raise busy("the queue is full: come back later", seconds=RETRY)  # before any work is done for it
-        ask, ignored = await self._aside(self._read, data, model, to_ask)
-        rows = await self._aside(make_rows, ask, self.qwen, self.grammars)
+        visit = visit_of(request)
+        with self._entered():
+            data = await self._body(request)
+            ask, ignored = await self._aside(self._read, data, model, to_ask)
+            rows = await self._aside(make_rows, ask, self.qwen, self.grammars)
         session = Session(self.engine, ask, rows, metrics=self.metrics, began=visit.began, salt=visit.salt)
         writer = style(ask, self._opening(ask, rows, prefix))
         visit.summary = functools.partial(session.summary, text=self.config.log_text)
@@ -218,6 +214,17 @@ class Service:
         results = await collected(session, self.config, visit, request.receive)
         return self._json(writer.whole(results), ignored)
 
+    @contextmanager
+    def _entered(self) -> Iterator[None]:
+        """While a request is read and prepared. Raises Refusal, before any work, where the queue is full."""
+        if self.engine.statistics().waiting + self._entering >= self.engine.config.max_queue:
+            raise busy("the queue is full: come back later", seconds=RETRY)
+        self._entering += 1
+        try:
+            yield
+        finally:
+            self._entering -= 1
+
     async def _body(self, request: Request) -> bytes:
         """The bytes of a request, as many as may be. Raises Refusal."""
         limit = self.config.max_body
@@ -228,7 +235,7 @@ class Service:
         data = bytearray()
         try:
             async with asyncio.timeout(self.config.stall_seconds):
-                if int(length if length.isdigit() else 0) <= limit:
+                if int(length if length.isascii() and length.isdigit() else 0) <= limit:
                     async for piece in request.stream():
                         data += piece
                         if len(data) > limit:
@@ -254,6 +261,14 @@ class Service:
         check_model(ask, self.config)
         check_rows(ask, self.config)
         return ask, ignored
+
+    def _tokenized(self, ask: Ask, ignored: list[str]) -> Response:
+        ids = prompt_ids(ask, self.qwen)
+        told: dict[str, Any] = {"count": len(ids), "max_model_len": self.qwen.context, "tokens": ids}
+        if ask.echo:
+            assert self.qwen.tokenizer is not None
+            told["token_strs"] = [self.qwen.tokenizer.decode([id]) for id in ids]
+        return self._json(told, ignored)
 
     def _detokenized(self, data: bytes) -> tuple[str, list[str]]:
         request, ignored = body.read(tokens.DetokenizeRequest, body.parse(data), lenient=self.config.lenient)

@@ -10,7 +10,9 @@ import asyncio
 import contextlib
 import signal
 import socket
+import sys
 from collections.abc import Iterator
+from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI
@@ -20,15 +22,22 @@ from pureqwen.serve.log import log
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 GRACE = 5  # seconds for the last bytes to leave, after the engine has stopped
+DEAF = 60.0  # seconds after which the system cuts off whoever takes no byte; Linux only
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """A socket bound to the address; 0 takes a free port. Raises ValueError where that can't be."""
+def listen(host: str, port: int, *, deaf: float = DEAF) -> socket.socket:
+    """A socket bound to the address; 0 takes a free port. Raises ValueError where that can't be.
+
+    deaf: seconds after which a connection ends whose client takes nothing, in the middle of an answer or of
+    its end: a server that waits for it to read the last bytes would wait for ever.
+    """
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         family, kind, protocol, _, address = found[0]
         bound = socket.socket(family, kind, protocol)
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if sys.platform == "linux":  # connections have it from the socket that took them
+            bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(deaf * 1000))
         try:
             bound.bind(address)
         except OSError:
@@ -68,7 +77,14 @@ class Server(uvicorn.Server):
         self._service.stopping = True
         stop = asyncio.create_task(asyncio.to_thread(self._service.engine.stop, drain=self._drain))
         await super().shutdown(sockets)
+        if self.force_exit:
+            await asyncio.to_thread(self._service.engine.stop)
         await stop
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """The first signal asks for the stop, any other one for a stop at once."""
+        self.force_exit = self.should_exit
+        self.should_exit = True
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -1,23 +1,28 @@
 """The bytes of a request -> JSON values, and JSON values -> a checked request. Stricter than Python's json.
 
 What RFC 8259 forbids or leaves open, and what would hurt later, is refused: NaN and infinities, numbers
-beyond a float, keys given twice, half surrogate pairs, deep nesting.
+beyond a float, keys given twice, half surrogate pairs, deep nesting, very many objects or keys.
 
 A field whose value is null is not set; any other field that a request does not have is refused by name, or,
 by a lenient server, left out with a warning.
 """
 
 import json
-from collections.abc import Mapping
-from typing import Any, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from pureqwen.serve.protocol.refusal import Refusal
 
 MAX_DEPTH = 64
+MAX_KEYS = 4096  # of one object
+MAX_OBJECTS = 65_536  # of one body
 
 Request = TypeVar("Request", bound="Fields")
+Item = TypeVar("Item")
+# A list of plain values, of which the first wrong one is told: a million mistakes would take gigabytes.
+Values = Annotated[list[Item], Field(fail_fast=True)]
 
 
 class Fields(BaseModel):
@@ -37,7 +42,10 @@ def parse(body: bytes) -> dict[str, Any]:
     """The JSON object that a body holds. Raises Refusal."""
     try:
         value = json.loads(
-            body.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_constant, parse_float=_finite
+            body.decode("utf-8"),
+            object_pairs_hook=Objects().unique,
+            parse_constant=_constant,
+            parse_float=_finite,
         )
         check_depth(value)
         if b"\\u" in body:
@@ -67,21 +75,25 @@ def read(model: type[Request], value: dict[str, Any], *, lenient: bool = False) 
             return model.model_validate(value), ignored
         except ValidationError as error:
             details = error.errors(include_url=False, include_context=False)
-            # A field that nobody knows explains more than what is missing beside it.
-            first = min(details, key=lambda detail: detail["type"] != "extra_forbidden")
-            where = place(value, first["loc"], missing=first["type"] == "missing")
-            path = dotted(where)
-            if first["type"] != "extra_forbidden":
-                raise Refusal(f"{path or 'the body'}: {first['msg']}", param=path or None) from None
-            if not lenient:
+            unknown = [place(value, one["loc"]) for one in details if one["type"] == "extra_forbidden"]
+            if not unknown:
+                raise wrong(value, details[0]) from None
+            if not lenient:  # a field that nobody knows explains more than what is missing beside it
+                path = dotted(unknown[0])
                 raise Refusal(
                     f"{path} is not supported here: leave it out", param=path, code="unsupported_field"
                 ) from None
-            ignored.append(path)
-            value = without(value, where)
+            ignored += map(dotted, unknown)
+            value = without(value, unknown)
 
 
-def place(value: Any, location: tuple[int | str, ...], *, missing: bool) -> tuple[int | str, ...]:
+def wrong(value: Any, detail: Any) -> Refusal:
+    """What pydantic says of a field, with the field's path."""
+    path = dotted(place(value, detail["loc"], missing=detail["type"] == "missing"))
+    return Refusal(f"{path or 'the body'}: {detail['msg']}", param=path or None)
+
+
+def place(value: Any, location: tuple[int | str, ...], *, missing: bool = False) -> tuple[int | str, ...]:
     """pydantic's location of an error without the names of the alternatives that it tried."""
     found: list[int | str] = []
     for step in location:
@@ -100,15 +112,18 @@ def dotted(where: tuple[int | str, ...]) -> str:
     return text[:200]
 
 
-def without(value: Any, where: tuple[int | str, ...]) -> Any:
-    """A copy of `value` that lacks what lies there."""
-    step, *rest = where
-    if isinstance(value, Mapping):
-        if not rest:
-            return {key: item for key, item in value.items() if key != step}
-        return {key: without(item, tuple(rest)) if key == step else item for key, item in value.items()}
-    assert rest, "only fields of objects are left out"
-    return [without(item, tuple(rest)) if number == step else item for number, item in enumerate(value)]
+def without(value: Any, places: Sequence[tuple[int | str, ...]]) -> Any:
+    """A copy of `value` that lacks the fields that lie there."""
+    below: dict[int | str, list[tuple[int | str, ...]]] = {}
+    for step, *rest in places:
+        below.setdefault(step, []).append(tuple(rest))
+    if isinstance(value, list):
+        return [without(item, below[at]) if at in below else item for at, item in enumerate(value)]
+    return {
+        key: without(item, below[key]) if key in below else item
+        for key, item in value.items()
+        if () not in below.get(key, ())
+    }
 
 
 def check_depth(value: Any) -> None:
@@ -122,7 +137,23 @@ def check_depth(value: Any) -> None:
     raise Refusal(f"the body is nested deeper than {MAX_DEPTH}", code="invalid_json")
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+class Objects:
+    """The objects of one body as they are read."""
+
+    def __init__(self) -> None:
+        self._count = 0
+
+    def unique(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        """An object of these keys. Raises Refusal for a key given twice, and for too many."""
+        self._count += 1
+        if self._count > MAX_OBJECTS:
+            raise Refusal(f"the body holds more than {MAX_OBJECTS} objects", code="invalid_json")
+        return unique(pairs)
+
+
+def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(pairs) > MAX_KEYS:
+        raise Refusal(f"an object has more than {MAX_KEYS} keys", code="invalid_json")
     found: dict[str, Any] = {}
     for name, value in pairs:
         if name in found:

@@ -12,10 +12,10 @@ from pydantic import Field
 from pureqwen.config import ServeConfig
 from pureqwen.config.serving import EFFORTS
 from pureqwen.serve.protocol.ask import Ask, Form
-from pureqwen.serve.protocol.body import Fields
+from pureqwen.serve.protocol.body import Fields, Values
 from pureqwen.serve.protocol.messages_in import Message, Tool, check_schema, plain_messages, plain_tools
 from pureqwen.serve.protocol.refusal import Refusal
-from pureqwen.serve.protocol.sampling import Sampling, one_of, sampling_params
+from pureqwen.serve.protocol.sampling import Count, Sampling, one_of, sampling_params
 
 
 class StreamOptions(Fields):
@@ -89,7 +89,7 @@ class ChatRequest(Sampling, WithoutEffect):
     response_format: Format | None = None
     max_tokens: int | None = None
     max_completion_tokens: int | None = None
-    n: Annotated[int, Field(ge=1)] = 1
+    n: Count = 1
     logprobs: bool | None = None
     top_logprobs: int | None = None
     stream: bool = False
@@ -98,7 +98,7 @@ class ChatRequest(Sampling, WithoutEffect):
     enable_thinking: bool | None = None
     thinking_budget: int | None = None
     chat_template_kwargs: TemplateFields | None = None
-    modalities: list[Literal["text"]] | None = None
+    modalities: Values[Literal["text"]] | None = None
 
 
 def chat_ask(request: ChatRequest, config: ServeConfig) -> Ask:

@@ -10,9 +10,10 @@ from pydantic import Field
 
 from pureqwen.config import ServeConfig
 from pureqwen.serve.protocol.ask import Ask
+from pureqwen.serve.protocol.body import Values
 from pureqwen.serve.protocol.chat import Format, StreamOptions, WithoutEffect, form_of, wants_usage
 from pureqwen.serve.protocol.refusal import Refusal
-from pureqwen.serve.protocol.sampling import Sampling, sampling_params
+from pureqwen.serve.protocol.sampling import Count, Sampling, sampling_params
 
 MAX_TOKENS = 16
 
@@ -21,9 +22,9 @@ class CompletionRequest(Sampling, WithoutEffect):
     """The body of /v1/completions."""
 
     model: str
-    prompt: str | list[str] | list[int] | list[list[int]]
+    prompt: str | Values[str] | Values[int] | Values[Values[int]]
     max_tokens: Annotated[int, Field(ge=0)] = MAX_TOKENS
-    n: Annotated[int, Field(ge=1)] = 1
+    n: Count = 1
     logprobs: int | None = None
     echo: bool = False
     response_format: Format | None = None

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from pureqwen.config import ServeConfig
 from pureqwen.serve.protocol.ask import Ask, Form
-from pureqwen.serve.protocol.body import Fields
+from pureqwen.serve.protocol.body import Fields, Values
 from pureqwen.serve.protocol.messages_in import NAME, check_schema
 from pureqwen.serve.protocol.refusal import Refusal
 from pureqwen.serve.protocol.sampling import checked
@@ -106,7 +106,7 @@ class MessagesRequest(CountRequest):
     """The body of /v1/messages."""
 
     max_tokens: int
-    stop_sequences: list[str] | None = None
+    stop_sequences: Values[str] | None = None
     temperature: float | None = None
     top_p: float | None = None
     top_k: int | None = None

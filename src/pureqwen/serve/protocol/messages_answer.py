@@ -66,7 +66,12 @@ class MessagesAnswer:
             case Recast(text):
                 return self._close() + self._delta("thinking", {"type": "thinking_delta", "thinking": text})
             case ToolCallDelta(number, _, name, arguments):
-                block: dict[str, Any] = {"type": "tool_use", "id": self._call_id(number), "name": name, "input": {}}
+                block: dict[str, Any] = {
+                    "type": "tool_use",
+                    "id": self._call_id(number),
+                    "name": name,
+                    "input": {},
+                }
                 start = self._close() + self._start(block)
                 delta = {"type": "input_json_delta", "partial_json": arguments}
                 return (

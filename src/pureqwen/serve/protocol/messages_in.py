@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from pureqwen.config import ServeConfig
-from pureqwen.serve.protocol.body import Fields
+from pureqwen.serve.protocol.body import Fields, parse
 from pureqwen.serve.protocol.refusal import Refusal
 
 NAME = r"^[A-Za-z0-9_.\-]{1,64}$"
@@ -155,11 +155,10 @@ def _assistant(message: Assistant, where: str) -> dict[str, Any]:
 
 def _call(call: Call, where: str) -> dict[str, Any]:
     try:
-        arguments = json.loads(call.function.arguments or "{}")
-    except (ValueError, RecursionError):
-        raise Refusal(f"{where}: the arguments are not JSON", param=f"{where}.function.arguments") from None
-    if not isinstance(arguments, dict):
-        raise Refusal(f"{where}: the arguments must be an object", param=f"{where}.function.arguments")
+        arguments = parse(call.function.arguments.encode() or b"{}")
+    except Refusal as refusal:
+        text = refusal.message.replace("the body", "the text of the arguments")
+        raise Refusal(f"{where}: {text}", param=f"{where}.function.arguments") from None
     return {"type": "function", "function": {"name": call.function.name, "arguments": arguments}}
 
 

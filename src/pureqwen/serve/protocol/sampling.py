@@ -5,11 +5,15 @@ stop_token_ids. The ranges are SamplingParams'; how many stop strings and biases
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from pureqwen.config import SamplingParams, ServeConfig
-from pureqwen.serve.protocol.body import Fields
+from pureqwen.serve.protocol.body import Fields, Values
 from pureqwen.serve.protocol.refusal import Refusal
+
+Count = Annotated[int, Field(ge=1, lt=2**31)]  # how many answers; how many may be is the server's
 
 
 class Sampling(Fields):
@@ -24,8 +28,8 @@ class Sampling(Fields):
     repetition_penalty: float | None = None
     logit_bias: dict[str, float] | None = None
     seed: int | None = None
-    stop: str | list[str] | None = None
-    stop_token_ids: list[int] | None = None
+    stop: str | Values[str] | None = None
+    stop_token_ids: Values[int] | None = None
     min_tokens: int | None = None
     ignore_eos: bool | None = None
 

@@ -6,7 +6,7 @@ from pydantic import Field
 
 from pureqwen.config import ServeConfig
 from pureqwen.serve.protocol.ask import Ask
-from pureqwen.serve.protocol.body import Fields
+from pureqwen.serve.protocol.body import Fields, Values
 from pureqwen.serve.protocol.messages_in import Message, Tool, plain_messages, plain_tools
 from pureqwen.serve.protocol.refusal import Refusal
 from pureqwen.serve.protocol.sampling import checked
@@ -27,7 +27,7 @@ class DetokenizeRequest(Fields):
     """Ids to text."""
 
     model: str | None = None
-    tokens: list[Annotated[int, Field(ge=0, lt=2**31)]]
+    tokens: Values[Annotated[int, Field(ge=0, lt=2**31)]]
 
 
 def tokenize_ask(request: TokenizeRequest, config: ServeConfig) -> Ask:
