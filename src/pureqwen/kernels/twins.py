@@ -134,13 +134,16 @@ def paged_attention(
     """q (T, H, Dh) over pages (P, page, Hkv, Dh): row by row, the pages of each gathered to one text."""
     bounds, groups, out = starts.tolist(), q.shape[1] // k_pages.shape[2], torch.empty_like(q)
     for r, (begin, end) in enumerate(pairwise(bounds)):
+        if begin == end:
+            continue
         length = int(lengths[r])
         k, v = (x[pages[r].long()].flatten(0, 1)[:length].float() for x in (k_pages, v_pages))  # (n, Hkv, Dh)
         mine = (
             q[begin:end].float().view(end - begin, -1, groups, q.shape[-1]) / q.shape[-1] ** 0.5
         )  # (S, Hkv, G, Dh)
         scores = torch.einsum("shgd,nhd->hgsn", mine, k)
-        seen = torch.arange(length, device=q.device) <= torch.arange(length - (end - begin), length)[:, None]
+        places = torch.arange(length, device=q.device)
+        seen = places <= places[length - (end - begin) :, None]
         shares = scores.masked_fill(~seen, float("-inf")).softmax(-1)
         out[begin:end] = torch.einsum("hgsn,nhd->shgd", shares, v).flatten(1, 2).to(q.dtype)
     return out

@@ -87,7 +87,7 @@ class Request:
     def __init__(
         self, row: Row, *, number: int, page_size: int, salt: str = "", listen: Listen = lambda _: None
     ) -> None:
-        self.row, self.number, self.page_size, self.listen = row, number, page_size, listen
+        self.row, self.number, self.page_size, self.salt, self.listen = row, number, page_size, salt, listen
         self.pages: list[int] = []
         self.num_published = 0  # of its pages, from the first on
         self.num_scored = 0  # of its prompt's logits that were asked for

@@ -49,7 +49,7 @@ class Chunk:
     @property
     def writes(self) -> bool:
         """Whether it is the next token of an answer, not a piece of a prompt."""
-        return len(self.tokens) - self.num_drafted == 1
+        return self.start >= self.request.row.num_prompt and len(self.tokens) - self.num_drafted == 1
 
 
 @dataclass(frozen=True, eq=False)
