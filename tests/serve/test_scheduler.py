@@ -97,7 +97,7 @@ class Serving(RuleBasedStateMachine):
         def one(low: int, high: int) -> int:
             return data.draw(st.integers(low, high))
 
-        page_size, num_pages = one(1, 4), one(3, 12)
+        page_size, num_pages = one(1, 4), one(3, 9)
         config = EngineConfig(
             max_batch=one(1, 5),
             step_tokens=one(1, 24),
@@ -109,8 +109,12 @@ class Serving(RuleBasedStateMachine):
         self.memory, self.live, self.number = Memory(self.scheduler), list[Request](), 0
         self.salted: dict[int, str] = {}
 
-    @rule(data=st.data())
-    def add(self, data: st.DataObject) -> None:
+    @rule(data=st.data(), times=st.integers(1, 3))
+    def add(self, data: st.DataObject, times: int) -> None:
+        for _ in range(times):
+            self.add_one(data)
+
+    def add_one(self, data: st.DataObject) -> None:
         room = self.scheduler.pool.num_pages * self.scheduler.pool.page_size
         prompt = [
             *data.draw(st.sampled_from(BEGINNINGS)),
@@ -176,7 +180,9 @@ class Serving(RuleBasedStateMachine):
         scheduler = self.scheduler
         running, waiting = scheduler.running, scheduler.waiting
         scheduler.pool.check([r.pages for r in running])
-        assert not any(r.pages for r in waiting)
+        assert not any(r.pages or r.num_published for r in waiting)
+        if scheduler.config.prefix_caching:
+            assert all(r.num_published == r.next_page for r in running), "others can not find what is there"
         assert sorted([*running, *waiting], key=lambda r: r.number) == self.live
         for queue in (running, waiting):
             assert [r.number for r in queue] == sorted(r.number for r in queue)
@@ -252,10 +258,10 @@ def test_a_beginning_that_somebody_computes_is_waited_for_and_computed_once() ->
 
 
 def test_a_prompt_in_pieces_is_followed_by_the_one_that_waits_for_its_pages() -> None:
-    one = scheduler(step_tokens=6)
-    plans = run(one, [request(1, [1] * 12, max_tokens=1), request(2, [1] * 12, max_tokens=1)])
-    assert [shares(plan) for plan in plans] == [[(1, 6)], [(1, 6)], [(2, 2)]]
-    assert one.cached_tokens == 10 and one.prompt_tokens == 24
+    one = scheduler(step_tokens=7, page_size=4)
+    plans = run(one, [request(n, [1] * 12, page_size=4, max_tokens=1) for n in (1, 2)])
+    assert [shares(plan) for plan in plans] == [[(1, 7)], [(1, 5)], [(2, 4)]]
+    assert one.cached_tokens == 8 and one.prompt_tokens == 24
 
 
 def test_without_prefix_caching_everybody_computes_everything() -> None:
@@ -302,12 +308,21 @@ def test_a_request_that_was_preempted_takes_what_it_finds_and_that_is_no_hit() -
 
 def test_nothing_is_begun_that_would_push_out_another() -> None:
     """The second would fit now, but not beside what the first still needs for its prompt."""
-    one = scheduler(num_pages=8, step_tokens=4)
-    memory = Memory(one)
-    one.add(request(1, [1] * 12, max_tokens=1))
-    memory.compute(one.plan())
-    one.add(request(2, [2] * 6, max_tokens=1))
-    assert shares(one.plan()) == [(1, 4)] and len(one.waiting) == 1
+    one = scheduler(num_pages=60, step_tokens=200)
+    one.add(request(1, [1] * 101, scored=True))
+    one.add(request(2, [2] * 20, max_tokens=1))
+    assert shares(one.plan()) == [(1, SCORED)] and len(one.waiting) == 1
+
+
+def test_pages_that_are_found_and_held_by_nobody_are_not_counted_as_room_too() -> None:
+    one = scheduler(num_pages=8)
+    run(one, [request(1, [1] * 8, max_tokens=1)])
+    one.add(request(2, [2] * 10))
+    one.plan()
+    assert one.pool.num_available == 3
+    one.add(request(3, [1] * 8, max_tokens=1))
+    one.plan()
+    assert len(one.waiting) == 1
 
 
 def test_drafts_are_made_while_a_step_is_small() -> None:

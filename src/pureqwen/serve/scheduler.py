@@ -215,9 +215,7 @@ class Scheduler:
 
     def _preempt(self, request: Request) -> None:
         """It gives up its pages, and its part in this plan, and waits where it stood in the queue."""
-        chunk = self._chunks.pop(request, None)
-        if chunk is not None:
-            self._left += len(chunk.tokens)
+        self._chunks.pop(request, None)
         self.running.remove(request)
         self.pool.release(request.restart())
         self.num_preempted += 1
