@@ -1,4 +1,4 @@
-"""An engine for the server's tests that can be made to misbehave: one request after the other, token by token.
+"""An engine for the tests of the server that can misbehave: one request after the other, token by token.
 
 It answers as the real one does, since both choose with Row.accept; what it does not do is being quick.
 """

@@ -8,6 +8,7 @@ by a lenient server, left out with a warning.
 """
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, TypeVar
 
@@ -16,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from pureqwen.serve.protocol.refusal import Refusal
 
 MAX_DEPTH = 64
+PLAIN = re.compile(r"[\w-]+")
 MAX_KEYS = 4096  # of one object
 MAX_OBJECTS = 65_536  # of one body
 
@@ -77,7 +79,8 @@ def read(model: type[Request], value: dict[str, Any], *, lenient: bool = False) 
             details = error.errors(include_url=False, include_context=False)
             unknown = [place(value, one["loc"]) for one in details if one["type"] == "extra_forbidden"]
             if not unknown:
-                raise wrong(value, details[0]) from None
+                # Of the alternatives for a value, the one that came the furthest is meant.
+                raise wrong(value, max(details, key=lambda one: len(place(value, one["loc"])))) from None
             if not lenient:  # a field that nobody knows explains more than what is missing beside it
                 path = dotted(unknown[0])
                 raise Refusal(
@@ -89,11 +92,14 @@ def read(model: type[Request], value: dict[str, Any], *, lenient: bool = False) 
 
 def wrong(value: Any, detail: Any) -> Refusal:
     """What pydantic says of a field, with the field's path."""
-    path = dotted(place(value, detail["loc"], missing=detail["type"] == "missing"))
+    where = place(value, detail["loc"])
+    if detail["type"] == "missing":  # a null lies there perhaps
+        where = (*place(value, detail["loc"][:-1]), detail["loc"][-1])
+    path = dotted(where)
     return Refusal(f"{path or 'the body'}: {detail['msg']}", param=path or None)
 
 
-def place(value: Any, location: tuple[int | str, ...], *, missing: bool = False) -> tuple[int | str, ...]:
+def place(value: Any, location: tuple[int | str, ...]) -> tuple[int | str, ...]:
     """pydantic's location of an error without the names of the alternatives that it tried."""
     found: list[int | str] = []
     for step in location:
@@ -101,14 +107,17 @@ def place(value: Any, location: tuple[int | str, ...], *, missing: bool = False)
         if inside or (isinstance(value, list) and isinstance(step, int) and step < len(value)):
             found.append(step)
             value = value[step]
-    return (*found, location[-1]) if missing else tuple(found)
+    return tuple(found)
 
 
 def dotted(where: tuple[int | str, ...]) -> str:
     """("messages", 0, "role") -> messages[0].role"""
     text = ""
     for step in where:
-        text += f"[{step}]" if isinstance(step, int) else f".{step}" if text else step
+        name = (
+            step if isinstance(step, int) or PLAIN.fullmatch(step) else json.dumps(step, ensure_ascii=False)
+        )
+        text += f"[{name}]" if isinstance(step, int) else f".{name}" if text else str(name)
     return text[:200]
 
 

@@ -84,11 +84,11 @@ class ChatAnswer:
             case Content(text):
                 return {"content": text}
             case ToolCallDelta(number, _, name, arguments):
-                function = (
-                    {"arguments": arguments} if name is None else {"name": name, "arguments": arguments}
-                )
-                call = {"index": number, "id": self._call_id(index, number), "type": "function"}
-                return {"tool_calls": [{**call, "function": function}]}
+                call: dict[str, Any] = {"index": number, "function": {"arguments": arguments}}
+                if name is not None:  # clients join what comes twice
+                    call = {"index": number, "id": self._call_id(index, number), "type": "function"}
+                    call["function"] = {"name": name, "arguments": arguments}
+                return {"tool_calls": [call]}
             case Finish():
                 return None
 

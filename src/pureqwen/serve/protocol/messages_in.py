@@ -157,8 +157,8 @@ def _call(call: Call, where: str) -> dict[str, Any]:
     try:
         arguments = parse(call.function.arguments.encode() or b"{}")
     except Refusal as refusal:
-        text = refusal.message.replace("the body", "the text of the arguments")
-        raise Refusal(f"{where}: {text}", param=f"{where}.function.arguments") from None
+        text = refusal.message.replace("the body", "the text")
+        raise Refusal(f"{where}, the arguments: {text}", param=f"{where}.function.arguments") from None
     return {"type": "function", "function": {"name": call.function.name, "arguments": arguments}}
 
 

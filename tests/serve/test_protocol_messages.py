@@ -1,0 +1,133 @@
+"""/v1/messages to what the engine is asked for."""
+
+from typing import Any
+
+import pytest
+
+from pureqwen.config import ServeConfig
+from pureqwen.serve.protocol.ask import Ask, Form
+from pureqwen.serve.protocol.body import read
+from pureqwen.serve.protocol.messages import CountRequest, MessagesRequest, messages_ask
+from pureqwen.serve.protocol.refusal import Refusal
+
+TOOL = {"name": "add", "description": "Adds.", "input_schema": {"type": "object"}}
+BARE = {"name": "now", "input_schema": {"type": "object"}}
+HELLO = {"role": "user", "content": "Hi"}
+
+
+def asked(config: ServeConfig | None = None, **fields: Any) -> Ask:
+    body = {"model": "pocket", "max_tokens": 9, "messages": [HELLO], **fields}
+    return messages_ask(read(MessagesRequest, body)[0], config or ServeConfig())
+
+
+def refused(config: ServeConfig | None = None, **fields: Any) -> str | None:
+    with pytest.raises(Refusal) as caught:
+        asked(config, **fields)
+    assert caught.value.status == 400
+    return caught.value.param
+
+
+def test_the_fields_of_sampling_are_understood() -> None:
+    ask = asked(temperature=0, top_p=0.5, top_k=3, stop_sequences=["a"], stream=True)
+    assert ask.params.max_tokens == 9 and ask.params.stop == ("a",) and ask.stream
+    assert (ask.params.temperature, ask.params.top_p, ask.params.top_k) == (0, 0.5, 3)
+
+
+def test_what_has_no_effect_is_accepted_and_has_none() -> None:
+    assert asked(metadata={"user_id": "a"}, service_tier="auto") == asked()
+    block = {"type": "text", "text": "Hi", "cache_control": {"type": "ephemeral", "ttl": "1h"}}
+    assert asked(messages=[{"role": "user", "content": [block]}]) == asked()
+
+
+def test_a_conversation_with_a_tool_becomes_the_template_s_messages() -> None:
+    thought = {"type": "thinking", "thinking": "Sum.", "signature": ""}
+    use = {"type": "tool_use", "id": "1", "name": "add", "input": {"a": 1}}
+    result = {"type": "tool_result", "tool_use_id": "1", "content": [{"type": "text", "text": "3"}]}
+    failed = {"type": "tool_result", "tool_use_id": "2", "content": "no", "is_error": True}
+    empty = {"type": "tool_result", "tool_use_id": "3"}
+    text = {"type": "text", "text": "And?"}
+    ask = asked(
+        system=[{"type": "text", "text": "Be brief."}],
+        messages=[
+            HELLO,
+            {"role": "assistant", "content": [thought, {"type": "text", "text": "Well."}, use]},
+            {"role": "user", "content": [text, result, failed, empty]},
+            {"role": "assistant", "content": "3"},
+            {"role": "user", "content": [result]},
+        ],
+    )
+    calls = [{"type": "function", "function": {"name": "add", "arguments": {"a": 1}}}]
+    assert list(ask.messages) == [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": "Well.", "reasoning_content": "Sum.", "tool_calls": calls},
+        {"role": "tool", "content": "3"},
+        {"role": "tool", "content": "Error: no"},
+        {"role": "tool", "content": ""},
+        {"role": "user", "content": "And?"},
+        {"role": "assistant", "content": "3"},
+        {"role": "tool", "content": "3"},
+    ]
+
+
+def test_tools_and_their_choice_decide_what_is_shown_and_what_must_come() -> None:
+    ask = asked(tools=[TOOL, BARE])
+    assert [tool["function"] for tool in ask.tools] == [
+        {"name": "add", "description": "Adds.", "parameters": {"type": "object"}},
+        {"name": "now", "parameters": {"type": "object"}},
+    ]
+    assert ask.form is None and ask.parallel
+    assert asked(tools=[TOOL], tool_choice={"type": "any"}).form == Form(kind="tools")
+    named = asked(tools=[TOOL], tool_choice={"type": "tool", "name": "add"})
+    assert named.form == Form(kind="tools", names=("add",))
+    assert asked(tools=[TOOL], tool_choice={"type": "none"}).tools == ()
+    single = {"type": "auto", "disable_parallel_tool_use": True}
+    assert not asked(tools=[TOOL], tool_choice=single).parallel
+
+
+def test_thinking_is_the_model_s_own_way_unless_asked_for() -> None:
+    assert asked().thinking is None
+    assert asked(ServeConfig(thinking=False)).thinking is False
+    enabled = asked(thinking={"type": "enabled", "budget_tokens": 5})
+    assert (enabled.thinking, enabled.params.thinking_budget) == (True, 5)
+    assert asked(thinking={"type": "disabled"}).thinking is False
+    assert asked(thinking={"type": "adaptive"}).thinking is None
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"max_tokens": None}, "max_tokens"),
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"temperature": -1}, "temperature"),
+        ({"stop_sequences": ["a"] * 17}, "stop_sequences"),
+        ({"stop_sequences": [""]}, "stop_sequences"),
+        ({"thinking": {"type": "enabled"}}, "thinking.budget_tokens"),
+        ({"thinking": {"type": "disabled", "budget_tokens": 5}}, "thinking.budget_tokens"),
+        ({"thinking": {"type": "enabled", "budget_tokens": -5}}, "thinking.budget_tokens"),
+        ({"tools": [TOOL, TOOL]}, "tools"),
+        ({"tools": [{**BARE, "input_schema": {"a": "x" * 70_000}}]}, "tools[0].input_schema"),
+        ({"tools": [{"type": "web_search_20250305", "name": "web"}]}, "tools[0].type"),
+        ({"tool_choice": {"type": "any"}}, "tool_choice"),
+        ({"tools": [TOOL], "tool_choice": {"type": "tool", "name": "sub"}}, "tool_choice"),
+        ({"tools": [TOOL], "tool_choice": {"type": "tool"}}, "tool_choice.name"),
+        ({"tools": [TOOL], "tool_choice": {"type": "auto", "name": "add"}}, "tool_choice.name"),
+        ({"messages": []}, "messages"),
+        ({"messages": [HELLO, {"role": "assistant", "content": "So"}]}, "messages[1]"),
+        ({"messages": [{"role": "user", "content": []}]}, "messages[0].content"),
+        ({"messages": [{"role": "assistant", "content": []}, HELLO]}, "messages[0].content"),
+        ({"messages": [{"role": "user", "content": [{"type": "image"}]}]}, "messages[0].content[0]"),
+        ({"container": "a"}, "container"),
+    ],
+    ids=range(21),
+)
+def test_what_is_wrong_or_unsupported_is_named(fields: dict[str, Any], param: str) -> None:
+    assert refused(**fields) == param
+
+
+def test_counting_needs_no_max_tokens_and_takes_no_options_of_an_answer() -> None:
+    body = {"model": "pocket", "messages": [HELLO], "system": "Hi", "tools": [TOOL]}
+    ask = messages_ask(read(CountRequest, body)[0], ServeConfig())
+    assert ask.params.max_tokens is None and len(ask.messages) == 2
+    with pytest.raises(Refusal, match="max_tokens"):
+        read(CountRequest, {**body, "max_tokens": 3})
