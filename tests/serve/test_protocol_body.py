@@ -57,7 +57,7 @@ def test_a_body_that_is_no_json_object_or_would_hurt_later_is_refused_in_words(b
 
 
 def test_a_whole_surrogate_pair_is_a_character() -> None:
-    assert parse(b'{"a": "\\ud83d\\ude00"}') == {"a": "\U0001f600"}
+    assert parse(b'{"a": "\\ud83d\\ude00", "b": 1.5}') == {"a": "\U0001f600", "b": 1.5}
 
 
 @given(st.binary(max_size=200))

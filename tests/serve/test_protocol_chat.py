@@ -193,6 +193,8 @@ def test_a_wrong_message_is_named(message: Any, param: str) -> None:
 def test_tools_are_shown_without_what_is_no_business_of_the_template() -> None:
     (shown,) = asked(tools=TOOLS).tools
     assert shown == {"type": "function", "function": {k: v for k, v in ADD.items() if k != "strict"}}
+    (bare,) = asked(tools=[{"type": "function", "function": {"name": "now"}}]).tools
+    assert bare["function"] == {"name": "now"}
 
 
 def test_tool_choice_decides_what_is_shown_and_what_must_come() -> None:

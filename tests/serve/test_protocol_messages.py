@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from pureqwen.config import ServeConfig
+from pureqwen.config.serving import EFFORTS
 from pureqwen.serve.protocol.ask import Ask, Form
 from pureqwen.serve.protocol.body import read
 from pureqwen.serve.protocol.messages import CountRequest, MessagesRequest, messages_ask
@@ -12,6 +13,8 @@ from pureqwen.serve.protocol.refusal import Refusal
 
 TOOL = {"name": "add", "description": "Adds.", "input_schema": {"type": "object"}}
 BARE = {"name": "now", "input_schema": {"type": "object"}}
+FORMAT = {"format": {"type": "json_schema", "schema": {"type": "object"}}}
+LARGE = {"format": {"type": "json_schema", "schema": {"a": "x" * 70_000}}}
 HELLO = {"role": "user", "content": "Hi"}
 
 
@@ -94,6 +97,12 @@ def test_thinking_is_the_model_s_own_way_unless_asked_for() -> None:
     assert asked(thinking={"type": "adaptive"}).thinking is None
 
 
+def test_an_effort_is_a_limit_of_thinking_and_a_format_a_form() -> None:
+    ask = asked(output_config={**FORMAT, "effort": "low"}, thinking={"type": "adaptive"})
+    assert (ask.thinking, ask.effort) == (True, EFFORTS["low"])
+    assert ask.form == Form(kind="json_schema", schema={"type": "object"})
+
+
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
@@ -118,8 +127,12 @@ def test_thinking_is_the_model_s_own_way_unless_asked_for() -> None:
         ({"messages": [{"role": "assistant", "content": []}, HELLO]}, "messages[0].content"),
         ({"messages": [{"role": "user", "content": [{"type": "image"}]}]}, "messages[0].content[0]"),
         ({"container": "a"}, "container"),
+        ({"output_config": {"effort": "max"}}, "output_config.effort"),
+        ({"output_config": {"effort": "low"}, "thinking": {"type": "disabled"}}, "output_config.effort"),
+        ({"output_config": FORMAT, "tools": [TOOL]}, "output_config.format"),
+        ({"output_config": LARGE}, "output_config.format.schema"),
     ],
-    ids=range(21),
+    ids=range(25),
 )
 def test_what_is_wrong_or_unsupported_is_named(fields: dict[str, Any], param: str) -> None:
     assert refused(**fields) == param

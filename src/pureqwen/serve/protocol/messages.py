@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from pureqwen.config import ServeConfig
+from pureqwen.config.serving import EFFORTS
 from pureqwen.serve.protocol.ask import Ask, Form
 from pureqwen.serve.protocol.body import Fields, Values
 from pureqwen.serve.protocol.messages_in import NAME, check_schema
@@ -74,6 +75,7 @@ class AnthropicTool(Cacheable):
     description: str | None = None
     input_schema: dict[str, Any]
     type: Literal["custom"] | None = None
+    strict: bool | None = None
 
 
 class ToolChoice(Fields):
@@ -91,7 +93,17 @@ class Metadata(Fields):
     user_id: str | None = None
 
 
-class CountRequest(Fields):
+class OutputFormat(Fields):
+    type: Literal["json_schema"]
+    definition: Annotated[dict[str, Any], Field(alias="schema")]
+
+
+class OutputConfig(Fields):
+    effort: Literal["low", "medium", "high"] | None = None
+    format: OutputFormat | None = None
+
+
+class CountRequest(Cacheable):
     """The body of /v1/messages/count_tokens."""
 
     model: str
@@ -100,6 +112,7 @@ class CountRequest(Fields):
     tools: list[AnthropicTool] | None = None
     tool_choice: ToolChoice | None = None
     thinking: Thinking | None = None
+    output_config: OutputConfig | None = None
 
 
 class MessagesRequest(CountRequest):
@@ -137,13 +150,19 @@ def messages_ask(request: CountRequest, config: ServeConfig) -> Ask:
         }
     thinking, budget = thinking_of(request.thinking, config)
     tools, form, parallel = tools_of(request, config)
+    effort, wanted = output_of(request)
+    if wanted is not None:
+        if tools:
+            raise Refusal("output_config.format and tools exclude one another", param="output_config.format")
+        check_schema(wanted.schema, config, param="output_config.format.schema")
     return Ask(
         model=request.model,
         params=checked({**values, "thinking_budget": budget}, names=NAMES),
         messages=conversation(request),
         tools=tools,
-        thinking=thinking,
-        form=form,
+        thinking=True if effort is not None else thinking,
+        effort=effort,
+        form=wanted or form,
         parallel=parallel,
         stream=isinstance(request, MessagesRequest) and request.stream,
     )
@@ -158,6 +177,15 @@ def thinking_of(thinking: Thinking | None, config: ServeConfig) -> tuple[bool | 
     if thinking.type != "enabled" and thinking.budget_tokens is not None:
         raise Refusal("budget_tokens is for thinking that is enabled", param="thinking.budget_tokens")
     return {"enabled": True, "disabled": False, "adaptive": None}[thinking.type], thinking.budget_tokens
+
+
+def output_of(request: CountRequest) -> tuple[int | None, Form | None]:
+    """(most tokens of thinking by the effort, the form that is demanded)."""
+    output, thinking = request.output_config or OutputConfig(), request.thinking
+    if output.effort is not None and thinking is not None and thinking.type != "adaptive":
+        raise Refusal("effort is for thinking that is adaptive", param="output_config.effort")
+    form = None if output.format is None else Form(kind="json_schema", schema=output.format.definition)
+    return EFFORTS.get(output.effort or ""), form
 
 
 def tools_of(

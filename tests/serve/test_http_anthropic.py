@@ -1,0 +1,151 @@
+"""Anthropic's own client against the server."""
+
+import asyncio
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import anthropic
+import pytest
+from running import Running
+
+from pureqwen import Qwen
+
+SUM: Any = [{"role": "user", "content": "What is 3 + 4?"}]
+PARIS: Any = [{"role": "user", "content": "What is the weather in Paris?"}]
+PLACE = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+WEATHER: Any = {"name": "get_weather", "description": "The weather of a place", "input_schema": PLACE}
+CLOCK: Any = {"name": "clock", "input_schema": {"type": "object"}}
+
+
+@pytest.fixture(scope="module")
+def client(served: Running) -> Iterator[anthropic.Anthropic]:
+    with anthropic.Anthropic(base_url=served.url, api_key="none", max_retries=0) as found:
+        yield found
+
+
+def answer(client: anthropic.Anthropic, messages: Any, **fields: Any) -> Any:
+    """Greedy: the client has no name for the temperature any more, the protocol has."""
+    fields = {"model": "pocket", "max_tokens": 300, "extra_body": {"temperature": 0}, **fields}
+    return client.messages.create(messages=messages, **fields)
+
+
+def test_a_message_is_thought_about_and_answered(client: anthropic.Anthropic, pocket: Qwen) -> None:
+    told = answer(client, SUM, thinking={"type": "adaptive"})
+    here = pocket.chat(SUM, temperature=0)
+    thought, text = told.content
+    assert (thought.type, thought.thinking) == ("thinking", here.reasoning)
+    assert (text.type, text.text) == ("text", here.content)
+    assert (told.stop_reason, told.stop_sequence) == ("end_turn", None)
+    assert told.usage.input_tokens + told.usage.cache_read_input_tokens == here.usage.prompt_tokens
+    assert told.usage.output_tokens == here.usage.completion_tokens
+
+
+def test_a_stream_adds_up_to_the_message_that_is_not_streamed(client: anthropic.Anthropic) -> None:
+    for messages, fields in ((SUM, {}), (PARIS, {"tools": [WEATHER]})):
+        asked: Any = {"model": "pocket", "extra_body": {"temperature": 0}, "max_tokens": 300, **fields}
+        with client.messages.stream(messages=messages, **asked) as stream:
+            told = stream.get_final_message()
+        whole = answer(client, messages, **fields)
+        drop = {"id": True, "content": {"__all__": {"id"}}, "usage": True}
+        assert told.model_dump(exclude=drop, exclude_none=True) == whole.model_dump(
+            exclude=drop, exclude_none=True
+        )
+        assert told.usage.output_tokens == whole.usage.output_tokens
+
+
+def test_the_events_come_in_anthropic_s_order(client: anthropic.Anthropic) -> None:
+    events = [event.type for event in answer(client, SUM, stream=True)]
+    assert events[0] == "message_start" and events[-2:] == ["message_delta", "message_stop"]
+    assert events.count("content_block_start") == events.count("content_block_stop") == 2
+    assert events.count("content_block_delta") > 5
+
+
+def test_thinking_is_turned_off_and_limited(client: anthropic.Anthropic) -> None:
+    (block,) = answer(client, SUM, thinking={"type": "disabled"}).content
+    assert block.type == "text" and "7" in block.text
+    question = [{"role": "user", "content": "What is 347 * 86?"}]
+    limited = answer(client, question, thinking={"type": "enabled", "budget_tokens": 5}).content
+    assert [block.type for block in limited] == ["thinking", "text"]
+    assert len(limited[0].thinking) < len(answer(client, question).content[0].thinking)
+
+
+def test_a_tool_is_called_and_its_result_used(client: anthropic.Anthropic) -> None:
+    told = answer(client, PARIS, tools=[WEATHER])
+    call = told.content[-1]
+    assert told.stop_reason == "tool_use" and (call.name, call.input) == ("get_weather", {"city": "Paris"})
+    content = '{"sky": "clear", "degrees": 21}'
+    result = {"type": "tool_result", "tool_use_id": call.id, "content": content}
+    turns = [*PARIS, {"role": "assistant", "content": told.content}, {"role": "user", "content": [result]}]
+    after = answer(client, turns, tools=[WEATHER])
+    assert after.stop_reason == "end_turn" and "21" in after.content[-1].text
+
+
+@pytest.mark.parametrize(
+    ("choice", "names"),
+    [
+        ({"type": "none"}, set()),
+        ({"type": "any"}, {"get_weather", "clock"}),
+        ({"type": "tool", "name": "clock"}, {"clock"}),
+        ({"type": "any", "disable_parallel_tool_use": True}, {"get_weather", "clock"}),
+    ],
+    ids=["none", "any", "tool", "one"],
+)
+def test_tool_choice_is_obeyed(client: anthropic.Anthropic, choice: Any, names: set[str]) -> None:
+    told = answer(client, SUM, tools=[WEATHER, CLOCK], tool_choice=choice)
+    called = [block.name for block in told.content if block.type == "tool_use"]
+    assert bool(called) == bool(names) and set(called) <= names
+    assert told.stop_reason == ("tool_use" if names else "end_turn")
+    assert len(called) == 1 or "disable_parallel_tool_use" not in choice
+
+
+def test_an_answer_of_a_schema_is_one(client: anthropic.Anthropic) -> None:
+    question = [{"role": "user", "content": "Write a JSON object with name Ann and age 31."}]
+    properties = {"name": {"type": "string"}, "age": {"type": "integer"}}
+    schema = {"type": "object", "properties": properties, "required": ["name", "age"]}
+    schema["additionalProperties"] = False
+    form = {"effort": "low", "format": {"type": "json_schema", "schema": schema}}
+    told = answer(client, question, output_config=form)
+    assert json.loads(told.content[-1].text) == {"name": "Ann", "age": 31}
+    assert told.content[0].type == "thinking"
+
+
+def test_the_stop_sequence_that_ended_the_answer_is_named(client: anthropic.Anthropic) -> None:
+    for thinking in ({"type": "disabled"}, {"type": "adaptive"}):
+        told = answer(client, SUM, stop_sequences=["never", " ="], thinking=thinking)
+        assert (told.stop_reason, told.stop_sequence) == ("stop_sequence", " =")
+        assert told.content[-1].text == "3 + 4"
+
+
+def test_the_tokens_of_a_conversation_are_counted(client: anthropic.Anthropic, pocket: Qwen) -> None:
+    count = client.messages.count_tokens(model="pocket", messages=SUM, tools=[WEATHER], system="Be brief.")
+    told = answer(client, SUM, tools=[WEATHER], system="Be brief.", max_tokens=1).usage
+    assert count.input_tokens == told.input_tokens + told.cache_read_input_tokens
+
+
+def test_the_asynchronous_client_streams_too(served: Running) -> None:
+    async def ask() -> str:
+        url = served.url
+        async with anthropic.AsyncAnthropic(base_url=url, api_key="none", max_retries=0) as client:
+            asked: Any = {"model": "pocket", "max_tokens": 300, "extra_body": {"temperature": 0}}
+            async with client.messages.stream(messages=SUM, **asked) as stream:
+                return "".join([text async for text in stream.text_stream])
+
+    assert "7" in asyncio.run(ask())
+
+
+@pytest.mark.parametrize(
+    ("fields", "kind"),
+    [
+        ({"max_tokens": -1}, anthropic.BadRequestError),
+        ({"model": "claude"}, anthropic.NotFoundError),
+        ({"container": "a"}, anthropic.BadRequestError),
+    ],
+    ids=["value", "model", "unknown"],
+)
+def test_a_mistake_is_the_client_s_own_exception(client: Any, fields: Any, kind: Any) -> None:
+    with pytest.raises(kind) as caught:
+        answer(client, SUM, **fields)
+    error = caught.value.body
+    assert error["type"] == "error" and error["request_id"] == caught.value.request_id
+    assert next(iter(fields)).partition("_")[0] in error["error"]["message"]
