@@ -12,7 +12,7 @@ PEERS_PIP := $(PEERS)/venv/bin/python -m pip -qq --disable-pip-version-check
 QUESTION ?= What is 347 * 86?
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-long check format docs capture bench bench-gpu peers pocket pocket-eval verify-real dist clean
+.PHONY: help setup demo test test-long check format docs capture bench bench-gpu peers llama-server pocket pocket-eval verify-real dist clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-14s%s\n", $$1, $$2 }' Makefile
@@ -60,6 +60,8 @@ bench-gpu: $(VENV)/.dev  ## measure on a CUDA device; writes benchmarks/results/
 	$(BIN)/python docs/generate.py
 
 peers: $(PEERS)/.installed  ## what `make bench` compares with, in an environment of its own (compiles llama.cpp, once)
+
+llama-server: $(PEERS)/bin/llama-server  ## llama.cpp's server, for benchmarks/bench_serve.py (compiles llama.cpp again, once)
 
 pocket: $(VENV)/.dev  ## train the bundled model again (about 75 minutes on two cores)
 	$(BIN)/python -m recipes.pocket
@@ -109,3 +111,14 @@ $(PEERS)/.installed: benchmarks/peers/requirements.txt
 	  "$$(grep '^llama' $<)" $(PIP_ARGS)
 	@$(PEERS_PIP) install --no-deps --find-links $(PEERS)/wheels "$$(grep '^llama' $<)" $(PIP_ARGS)
 	@touch $@
+
+# The wheel has no server: it is compiled from the same sources, as quick as the machine allows, without its web page.
+$(PEERS)/bin/llama-server: $(PEERS)/.installed
+	@mkdir -p $(PEERS)/source $(PEERS)/bin
+	@$(PEERS_PIP) download --no-deps --no-binary llama_cpp_python -d $(PEERS)/source "$$(grep '^llama' benchmarks/peers/requirements.txt)" $(PIP_ARGS)
+	@tar -xzf $(PEERS)/source/llama_cpp_python-*.tar.gz -C $(PEERS)/source
+	@cmake -S $(PEERS)/source/llama_cpp_python-*/vendor/llama.cpp -B $(PEERS)/source/build -DCMAKE_BUILD_TYPE=Release \
+	  -DGGML_NATIVE=ON -DBUILD_SHARED_LIBS=OFF -DLLAMA_BUILD_SERVER=ON -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF \
+	  -DLLAMA_BUILD_APP=OFF -DLLAMA_USE_PREBUILT_UI=OFF -DLLAMA_OPENSSL=OFF > $(PEERS)/source/build.log
+	@cmake --build $(PEERS)/source/build --target llama-server --parallel >> $(PEERS)/source/build.log
+	@cp $(PEERS)/source/build/bin/llama-server $@

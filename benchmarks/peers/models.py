@@ -113,19 +113,25 @@ def write_random(folder: Path, config: ModelConfig) -> None:
     write_checkpoint(tensors, folder, config=config, make=make)
 
 
-def with_tokenizer(source: Path, out: Path) -> None:
-    """The same weights, linked, beside a byte-level BPE as large as Qwen3's: 151,643 tokens."""
+def with_tokenizer(source: Path, out: Path, *, texts: bool = False, size: int = 151_643) -> None:
+    """The same weights, linked, beside a byte-level BPE of `size` tokens: as large as Qwen3's.
+
+    texts: tokens of letters, each of which can be shown by itself; only the 256 bytes are what they are.
+    """
     from pureqwen.tokenizer import BYTE_VALUES
 
     out.mkdir()
     for path in source.iterdir():
         (out / path.name).symlink_to(path.resolve())
     tokens = sorted(BYTE_VALUES)
-    merges = []
-    for left in range(151_643 - 256):  # every token, in order, followed by every byte, until there are enough
-        first, second = tokens[left // 256], tokens[left % 256]
+    letters = [chr(code) for code in range(33, 127)] if texts else list(tokens)
+    roots = list(letters)
+    merges: list[list[str]] = []
+    while len(tokens) < size:  # every token of letters, in order, followed by every letter
+        first, second = roots[len(merges) // len(letters)], letters[len(merges) % len(letters)]
         merges.append([first, second])
         tokens.append(first + second)
+        roots.append(first + second)
     model = {"type": "BPE", "vocab": {token: n for n, token in enumerate(tokens)}, "merges": merges}
     split = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": True}
     content = {

@@ -5,6 +5,7 @@
     {"do": "prefill", "prompt": 512, "batch": 1}     {"seconds": 2.1}         to the first token of each row
     {"do": "decode", "steps": 12}                    {"seconds": [0.06, ...]}           goes on where it was
     {"do": "fill", "tokens": 16384}                  {}                   a cache of random keys and values
+    {"do": "crowd", "requests": [...]}               {"times": [[0.2, ...], ...]}   of each answer's tokens
     {"do": "memory"}                                 {"bytes": 9e8}       the most since `load`, less what was
 
 What fails is answered {"error": why}, and the worker goes on. Whatever the program prints goes to standard
@@ -98,6 +99,8 @@ class Held:
             case "fill":
                 program.fill(prompts(command["tokens"], 1, 0)[0])
                 return {}
+            case "crowd":
+                return {"times": program.crowd(command["requests"])}
             case "memory":
                 return {"bytes": memory(MOST) - self.before}
             case other:
