@@ -5,6 +5,7 @@ calls f on the model before a number is read, and what f put in says by its own 
 """
 
 from pureqwen.rewrite.compile import compile_blocks, compiled_blocks, eager, named_compiler
+from pureqwen.rewrite.deterministic import deterministic
 from pureqwen.rewrite.fuse import FusedBlock, fuse
 from pureqwen.rewrite.native import for_cpu, native_products
 from pureqwen.rewrite.quantize import quantize
@@ -16,6 +17,7 @@ __all__ = [
     "Rewrite",
     "compile_blocks",
     "compiled_blocks",
+    "deterministic",
     "eager",
     "find",
     "for_cpu",

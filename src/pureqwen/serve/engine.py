@@ -23,6 +23,7 @@ from pureqwen.chat import Event
 from pureqwen.config import EngineConfig
 from pureqwen.generate import Result, Row
 from pureqwen.qwen import Qwen
+from pureqwen.rewrite import deterministic
 from pureqwen.serve.inbox import Inbox
 from pureqwen.serve.request import Busy, Failed, Listen, Request, Statistics, Stopping, Ticket, Update
 from pureqwen.serve.runner import Runner, advance, make_cache
@@ -38,7 +39,8 @@ _log = logging.getLogger(__name__)
 class Engine:
     """Answers many requests with one model.
 
-    `start` gives it a thread that steps as long as there is something to do; without it `run` steps.
+    `start` gives it a thread that steps as long as there is something to do; without it `run` steps. With
+    `config.deterministic` the model is rewritten, and stays so (rewrite/deterministic.py).
     """
 
     def __init__(self, qwen: Qwen, *, config: EngineConfig | None = None) -> None:
@@ -46,7 +48,8 @@ class Engine:
         cache = make_cache(qwen, self.config)
         pool = PagePool(cache.num_pages, page_size=cache.page_size)
         self._scheduler = Scheduler(pool, config=self.config)
-        self._runner = Runner(qwen.model, cache)
+        model = deterministic(qwen.model) if self.config.deterministic else qwen.model
+        self._runner = Runner(model, cache)
         self._stretch = Stretch(self.config.stretch, least=cache.page_size)
         self._inbox = Inbox()
         self._live: dict[str, Request] = {}  # all that have not ended, but for the inbox

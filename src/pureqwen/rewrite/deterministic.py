@@ -1,0 +1,207 @@
+"""A model whose logits do not depend, to the bit, on what else is computed beside them.
+
+    alone       [ a ]                               a sum of floats depends on its order, and the order on
+    in a step   [ b b b a c c c c c c c ]           the code that was chosen for so many rows, and on where
+                        ^ the same numbers, other   in them a row stands (He et al. 2025, "Defeating
+                          last bits                 Nondeterminism in LLM Inference")
+
+So every row must meet the same code, whatever its neighbours: products take rows in whole tiles, filled up
+with zeros. On a CPU native code adds each row of a tile in one order, and what stands between the products is
+native too. Elsewhere, or without it, everything but attention goes through the model tile by tile, a tile
+being small enough that its rows can't be treated differently: on a CPU that is one row, which is slow.
+
+Attention is the cache's affair: `PagedCache(apart=True)` attends to each token by itself. What is promised
+holds for one machine, one number of threads and one device, and without gradients.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pureqwen import kernels
+from pureqwen.kernels import Whole
+from pureqwen.model import Attend, Block, Experts, MoE, Qwen3, RMSNorm
+from pureqwen.model.rope import Rope, rotate
+from pureqwen.rewrite.fuse import FusedBlock
+from pureqwen.rewrite.native import NativeLinear
+from pureqwen.rewrite.quantize import Int4Linear
+from pureqwen.rewrite.walk import replace
+
+EIGHT = 8  # rows that native products take together: of a multiple of it, none is treated otherwise
+TILE = 16  # rows of a tile on other devices, where each row of a product is computed alike
+
+LINEARS = (
+    "model.layers.*.self_attn.*_proj",
+    "model.layers.*.mlp.*_proj",
+    "model.layers.*.mlp.gate",
+    "lm_head",
+)
+PARTS = (*LINEARS, "model.layers.*.mlp.experts", "model.layers.*.mlp.experts.*.*_proj", "model.norm")
+
+
+def deterministic(model: Qwen3) -> Qwen3:
+    """The loaded model with each row computed alike; parameters and their names are the very same."""
+    for pattern in PARTS:
+        try:
+            replace(model, pattern, lambda _, old: _part(old))
+        except ValueError:  # nothing of this kind: dense models have no experts
+            continue
+    replace(model, "model.layers.*", lambda _, old: _block(old))
+    if not isinstance(model.model.rope, TiledRope):
+        model.model.rope = TiledRope(model.model.rope)
+    return model
+
+
+def tiled(run: Callable[..., tuple[Tensor, ...]], *rows: Tensor, size: int) -> tuple[Tensor, ...]:
+    """`run` on tiles of exactly `size` rows of each of `rows` (M, ...), the last filled up; (M, ...) each."""
+    M = len(rows[0])
+    count = max(1, -(-M // size))
+    found = [run(*(_tile(x[n * size : (n + 1) * size], size) for x in rows)) for n in range(count)]
+    return tuple(torch.cat(parts)[:M] for parts in zip(*found, strict=True))
+
+
+def _tile(rows: Tensor, size: int) -> Tensor:
+    """Memory of its own, too: where a row lies must not matter either."""
+    tile = rows.new_zeros(size, *rows.shape[1:])
+    tile[: len(rows)] = rows
+    return tile
+
+
+def product(x: Tensor, weight: Tensor) -> Tensor:
+    """x (..., K) by weight (N, K): (..., N)."""
+    rows = x.reshape(-1, x.shape[-1])
+    if kernels.runs(rows) and rows.shape[1] % 32 == 0:
+        filled = _tile(rows, -(-len(rows) // EIGHT) * EIGHT)
+        y: Tensor = torch.ops.pureqwen.linear(filled, weight)[: len(rows)]
+    else:
+        (y,) = tiled(lambda tile: (F.linear(tile, weight),), rows, size=_size(x))
+    return y.view(*x.shape[:-1], len(weight))
+
+
+def _size(x: Tensor) -> int:
+    """Rows of a tile for code that is not our own."""
+    return 1 if x.device.type == "cpu" else TILE
+
+
+class TiledLinear(nn.Linear):
+    """nn.Linear on tiles."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if torch.is_grad_enabled():
+            return super().forward(x)
+        y = product(x, self.weight)
+        return y if self.bias is None else y + self.bias
+
+
+class TiledNorm(RMSNorm):
+    """RMSNorm row by row, or on tiles."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if torch.is_grad_enabled():
+            return super().forward(x)
+        rows = x.reshape(-1, x.shape[-1]).contiguous()
+        if kernels.runs(rows):
+            return kernels.rms_norm(rows, self.weight, self.eps).view(x.shape)
+        (y,) = tiled(lambda tile: (RMSNorm.forward(self, tile),), rows, size=_size(x))
+        return y.view(x.shape)
+
+
+class TiledInt4(Int4Linear):
+    """Int4Linear on tiles: of few rows and of many, native code adds in another order."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = kernels.quantize(x.reshape(-1, x.shape[-1]))
+        return self.product(rows).view(*x.shape[:-1], len(self.weight_packed))
+
+    def product(self, rows: Whole) -> Tensor:
+        size = EIGHT if kernels.runs(rows.like) else _size(rows.like)
+        (y,) = tiled(
+            lambda q, scale: (super(TiledInt4, self).product(Whole(q, scale, rows.like)),),
+            rows.q,
+            rows.scale,
+            size=size,
+        )
+        return y
+
+
+class TiledExperts(Experts):
+    """Experts whose products are on tiles: how many tokens an expert gets depends on the others."""
+
+    def one(self, e: int, x: Tensor) -> Tensor:
+        if torch.is_grad_enabled():
+            return super().one(e, x)
+        inner = kernels.swiglu(product(x, self.gate_proj[e]), product(x, self.up_proj[e]))
+        return product(inner, self.down_proj[e])
+
+
+class TiledRope(Rope):
+    """Angles of eight positions at a time: a cosine's last bit depends on its place in a vector."""
+
+    def __init__(self, rope: Rope) -> None:
+        vars(self).update(vars(rope))
+
+    def __call__(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        each = super().__call__
+        cos, sin = tiled(lambda tile: each(tile, dtype), positions.flatten(), size=EIGHT)
+        return cos.view(*positions.shape, *cos.shape[1:]), sin.view(*positions.shape, *sin.shape[1:])
+
+
+class TiledBlock(Block):
+    """A `Block` of the same parts for other devices: all but attention on tiles."""
+
+    def __init__(self, block: Block) -> None:
+        nn.Module.__init__(self)
+        for name, part in block.named_children():
+            self.add_module(name, part)
+
+    def forward(self, x: Tensor, angles: tuple[Tensor, Tensor], attend: Attend) -> Tensor:
+        if torch.is_grad_enabled():
+            return super().forward(x, angles, attend)
+        rows = x.reshape(-1, x.shape[-1])  # (T, D)
+        size = 1 if isinstance(self.mlp, MoE) else _size(x)
+        cos, sin = (part.expand(*x.shape[:-1], 1, -1).reshape(len(rows), 1, -1) for part in angles)
+        q, k, v = tiled(self.before, rows, cos, sin, size=size)  # (T, H, Dh) and twice (T, Hkv, Dh)
+        o = attend(*(part.view(*x.shape[:-1], *part.shape[1:]) for part in (q, k, v)))
+        (y,) = tiled(self.after, rows, o.reshape(len(rows), -1), size=size)
+        return y.view(x.shape)
+
+    def before(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What attention is asked, of a tile (size, D)."""
+        attn, h = self.self_attn, self.input_layernorm(x)
+        q, k, v = (
+            proj(h).unflatten(-1, (-1, attn.head_dim)) for proj in (attn.q_proj, attn.k_proj, attn.v_proj)
+        )
+        return rotate(attn.q_norm(q), (cos, sin)), rotate(attn.k_norm(k), (cos, sin)), v
+
+    def after(self, x: Tensor, o: Tensor) -> tuple[Tensor]:
+        """The tile (size, D) with what attention and feed-forward network add to it."""
+        x = x + self.self_attn.o_proj(o)
+        return (x + self.mlp(self.post_attention_layernorm(x)),)
+
+
+def _part(old: nn.Module) -> nn.Module:
+    kinds: dict[type[nn.Module], type[nn.Module]] = {
+        nn.Linear: TiledLinear,
+        NativeLinear: TiledLinear,
+        RMSNorm: TiledNorm,
+        Int4Linear: TiledInt4,
+    }
+    if isinstance(old, Experts):
+        return _as(TiledExperts, old)
+    return _as(kinds[type(old)], old) if type(old) in kinds else old  # int8 sums are exact in any order
+
+
+def _block(old: nn.Module) -> nn.Module:
+    assert isinstance(old, Block)
+    if kernels.runs(old.input_layernorm.weight):
+        return old if isinstance(old, FusedBlock) else FusedBlock(old)
+    return old if isinstance(old, TiledBlock) else TiledBlock(old)
+
+
+def _as(kind: type[nn.Module], old: nn.Module) -> nn.Module:
+    """A module of this kind with all that the old one has."""
+    new = kind.__new__(kind)
+    vars(new).update(vars(old))
+    return new
