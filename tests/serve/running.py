@@ -3,6 +3,7 @@
 import contextlib
 import http.client
 import json
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -55,10 +56,20 @@ class Running:
 
 @contextlib.contextmanager
 def running(
-    engine: Any, qwen: Qwen, config: ServeConfig | None = None, *, drain: float = 0.0
+    engine: Any,
+    qwen: Qwen,
+    config: ServeConfig | None = None,
+    *,
+    drain: float = 0.0,
+    buffer: int | None = None,
 ) -> Iterator[Running]:
-    """The server while the block runs; then it is stopped, and its thread must end."""
+    """The server while the block runs; then it is stopped, and its thread must end.
+
+    buffer: bytes that the system takes in the place of a client that does not read.
+    """
     bound = listen("127.0.0.1", 0)
+    if buffer is not None:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, buffer)
     server = InThread(create_app(engine, qwen, config or ServeConfig()), drain=drain)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]}, daemon=True)
     thread.start()

@@ -3,6 +3,7 @@
 import ipaddress
 import os
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -160,13 +161,13 @@ def run(source: ModelOptions, config: ServeConfig, engine_config: EngineConfig, 
         qwen = source.load()
         engine = parts["Engine"](qwen, config=engine_config)
         parts["begin"](as_json=place.log_json)
-        server = parts["Server"](parts["create_app"](engine, qwen, config), drain=place.drain)
-        port = bound.getsockname()[1]
         if not is_loopback(place.host) and not config.api_keys:
             notice(f"everybody who reaches {place.host} may use this server: set an --api-key")
         shown = f"[{place.host}]" if ":" in place.host else place.host
-        notice(f"{config.name} at http://{shown}:{port}/v1, Ctrl-C ends it")
-        server.run(sockets=[bound])
+        url = f"http://{shown}:{bound.getsockname()[1]}/v1"
+        app = parts["create_app"](engine, qwen, config)
+        ready = partial(notice, f"{config.name} at {url}, Ctrl-C ends it")
+        parts["Server"](app, drain=place.drain, ready=ready).run(sockets=[bound])
     finally:
         bound.close()
 

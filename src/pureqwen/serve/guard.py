@@ -8,6 +8,7 @@
 Whatever goes wrong further in becomes an error in the shape of the protocol, here and nowhere else.
 """
 
+import asyncio
 import hashlib
 import hmac
 import ipaddress
@@ -59,6 +60,8 @@ class Guard:
             await self._fail(refusal, visit, scope, receive, send)
         except ClientDisconnect:
             visit.error = visit.error or "disconnected"
+        except asyncio.CancelledError:  # the server ends at once; nobody waits for this task
+            visit.error = "cut_off"
         except Exception as error:
             log("crash", level=logging.ERROR, error=error, request_id=visit.id)
             broken = Refusal(

@@ -11,7 +11,7 @@ import contextlib
 import signal
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 
 import uvicorn
@@ -31,6 +31,8 @@ def listen(host: str, port: int, *, deaf: float = DEAF) -> socket.socket:
     deaf: seconds after which a connection ends whose client takes nothing, in the middle of an answer or of
     its end: a server that waits for it to read the last bytes would wait for ever.
     """
+    if not 0 <= port <= 65535:  # the system would take the rest of a division
+        raise ValueError(f"can't listen on port {port}: it must be from 0 to 65535")
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         family, kind, protocol, _, address = found[0]
@@ -43,7 +45,7 @@ def listen(host: str, port: int, *, deaf: float = DEAF) -> socket.socket:
         except OSError:
             bound.close()
             raise
-    except (OSError, OverflowError) as error:
+    except OSError as error:
         why = getattr(error, "strerror", None) or str(error)
         raise ValueError(
             f"can't listen on {host} port {port} ({why}): stop what listens there, or give another --port"
@@ -52,9 +54,12 @@ def listen(host: str, port: int, *, deaf: float = DEAF) -> socket.socket:
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server, which stops the engine before it waits for the answers to end."""
+    """uvicorn's server, which stops the engine before it waits for the answers to end.
 
-    def __init__(self, app: FastAPI, *, drain: float = 0.0) -> None:
+    drain: seconds that running answers have. ready: is called once requests are answered.
+    """
+
+    def __init__(self, app: FastAPI, *, drain: float = 0.0, ready: Callable[[], None] | None = None) -> None:
         settings = uvicorn.Config(
             app,
             http="h11",
@@ -69,7 +74,12 @@ class Server(uvicorn.Server):
         super().__init__(settings)
         service = app.state.service
         assert isinstance(service, Service)
-        self._service, self._drain = service, drain
+        self._service, self._drain, self._ready = service, drain, ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started and self._ready is not None:
+            self._ready()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Let the answers end, or end them, and then the connections."""

@@ -1,0 +1,295 @@
+"""When it gets hard: full queues, clients that leave or do not read, steps that crash, the server's end."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from running import Running, running, wait_for
+from simple_engine import SimpleEngine
+
+from pureqwen import EngineConfig, Qwen
+from pureqwen.config import ServeConfig
+from pureqwen.serve.engine import Engine
+from pureqwen.serve.server import listen
+
+HI: Any = {"model": "pocket", "messages": [{"role": "user", "content": "Hi"}]}
+LONG: Any = {**HI, "max_tokens": 3000, "ignore_eos": True, "logprobs": True, "top_logprobs": 20}
+CHAT, TEXT, MESSAGES = "/v1/chat/completions", "/v1/completions", "/v1/messages"
+
+
+class Client:
+    """A connection that reads what and when the test wants."""
+
+    def __init__(self, server: Running, path: str, body: Any, *, buffer: int | None = None) -> None:
+        self.link = socket.socket()
+        self.link.settimeout(30)
+        if buffer is not None:
+            self.link.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
+        self.link.connect(("127.0.0.1", server.port))
+        data = json.dumps(body).encode()
+        head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        self.link.sendall(f"{head}Content-Length: {len(data)}\r\n\r\n".encode() + data)
+        self.got = b""
+
+    def until(self, mark: bytes) -> bytes:
+        while mark not in self.got:
+            more = self.link.recv(65536)
+            assert more, self.got[-500:]
+            self.got += more
+        return self.got
+
+    def rest(self) -> bytes:
+        """All that comes until the connection ends."""
+        try:
+            while more := self.link.recv(65536):
+                self.got += more
+        except ConnectionResetError:
+            pass
+        return self.got
+
+    def close(self) -> None:
+        self.link.close()
+
+
+def idle(engine: Any) -> bool:
+    now = engine.statistics()
+    return bool(now.waiting == now.running == now.pages_used == 0)
+
+
+@pytest.fixture
+def simple(pocket: Qwen) -> Iterator[Running]:
+    """The engine that obeys the test, and little patience."""
+    config = ServeConfig(keepalive_seconds=0.05, request_seconds=0.6)
+    with running(SimpleEngine(pocket), pocket, config) as server:
+        yield server
+
+
+def test_a_full_queue_says_when_to_come_again(pocket: Qwen) -> None:
+    engine = Engine(pocket, config=EngineConfig(max_queue=1, max_batch=1))
+    with running(engine, pocket) as server:
+        first = Client(server, CHAT, {**LONG, "stream": True})
+        wait_for(lambda: engine.statistics().running == 1)
+        second = Client(server, CHAT, {**LONG, "stream": True})
+        wait_for(lambda: engine.statistics().waiting == 1)
+        for path in (CHAT, MESSAGES):
+            status, headers, told = server.ask(path, {**HI, "max_tokens": 5})
+            assert status == 429 and int(headers["retry-after"]) > 0
+            assert told["error"]["type"] == "rate_limit_error"
+        assert server.ask("/ready")[0] == 200
+        first.close()
+        assert b"chat.completion.chunk" in second.until(b"reasoning_content"), "its turn comes"
+        second.close()
+        wait_for(lambda: idle(engine))
+
+
+def test_all_answers_of_a_request_are_queued_or_none(pocket: Qwen) -> None:
+    engine = Engine(pocket, config=EngineConfig(max_queue=2, max_batch=1))
+    with running(engine, pocket) as server:
+        blocker = Client(server, CHAT, {**LONG, "stream": True})
+        wait_for(lambda: engine.statistics().running == 1)
+        assert server.ask(CHAT, {**HI, "n": 3, "max_tokens": 5})[0] == 429
+        wait_for(lambda: engine.statistics().waiting == 0)
+        blocker.close()
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_client_that_leaves_frees_its_pages_within_a_step(served: Running, stream: bool) -> None:
+    engine = served.engine
+    client = Client(served, CHAT, {**LONG, "stream": stream, "n": 2})
+    wait_for(lambda: engine.statistics().running == 2 and engine.statistics().pages_used > 2)
+    client.close()
+    wait_for(lambda: idle(engine))
+    assert served.ask("/ready")[0] == 200
+
+
+def test_a_client_that_leaves_before_its_body_came_leaves_nothing(served: Running) -> None:
+    for head in (b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\n", b"GET", b""):
+        with socket.create_connection(("127.0.0.1", served.port)) as link:
+            link.sendall(head)
+    body = b"Content-Type: application/json\r\nContent-Length: 100\r\n\r\n{"
+    with socket.create_connection(("127.0.0.1", served.port)) as link:
+        link.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\n" + body)
+    wait_for(lambda: served.server._service._entering == 0)
+    assert served.chat("Hi", max_tokens=3)[0] == 200
+
+
+def test_a_reader_that_takes_nothing_stalls_nobody_and_is_cut_off(pocket: Qwen) -> None:
+    config = ServeConfig(stall_seconds=0.5)
+    engine = Engine(pocket)
+    with running(engine, pocket, config, buffer=4096) as server:
+        server.chat("Hi", max_tokens=3)
+        slow = Client(server, CHAT, {**LONG, "stream": True, "n": 4}, buffer=4096)
+        wait_for(lambda: engine.statistics().running > 0)
+        began = time.monotonic()
+        assert server.chat("What is 3 + 4?", temperature=0)[0] == 200
+        assert time.monotonic() - began < 10
+        wait_for(lambda: 'errors_total{kind="stalled"} 1.0' in server.ask("/metrics")[2])
+        wait_for(lambda: idle(engine))
+        assert b"[DONE]" not in slow.rest()
+        slow.close()
+
+
+def test_a_body_that_comes_too_slowly_is_not_waited_for(pocket: Qwen) -> None:
+    with running(SimpleEngine(pocket), pocket, ServeConfig(stall_seconds=0.2)) as server:
+        link = socket.create_connection(("127.0.0.1", server.port))
+        head = b"POST /v1/messages HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        with link:
+            link.sendall(head + b"Content-Length: 9\r\n\r\n{")
+            assert link.recv(4096).startswith(b"HTTP/1.1 408")
+
+
+def test_silence_is_filled_with_comments_that_clients_skip(simple: Running) -> None:
+    simple.engine.pause = 0.15
+    events = simple.events(CHAT, {**HI, "max_tokens": 2})
+    assert ": keep-alive" in events and events[-1] == "data: [DONE]"
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_request_that_takes_too_long_ends_with_an_error(simple: Running, stream: bool) -> None:
+    simple.engine.pause = 0.3
+    if stream:
+        *_, last = simple.events(CHAT, {**HI, "max_tokens": 50})
+        error = json.loads(last.removeprefix("data: "))["error"]
+    else:
+        status, headers, told = simple.chat(max_tokens=50)
+        assert status == 504 and headers["x-should-retry"] == "false"
+        error = told["error"]
+    assert error["code"] == "request_timeout" and "0.6 s" in error["message"]
+    wait_for(lambda: len(simple.engine.aborted) == 1)
+
+
+# ---- a step that crashes ----
+
+
+class Trap:
+    """Stands before the engine's runner: crashes the steps that it is told to."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.runner, self.armed = engine._runner, False
+        engine._runner = self  # type: ignore[assignment]
+
+    def __call__(self, plan: Any) -> Any:
+        if self.armed:
+            self.armed = False
+            raise RuntimeError("a secret of the machine")
+        return self.runner(plan)
+
+
+@pytest.mark.parametrize("path", [CHAT, TEXT, MESSAGES])
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_crashed_step_is_an_error_of_its_requests_only(pocket: Qwen, path: str, stream: bool) -> None:
+    engine = Engine(pocket)
+    trap = Trap(engine)
+    body = {"model": "pocket", "max_tokens": 5} | ({"prompt": "Hi"} if path == TEXT else HI)
+    with running(engine, pocket) as server:
+        before = server.ask(path, body)
+        trap.armed = True
+        if stream:
+            *_, last = server.events(path, body)
+            told = json.loads(last.partition("data: ")[2])
+            assert last.startswith("event: error") == (path == MESSAGES)
+        else:
+            status, _, told = server.ask(path, body)
+            assert status == 500
+        assert told["error"]["type"] == ("api_error" if path == MESSAGES else "server_error")
+        assert "secret" not in json.dumps(told)
+        assert before[0] == server.ask(path, body)[0] == 200, "the next one is answered"
+        assert server.ask("/ready")[0] == 200 and idle(engine)
+        assert engine.statistics().failures == 1
+
+
+def test_an_engine_that_died_is_not_ready_and_its_requests_have_an_answer(pocket: Qwen) -> None:
+    engine = Engine(pocket)
+    with running(engine, pocket) as server:
+        engine._scheduler.plan = None  # type: ignore[assignment,method-assign]
+        assert server.chat("Hi")[0] == 500
+        wait_for(lambda: not engine.healthy)
+        assert server.ask("/ready")[0] == server.ask("/health")[0] == 503
+        assert server.chat("Hi")[0] == 503
+
+
+# ---- the end ----
+
+
+def test_a_server_that_stops_lets_answers_end(pocket: Qwen) -> None:
+    engine = SimpleEngine(pocket)
+    engine.pause = 0.02
+    with running(engine, pocket, drain=10) as server:
+        client = Client(server, CHAT, {**HI, "max_tokens": 12, "stream": True})
+        client.until(b"reasoning_content")
+        server.server.should_exit = True
+        assert client.until(b"data: [DONE]").count(b"finish_reason") > 5
+        client.close()
+
+
+@pytest.mark.parametrize(("path", "mark"), [(CHAT, b'"code":"stopping"'), (MESSAGES, b"event: error")])
+def test_answers_that_do_not_end_in_time_end_with_an_error(pocket: Qwen, path: str, mark: bytes) -> None:
+    engine = SimpleEngine(pocket)
+    engine.pause = 0.02
+    with running(engine, pocket, drain=0.1) as server:
+        client = Client(server, path, {**HI, "max_tokens": 3000, "stream": True})
+        client.until(b"delta")
+        told: list[Any] = []
+        whole = threading.Thread(target=lambda: told.append(server.chat(max_tokens=3000)))
+        whole.start()
+        wait_for(lambda: engine.submitted == 2)
+        server.server.should_exit = True
+        assert mark in client.rest() and b"[DONE]" not in client.got and b"message_stop" not in client.got
+        whole.join()
+        assert told[0][0] == 503 and "retry-after" in told[0][1]
+        client.close()
+
+
+def test_a_port_in_use_is_told_in_words() -> None:
+    with listen("127.0.0.1", 0) as first, pytest.raises(ValueError, match="another --port"):
+        first.listen()
+        listen("127.0.0.1", first.getsockname()[1])
+    with pytest.raises(ValueError, match="can't listen"):
+        listen("no.such.host.invalid", 0)
+    with pytest.raises(ValueError, match="from 0 to 65535"):
+        listen("127.0.0.1", 65536 + 8000)
+
+
+def started(*options: str) -> tuple[subprocess.Popen[str], int]:
+    """The process `pureqwen serve`, and its port once it is up."""
+    command = [sys.executable, "-m", "pureqwen", "serve", "--port", "0", *options]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
+    assert process.stderr is not None
+    for line in process.stderr:
+        if "http://127.0.0.1:" in line:
+            return process, int(line.partition("http://127.0.0.1:")[2].partition("/")[0])
+    raise AssertionError("it did not start")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("twice", [False, True])
+def test_sigterm_drains_and_a_second_signal_does_not(twice: bool) -> None:
+    many = {"max_tokens": 3000 if twice else 300, "ignore_eos": True, "stream": True}
+    process, port = started("--drain", "60", "--log-json")
+    client = Client(Running(port, None, None), CHAT, {**HI, **many})  # type: ignore[arg-type]
+    client.until(b"reasoning_content")
+    process.send_signal(signal.SIGTERM)
+    if twice:
+        time.sleep(0.3)
+        process.send_signal(signal.SIGINT)
+        began = time.monotonic()
+        assert process.wait(10) == 0 and time.monotonic() - began < 10
+        assert b"[DONE]" not in client.rest()
+    else:
+        assert b"[DONE]" in client.rest()
+        assert process.wait(10) == 0
+    assert process.stderr is not None
+    lines = [json.loads(line) for line in process.stderr if line.startswith("{")]
+    assert "stopping" in [line["event"] for line in lines]
+    assert not [line for line in lines if "traceback" in line]
+    process.stderr.close()
+    client.close()
