@@ -5,7 +5,7 @@ program holds its model in a process of its own; one is asked while the others w
 
     at once    32 requests together
     Poisson    32 requests, a quarter of a second between two of them on average
-    prefix     8 requests whose first 1,000 tokens are the same: pureqwen with and without prefix caching
+    prefix     16 requests at once, the first 1,000 tokens of all the same: pureqwen with and without sharing
 
 pureqwen and llama.cpp are asked over HTTP, token by token. llama.cpp's server is taken from --llama-server
 (make llama-server builds it); where it is not there, its loop is run over the C functions of
@@ -43,7 +43,7 @@ RESULT = ROOT / "benchmarks" / "results" / "serve.json"
 OURS = "pureqwen"
 CONTEXT = 2048
 CROWDS = (Crowd(name="at once"), Crowd(name="Poisson", gap=0.25))
-PREFIX = Crowd(name="prefix", count=8, prompt=32, tokens=16, shared=1000)
+PREFIX = Crowd(name="prefix", count=16, prompt=32, tokens=16, shared=1000)
 SMALL: dict[str, Any] = {"count": 3, "prompt": 8, "tokens": 6, "ids": 500, "least": 0.0}
 TINY: dict[str, Any] = {
     "vocab_size": 512,

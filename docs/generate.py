@@ -118,11 +118,23 @@ def benchmarks(_: str) -> str:
 def table(path: Path) -> str:
     result: dict[str, Any] = json.loads(path.read_text())
     rows: list[dict[str, Any]] = result["rows"]
-    columns = list(rows[0])
-    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
-    lines += ["| " + " | ".join(str(row.get(column, "")) for column in columns) + " |" for row in rows]
+    lines = grid(rows)
+    if "bars" in result:
+        lines += ["", "What was promised:", "", *grid(result["bars"])]
+    if result.get("missing"):
+        lines += ["", "Left out: " + "; ".join(f"{name} ({why})" for name, why in result["missing"].items())]
     versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
     return "\n".join([*lines, "", f"`{result['command']}` on {result['device']}; {versions}."])
+
+
+def grid(rows: list[dict[str, Any]]) -> list[str]:
+    """Lines of a table: the keys of the first row are the columns."""
+    columns = list(rows[0])
+    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+    for row in rows:
+        cells = ("" if row.get(column) is None else str(row[column]) for column in columns)
+        lines.append("| " + " | ".join(cells) + " |")
+    return lines
 
 
 def pocket(_: str) -> str:
