@@ -12,7 +12,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 
 from pureqwen.serve.protocol.refusal import Refusal
 
@@ -25,6 +26,18 @@ Request = TypeVar("Request", bound="Fields")
 Item = TypeVar("Item")
 # A list of plain values, of which the first wrong one is told: a million mistakes would take gigabytes.
 Values = Annotated[list[Item], Field(fail_fast=True)]
+
+
+def all_objects(value: Any) -> Any:
+    """A list that holds something else than objects is one mistake as well."""
+    if isinstance(value, list):
+        for number, item in enumerate(value):
+            if not isinstance(item, dict):
+                raise PydanticCustomError("no_object", f"Item {number} should be an object")
+    return value
+
+
+Objects = Annotated[list[Item], BeforeValidator(all_objects)]
 
 
 class Fields(BaseModel):
@@ -45,7 +58,7 @@ def parse(body: bytes) -> dict[str, Any]:
     try:
         value = json.loads(
             body.decode("utf-8"),
-            object_pairs_hook=Objects().unique,
+            object_pairs_hook=Counted().unique,
             parse_constant=_constant,
             parse_float=_finite,
         )
@@ -146,7 +159,7 @@ def check_depth(value: Any) -> None:
     raise Refusal(f"the body is nested deeper than {MAX_DEPTH}", code="invalid_json")
 
 
-class Objects:
+class Counted:
     """The objects of one body as they are read."""
 
     def __init__(self) -> None:

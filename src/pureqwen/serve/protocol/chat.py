@@ -12,7 +12,7 @@ from pydantic import Field
 from pureqwen.config import ServeConfig
 from pureqwen.config.serving import EFFORTS
 from pureqwen.serve.protocol.ask import Ask, Form
-from pureqwen.serve.protocol.body import Fields, Values
+from pureqwen.serve.protocol.body import Fields, Objects, Values
 from pureqwen.serve.protocol.messages_in import Message, Tool, check_schema, plain_messages, plain_tools
 from pureqwen.serve.protocol.refusal import Refusal
 from pureqwen.serve.protocol.sampling import Count, Sampling, one_of, sampling_params
@@ -82,8 +82,8 @@ class ChatRequest(Sampling, WithoutEffect):
     """The body of /v1/chat/completions."""
 
     model: str
-    messages: Annotated[list[Message], Field(min_length=1)]
-    tools: list[Tool] | None = None
+    messages: Annotated[Objects[Message], Field(min_length=1)]
+    tools: Objects[Tool] | None = None
     tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
     parallel_tool_calls: bool | None = None
     response_format: Format | None = None

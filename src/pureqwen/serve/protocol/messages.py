@@ -11,7 +11,7 @@ from pydantic import Field
 from pureqwen.config import ServeConfig
 from pureqwen.config.serving import EFFORTS
 from pureqwen.serve.protocol.ask import Ask, Form
-from pureqwen.serve.protocol.body import Fields, Values
+from pureqwen.serve.protocol.body import Fields, Objects, Values
 from pureqwen.serve.protocol.messages_in import NAME, check_schema
 from pureqwen.serve.protocol.refusal import Refusal
 from pureqwen.serve.protocol.sampling import checked
@@ -47,7 +47,7 @@ class ToolUse(Cacheable):
 class ToolResult(Cacheable):
     type: Literal["tool_result"]
     tool_use_id: str
-    content: str | list[TextBlock] | None = None
+    content: str | Objects[TextBlock] | None = None
     is_error: bool | None = None
 
 
@@ -57,12 +57,12 @@ AssistantBlock = Annotated[TextBlock | ThinkingBlock | ToolUse, Field(discrimina
 
 class UserTurn(Fields):
     role: Literal["user"]
-    content: str | list[UserBlock]
+    content: str | Objects[UserBlock]
 
 
 class AssistantTurn(Fields):
     role: Literal["assistant"]
-    content: str | list[AssistantBlock]
+    content: str | Objects[AssistantBlock]
 
 
 Turn = Annotated[UserTurn | AssistantTurn, Field(discriminator="role")]
@@ -107,9 +107,9 @@ class CountRequest(Cacheable):
     """The body of /v1/messages/count_tokens."""
 
     model: str
-    messages: Annotated[list[Turn], Field(min_length=1)]
-    system: str | list[TextBlock] | None = None
-    tools: list[AnthropicTool] | None = None
+    messages: Annotated[Objects[Turn], Field(min_length=1)]
+    system: str | Objects[TextBlock] | None = None
+    tools: Objects[AnthropicTool] | None = None
     tool_choice: ToolChoice | None = None
     thinking: Thinking | None = None
     output_config: OutputConfig | None = None

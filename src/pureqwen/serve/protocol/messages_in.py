@@ -5,13 +5,13 @@ parsed. Results of tools are told in the order of the calls, since templates sho
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from pureqwen.config import ServeConfig
-from pureqwen.serve.protocol.body import Fields, parse
+from pureqwen.serve.protocol.body import Fields, Objects, parse
 from pureqwen.serve.protocol.refusal import Refusal
 
 NAME = r"^[A-Za-z0-9_.\-]{1,64}$"
@@ -24,7 +24,7 @@ class Text(Fields):
     text: str
 
 
-Content = str | list[Text]
+Content = str | Objects[Text]
 
 
 class System(Fields):
@@ -55,7 +55,7 @@ class Assistant(Fields):
     role: Literal["assistant"]
     content: Content | None = None
     reasoning_content: str | None = None
-    tool_calls: list[Call] | None = None
+    tool_calls: Objects[Call] | None = None
 
 
 class Outcome(Fields):
@@ -127,7 +127,7 @@ def plain_tools(tools: Sequence[Tool], config: ServeConfig) -> tuple[dict[str, A
     )
 
 
-def check_schema(schema: dict[str, Any] | None, config: ServeConfig, *, param: str) -> None:
+def check_schema(schema: Mapping[str, Any] | None, config: ServeConfig, *, param: str) -> None:
     """Refuse a schema that is larger than the server reads."""
     if schema is None:
         return

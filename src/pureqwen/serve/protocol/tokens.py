@@ -6,7 +6,7 @@ from pydantic import Field
 
 from pureqwen.config import ServeConfig
 from pureqwen.serve.protocol.ask import Ask
-from pureqwen.serve.protocol.body import Fields, Values
+from pureqwen.serve.protocol.body import Fields, Objects, Values
 from pureqwen.serve.protocol.messages_in import Message, Tool, plain_messages, plain_tools
 from pureqwen.serve.protocol.refusal import Refusal
 from pureqwen.serve.protocol.sampling import checked
@@ -17,8 +17,8 @@ class TokenizeRequest(Fields):
 
     model: str | None = None
     prompt: str | None = None
-    messages: Annotated[list[Message] | None, Field(min_length=1)] = None
-    tools: list[Tool] | None = None
+    messages: Annotated[Objects[Message] | None, Field(min_length=1)] = None
+    tools: Objects[Tool] | None = None
     enable_thinking: bool | None = None
     return_token_strs: bool = False
 
