@@ -9,6 +9,7 @@ from peers import MOE, build, tiny
 from pureqwen import Engine, EngineConfig, Qwen, Qwen3, SamplingParams, kernels
 from pureqwen.generate import Row, Sampler
 from pureqwen.rewrite import deterministic, quantize
+from pureqwen.rewrite.deterministic import product
 
 SHAPES: dict[str, dict[str, Any]] = {
     "dense": {},
@@ -16,19 +17,18 @@ SHAPES: dict[str, dict[str, Any]] = {
     "moe": MOE,
     "bias": {"attention_bias": True},
 }
-WAYS = ("float32", "bfloat16", "int8", "int4-g32")
+WAYS = ("float32", "bfloat16", "int8", "int4-g32", "int4-g32 of float32")
 PROMPT = [*range(40, 60), 5, 5, 88, 31, 7, 64, 190, 2, 44, 121, 13, 6, 99, *range(100, 130)]
 GREEDY = SamplingParams(temperature=0.0, max_tokens=12, ignore_eos=True)
 
 
 def model(shape: str, way: str, **changes: Any) -> Qwen3:
-    wide = {"head_dim": 32, "hidden_size": 128, "intermediate_size": 160, "num_hidden_layers": 2}
-    if way.startswith("int4"):
-        wide |= {"intermediate_size": 192}
-    made = build(tiny(**wide, **SHAPES[shape], **changes))
-    if way != "float32":
+    wide = {"head_dim": 32, "hidden_size": 128, "intermediate_size": 192, "num_hidden_layers": 2}
+    made = build(tiny(**{**wide, **SHAPES[shape], **changes}))
+    if not way.endswith("float32"):
         made.bfloat16()
-    return quantize(made, way, head=way) if way.startswith("int") else made
+    scheme = way.removesuffix(" of float32")
+    return quantize(made, scheme, head=scheme) if way.startswith("int") else made
 
 
 class Recorder(Sampler):
@@ -100,12 +100,31 @@ def test_logits_are_the_same_to_the_bit_in_every_way_of_computing_them(shape: st
     assert_the_same_bits(ways(qwen))
 
 
+@pytest.mark.skipif(kernels.native() is not None, reason=f"no native code: {kernels.native()}")
+@torch.inference_mode()
+def test_a_row_of_a_product_has_the_same_bits_in_a_crowd_of_any_size() -> None:
+    """Large enough that orders of adding show in bfloat16: a tiny model's logits don't tell them apart."""
+    torch.manual_seed(0)
+    x, weight = torch.randn(24, 1024).bfloat16(), torch.randn(16384, 1024).bfloat16()
+    whole = product(x, weight)
+    for count in (1, 2, 3, 5, 8, 13):
+        assert torch.equal(product(x[24 - count :], weight), whole[24 - count :])
+    assert torch.equal(product(x.view(2, 12, 1024), weight).flatten(0, 1), whole)
+
+
 @pytest.mark.parametrize("way", ["float32", "bfloat16"])
 @pytest.mark.parametrize("shape", ["dense", "moe"])
 def test_without_native_code_too(shape: str, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernels, "runs", lambda x: False)
-    qwen = Qwen(model(shape, way))
-    assert_the_same_bits(ways(qwen))
+    qwen = Qwen(model(shape, way, num_hidden_layers=1))
+
+    def run(others: int, **fields: Any) -> torch.Tensor:
+        engine = Engine(qwen, config=EngineConfig(deterministic=True, **fields))
+        rows = [row(qwen, PROMPT) for _ in range(2)]
+        engine.run([*strangers(qwen, others), *rows])
+        return logits(rows)
+
+    assert_the_same_bits({"alone": run(0), "among others": run(5), "chunks": run(0, step_tokens=16)})
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from pureqwen import kernels
 from pureqwen.kernels import Whole
 from pureqwen.model import Attend, Block, Experts, MoE, Qwen3, RMSNorm
-from pureqwen.model.rope import Rope, rotate
+from pureqwen.model.rope import rotate
 from pureqwen.rewrite.fuse import FusedBlock
 from pureqwen.rewrite.native import NativeLinear
 from pureqwen.rewrite.quantize import Int4Linear
@@ -48,10 +48,7 @@ def deterministic(model: Qwen3) -> Qwen3:
             replace(model, pattern, lambda _, old: _part(old))
         except ValueError:  # nothing of this kind: dense models have no experts
             continue
-    replace(model, "model.layers.*", lambda _, old: _block(old))
-    if not isinstance(model.model.rope, TiledRope):
-        model.model.rope = TiledRope(model.model.rope)
-    return model
+    return replace(model, "model.layers.*", lambda _, old: _block(old))
 
 
 def tiled(run: Callable[..., tuple[Tensor, ...]], *rows: Tensor, size: int) -> tuple[Tensor, ...]:
@@ -134,18 +131,6 @@ class TiledExperts(Experts):
             return super().one(e, x)
         inner = kernels.swiglu(product(x, self.gate_proj[e]), product(x, self.up_proj[e]))
         return product(inner, self.down_proj[e])
-
-
-class TiledRope(Rope):
-    """Angles of eight positions at a time: a cosine's last bit depends on its place in a vector."""
-
-    def __init__(self, rope: Rope) -> None:
-        vars(self).update(vars(rope))
-
-    def __call__(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        each = super().__call__
-        cos, sin = tiled(lambda tile: each(tile, dtype), positions.flatten(), size=EIGHT)
-        return cos.view(*positions.shape, *cos.shape[1:]), sin.view(*positions.shape, *sin.shape[1:])
 
 
 class TiledBlock(Block):
