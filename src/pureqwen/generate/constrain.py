@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from pureqwen.generate import forms
 from pureqwen.generate.forms import GrammarError, regex_form, schema_form, tools_form, walk
 from pureqwen.tokenizer import Tokenizer
 
@@ -59,9 +60,10 @@ class Grammars:
     def __init__(self, tokenizer: Tokenizer, *, eos_ids: Collection[int] = (), seconds: float = 2.0) -> None:
         self._seconds = seconds
         self._tokenizer = tokenizer
-        self._vocabulary = vocabulary(tokenizer, eos_ids)
-        tokens = ((id, tokenizer.token_bytes(id)) for id in range(tokenizer.vocab_size))
-        self._breaks = {id: len(token) for id, token in tokens if token and not token.strip(b"\n")}
+        tokens = Tokens(tokenizer, eos_ids)
+        self._vocabulary = vocabulary(tokens)
+        whole = enumerate(tokens.tokens)
+        self._breaks = {id: len(token) for id, token in whole if token and not token.strip(b"\n")}
         self._kept: OrderedDict[str, Grammar] = OrderedDict()
         self._lock = threading.Lock()
         self._places = threading.BoundedSemaphore(COMPILING)
@@ -154,13 +156,13 @@ class Grammars:
                 break
             names = len(path) > 0 and path[-1] in ("properties", "$defs", "definitions", "patternProperties")
             if path and isinstance(part, Mapping) and not names and len(path) > found.count("/"):
-                _, error = start(self._vocabulary, schema_form({**shared, **part}))
+                _, error = start(self._vocabulary, forms.form(None, {"schema": {**shared, **part}}))
                 if error:
                     found = " at #/" + "/".join(path)
         return found
 
 
-def vocabulary(tokenizer: Tokenizer, eos_ids: Collection[int]) -> "LLTokenizer":
+def vocabulary(tokens: "Tokens") -> "LLTokenizer":
     """The tokens as llguidance wants them: bytes, and control tokens, which no text of a grammar can make.
 
     Behind the last one stands an end of its own: what ends a text is the row's business.
@@ -169,7 +171,7 @@ def vocabulary(tokenizer: Tokenizer, eos_ids: Collection[int]) -> "LLTokenizer":
         from llguidance import LLTokenizer, TokenizerWrapper
     except ModuleNotFoundError:
         raise ValueError("structured answers need llguidance: pip install 'pureqwen[serve]'") from None
-    return LLTokenizer(TokenizerWrapper(Tokens(tokenizer, eos_ids)))
+    return LLTokenizer(TokenizerWrapper(tokens))
 
 
 class Tokens:
