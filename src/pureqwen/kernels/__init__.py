@@ -41,7 +41,8 @@ __all__ = [
     "swiglu_quantize",
 ]
 
-FEW = 16  # rows: with more, the products of large blocks that PyTorch has are faster
+FEW = 16  # rows: with more, the products of large blocks that PyTorch has are faster;
+MANY = 48  # of whole numbers, where the processor has an instruction for them
 
 
 class Whole(NamedTuple):
@@ -74,6 +75,9 @@ def _describe() -> None:
         torch.library.register_fake(f"pureqwen::{name}", _like_whole)
     for name in ("product_int8", "product_int4"):
         torch.library.register_fake(f"pureqwen::{name}", _like_product)
+    torch.library.register_fake(
+        "pureqwen::scale_sums", lambda sums, a, scale, like: like.new_empty(sums.shape)
+    )
     torch.library.register_fake("pureqwen::linear", lambda x, weight: x.new_empty(len(x), len(weight)))
     torch.library.register_fake("pureqwen::store_pages", lambda *tensors: None)
 
@@ -129,9 +133,11 @@ def quantize(x: Tensor) -> Whole:
 
 def product_int8(rows: Whole, weight: Tensor, scale: Tensor) -> Tensor:
     """Whole rows (M, K) by int8 weight (N, K) with a scale for each of its rows, (N, 1): (M, N)."""
-    native = runs(rows.like) and (len(rows.q) <= FEW or not twins.fast_int8())
-    run = torch.ops.pureqwen.product_int8 if native else twins.product_int8
-    return run(rows.q, rows.scale, weight, scale, rows.like)
+    if not runs(rows.like):
+        return twins.product_int8(rows.q, rows.scale, weight, scale, rows.like)
+    if len(rows.q) > MANY and twins.fast_int8():
+        return torch.ops.pureqwen.scale_sums(twins.exact(rows.q, weight), rows.scale, scale, rows.like)
+    return torch.ops.pureqwen.product_int8(rows.q, rows.scale, weight, scale, rows.like)
 
 
 def product_int4(rows: Whole, packed: Tensor, scale: Tensor) -> Tensor:

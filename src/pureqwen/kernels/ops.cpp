@@ -13,8 +13,9 @@
 // (lane by lane, then the lanes; chunk by chunk), so a row of a result depends neither on the rows beside it nor on the
 // number of threads.
 //
-// Vectors are the vector types of GCC and Clang, which become AVX2, AVX-512 or NEON as the machine has them. The two
-// instructions that they can't express, products of small whole numbers added in pairs, are named where x86 has them.
+// Vectors are the vector types of GCC and Clang, which become AVX2, AVX-512 or NEON as the machine has them. What they
+// can't express, products of small numbers added in pairs or fours, is named where x86 has it; processors with AVX-512's
+// VNNI and BF16 get loops of their own around it.
 // twins.py has everything in PyTorch, and the tests hold both together.
 
 #include <torch/csrc/stable/library.h>
@@ -22,7 +23,13 @@
 #include <torch/csrc/stable/tensor.h>
 
 #if defined(__AVX2__)
+#pragma GCC diagnostic push  // of GCC's own header, which leaves registers without a value on purpose
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#pragma GCC diagnostic ignored "-Wpragmas"
+#pragma GCC diagnostic ignored "-Wunknown-warning-option"
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #include <immintrin.h>
+#pragma GCC diagnostic pop
 #endif
 
 #include <algorithm>
@@ -30,6 +37,7 @@
 #include <cstdint>
 #include <cstring>
 #include <tuple>
+#include <type_traits>
 #include <vector>
 
 namespace {
@@ -46,6 +54,7 @@ using Vector = typename VectorOf<T, N>::type;
 
 constexpr int LANES = 8;            // of a sum of floats
 constexpr int CHAINS = 4;           // sums that grow side by side, so that none waits for its last addition
+constexpr int64_t AHEAD = 4096;     // bytes: weights are asked for before they are needed, where multiplying takes its time
 constexpr int64_t GRAIN = 1 << 17;  // bytes of weights below which a second thread does not pay
 
 using Floats = Vector<float, LANES>;
@@ -97,6 +106,15 @@ inline Floats widen(const float* from) { return load<Floats>(from); }
 inline Floats widen(const BFloat16* from) {
   const auto bits = __builtin_convertvector((load<Vector<uint16_t, LANES>>(from)), Vector<uint32_t, LANES>) << 16;
   return (Floats)bits;
+}
+
+inline void store(float* to, const Floats& values) { save(to, values); }
+
+inline void store(BFloat16* to, const Floats& values) {
+  using Bits = Vector<uint32_t, LANES>;
+  const Bits wide = (Bits)values, near = (wide + 0x7fff + ((wide >> 16) & 1)) >> 16;
+  const Bits bits = values != values ? Bits{} + 0x7fc0 : near;
+  save(to, __builtin_convertvector(bits, Vector<uint16_t, LANES>));
 }
 
 inline Shorts widen(const int16_t* from) { return load<Shorts>(from); }
@@ -162,6 +180,16 @@ auto with_type(const Tensor& t, const F& f) {
   return f((BFloat16*)nullptr);
 }
 
+// Calls f(R, m) for pieces of M rows, R of them from m on: eight, and at the end four, two or one.
+template <class F>
+void in_eights(int64_t M, const F& f) {
+  int64_t m = 0;
+  for (; m + 8 <= M; m += 8) f(std::integral_constant<int, 8>{}, m);
+  if (m + 4 <= M) f(std::integral_constant<int, 4>{}, m), m += 4;
+  if (m + 2 <= M) f(std::integral_constant<int, 2>{}, m), m += 2;
+  if (m < M) f(std::integral_constant<int, 1>{}, m);
+}
+
 template <class P>
 using Pointed = std::remove_pointer_t<P>;
 
@@ -189,6 +217,47 @@ inline void dot(const float* x, const W* w, int64_t K, float* out) {
     }
   for (int r = 0; r < R; ++r) out[r] = sum((total[r][0] + total[r][1]) + (total[r][2] + total[r][3]));
 }
+
+#if defined(__AVX512BF16__)
+// Adds products of bfloat16, two to each lane of float32. (As an intrinsic it makes compilers move sums out of their registers.)
+inline __m512 plus_pairs(__m512 total, __m512i a, __m512i b) {
+  asm("vdpbf16ps %2, %1, %0" : "+v"(total) : "v"(a), "vm"(b));
+  return total;
+}
+
+// M rows of x with one weight row, K a multiple of 32.
+template <int M>
+__attribute__((noinline)) void bfloat16_row(const BFloat16* w, const BFloat16* x, int64_t K, float* out) {
+  constexpr int SIDES = M < 4 ? 4 / M : 1;
+  __m512 total[M][SIDES];
+  for (auto& mine : total)
+    for (auto& one : mine) one = _mm512_setzero_ps();
+  int64_t k = 0;
+  for (; k + SIDES * 32 <= K; k += SIDES * 32)
+    for (int side = 0; side < SIDES; ++side) {
+      const auto weights = load<__m512i>(w + k + side * 32);
+      if constexpr (M > 2) __builtin_prefetch(w + k + side * 32 + AHEAD / 2);
+      for (int m = 0; m < M; ++m) total[m][side] = plus_pairs(total[m][side], weights, load<__m512i>(x + m * K + k + side * 32));
+    }
+  for (; k < K; k += 32)
+    for (int m = 0; m < M; ++m) total[m][0] = plus_pairs(total[m][0], load<__m512i>(w + k), load<__m512i>(x + m * K + k));
+  for (int m = 0; m < M; ++m) {
+    for (int side = 1; side < SIDES; ++side) total[m][0] += total[m][side];
+    out[m] = sum((Floats)_mm512_castps512_ps256(total[m][0]) + (Floats)_mm512_extractf32x8_ps(total[m][0], 1));
+  }
+}
+
+void linear_rows(const BFloat16* x, const BFloat16* w, BFloat16* y, Shape s) {
+  over_rows(s.N, s.K * sizeof(*w), [&](int64_t begin, int64_t end) {
+    float out[8];
+    for (int64_t n = begin; n < end; ++n)
+      in_eights(s.M, [&](auto M, int64_t m) {
+        bfloat16_row<M()>(w + n * s.K, x + m * s.K, s.K, out);
+        for (int r = 0; r < M(); ++r) store(y + (m + r) * s.N + n, out[r]);
+      });
+  });
+}
+#endif
 
 template <class T>
 std::vector<float> as_floats(const T* x, int64_t count) {
@@ -419,8 +488,210 @@ struct Product8 {
   }
 };
 
+#if defined(__AVX512VNNI__) && defined(__AVX512BW__)
+#define BYTE_PRODUCTS
+
+// ---- products of bytes: AVX-512 VNNI -----------------------------------------------------------------------------
+//
+// The instruction multiplies bytes without sign by bytes with one and adds four such products to each 32-bit lane. A weight
+// becomes w + 128 (or, of 4 bits, is stored as w + 8), and the sums begin at -128 (-8) times the sum of the row of q.
+
+constexpr int LINE = 64;      // bytes that are multiplied at a time
+constexpr int COLUMNS = 32;   // weight rows of a tile, and
+constexpr int ROWS = 12;      // rows of q, that are multiplied together: their sums fill the registers
+constexpr int64_t FEW = 16;   // rows of q up to which weights are multiplied as they lie
+constexpr int64_t LONGEST = 66'000;  // numbers of a row whose sum surely fits in 32 bits
+
+template <class T>
+T* whole_lines(T* memory) {
+  return reinterpret_cast<T*>((reinterpret_cast<uintptr_t>(memory) + LINE - 1) / LINE * LINE);
+}
+
+struct Bytes {  // rows of q, filled up with zeros to whole lines
+  int64_t M, K, size, wide;
+  std::vector<int8_t> memory;
+  int8_t* q;                  // (M, wide), from a multiple of 64 bytes on
+  std::vector<int32_t> sums;  // (M, K / size): of the numbers of each group of `size`
+  const int32_t* sum_of(int64_t m) const { return &sums[m * (K / size)]; }
+};
+
+Bytes bytes_of(const int8_t* q, int64_t M, int64_t K, int64_t size) {
+  const int64_t wide = (K + LINE - 1) / LINE * LINE;
+  Bytes found{M, K, size, wide, std::vector<int8_t>(M * wide + LINE), nullptr, std::vector<int32_t>(M * (K / size))};
+  found.q = whole_lines(found.memory.data());
+  over_rows(M, K * 4, [&](int64_t begin, int64_t end) {
+    for (int64_t m = begin; m < end; ++m) {
+      std::copy_n(q + m * K, K, found.q + m * wide);
+      for (int64_t g = 0; g < K / size; ++g) {
+        int32_t sum = 0;
+        for (int64_t k = g * size; k < (g + 1) * size; ++k) sum += q[m * K + k];
+        found.sums[m * (K / size) + g] = sum;
+      }
+    }
+  });
+  return found;
+}
+
+// Adds products of bytes, the first without sign, four to each lane.
+inline __m512i plus_fours(__m512i total, __m512i a, __m512i b) {
+  asm("vpdpbusd %2, %1, %0" : "+v"(total) : "v"(a), "vm"(b));
+  return total;
+}
+
+// 64 weights of a row, or what is left of it, without sign.
+inline __m512i unsigned_line(const int8_t* w, int64_t left) {
+  const __mmask64 mask = left >= LINE ? ~__mmask64(0) : (__mmask64(1) << left) - 1;
+  return _mm512_xor_si512(_mm512_maskz_loadu_epi8(mask, w), _mm512_set1_epi8(-128));
+}
+
+// One weight row with M rows of q: M sums.
+template <int M>
+__attribute__((noinline)) void byte_row(const int8_t* w, const int8_t* q, int64_t K, int64_t wide, int32_t* out) {
+  constexpr int SIDES = M < 4 ? 4 / M : 1;
+  __m512i total[M][SIDES];
+  for (auto& mine : total)
+    for (auto& one : mine) one = _mm512_setzero_si512();
+  const __m512i flip = _mm512_set1_epi8(-128);
+  int64_t k = 0;
+  for (; k + SIDES * LINE <= K; k += SIDES * LINE)
+    for (int side = 0; side < SIDES; ++side) {
+      const __m512i weights = _mm512_xor_si512(load<__m512i>(w + k + side * LINE), flip);
+      for (int m = 0; m < M; ++m) total[m][side] = plus_fours(total[m][side], weights, load<__m512i>(q + m * wide + k + side * LINE));
+    }
+  for (; k < K; k += LINE) {
+    const __m512i weights = unsigned_line(w + k, K - k);
+    for (int m = 0; m < M; ++m) total[m][0] = plus_fours(total[m][0], weights, load<__m512i>(q + m * wide + k));
+  }
+  Ints halves[M < 4 ? 4 : M] = {};
+  for (int m = 0; m < M; ++m) {
+    for (int side = 1; side < SIDES; ++side) total[m][0] = _mm512_add_epi32(total[m][0], total[m][side]);
+    halves[m] = (Ints)_mm512_castsi512_si256(total[m][0]) + (Ints)_mm512_extracti64x4_epi64(total[m][0], 1);
+  }
+  for (int m = 0; m < M; m += 4) {
+    const Four sums = sums_of(halves + m);
+    for (int i = 0; i < std::min(4, M); ++i) out[m + i] = sums[i];
+  }
+}
+
+// 16 x 16 numbers of 32 bits turned around.
+inline void transpose(__m512i* r) {
+  __m512i t[16];
+  for (int i = 0; i < 16; i += 2) t[i] = _mm512_unpacklo_epi32(r[i], r[i + 1]), t[i + 1] = _mm512_unpackhi_epi32(r[i], r[i + 1]);
+  for (int i = 0; i < 16; i += 4)
+    for (int j = 0; j < 2; ++j) {
+      r[i + 2 * j] = _mm512_unpacklo_epi64(t[i + j], t[i + j + 2]);
+      r[i + 2 * j + 1] = _mm512_unpackhi_epi64(t[i + j], t[i + j + 2]);
+    }
+  for (int i = 0; i < 4; ++i)
+    for (int j = 0; j < 2; ++j) {
+      t[i + 8 * j] = _mm512_shuffle_i32x4(r[8 * j + i], r[8 * j + i + 4], 0x88);
+      t[i + 8 * j + 4] = _mm512_shuffle_i32x4(r[8 * j + i], r[8 * j + i + 4], 0xdd);
+    }
+  for (int i = 0; i < 8; ++i) {
+    r[i] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0x88);
+    r[i + 8] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0xdd);
+  }
+}
+
+// A tile: COLUMNS weight rows, four bytes of each beside one another. `line(n, k)` gives 64 bytes of row n from k on.
+template <class Line>
+void pack(int64_t wide, const Line& line, uint8_t* tile) {
+  for (int64_t k = 0; k < wide; k += LINE)
+    for (int half = 0; half < COLUMNS; half += 16) {
+      __m512i rows[16];
+      for (int n = 0; n < 16; ++n) rows[n] = line(half + n, k);
+      transpose(rows);
+      for (int i = 0; i < 16; ++i) save(tile + k * COLUMNS + i * 4 * COLUMNS + half * 4, rows[i]);
+    }
+}
+
+// M rows of q from m on with a tile: out (M, COLUMNS) gets the sum over the groups of scale times the group's sum.
+template <int M>
+__attribute__((noinline)) void tile_rows(const Bytes& a, int64_t m, const uint8_t* tile, int32_t offset, const float* scales,
+                                         float* out) {
+  __m512 kept[M][2] = {};
+  const int8_t* q = a.q + m * a.wide;
+  const int64_t num_groups = a.K / a.size, span = num_groups == 1 ? a.wide : a.size;
+  for (int64_t g = 0; g < num_groups; ++g) {
+    __m512i total[M][2];
+    for (int r = 0; r < M; ++r) total[r][0] = total[r][1] = _mm512_set1_epi32(offset * a.sum_of(m + r)[g]);
+    for (int64_t k = g * span; k < (g + 1) * span; k += 4) {
+      const auto first = load<__m512i>(tile + k * COLUMNS), second = load<__m512i>(tile + k * COLUMNS + 64);
+      for (int r = 0; r < M; ++r) {
+        const __m512i four = _mm512_set1_epi32(load<int32_t>(q + r * a.wide + k));
+        total[r][0] = plus_fours(total[r][0], first, four);
+        total[r][1] = plus_fours(total[r][1], second, four);
+      }
+    }
+    for (int r = 0; r < M; ++r)
+      for (int i = 0; i < 2; ++i) {
+        const __m512 sums = _mm512_cvtepi32_ps(total[r][i]);
+        kept[r][i] = scales ? kept[r][i] + sums * load<__m512>(scales + g * COLUMNS + 16 * i) : sums;
+      }
+  }
+  for (int r = 0; r < M; ++r)
+    for (int i = 0; i < 2; ++i) save(out + r * COLUMNS + 16 * i, kept[r][i]);
+}
+
+// All rows of q with the tiles of all weight rows. `line(n, k)` gives weights, `finish(m, n, count, sums)` takes results.
+template <class Line, class Scale, class Finish>
+void tiles(const Bytes& a, int64_t N, int32_t offset, const Line& line, const Scale& scale, const Finish& finish) {
+  const int64_t num_groups = a.K / a.size;
+  over_rows((N + COLUMNS - 1) / COLUMNS, COLUMNS * a.K, [&](int64_t begin, int64_t end) {
+    static thread_local std::vector<uint8_t> memory;
+    if (int64_t(memory.size()) < COLUMNS * a.wide + LINE) memory.resize(COLUMNS * a.wide + LINE);
+    uint8_t* tile = whole_lines(memory.data());
+    std::vector<float> scales(offset == -128 ? 0 : num_groups * COLUMNS);
+    float out[ROWS * COLUMNS];
+    for (int64_t n = begin * COLUMNS; n < std::min(end * COLUMNS, N); n += COLUMNS) {
+      pack(a.wide, [&](int i, int64_t k) { return line(std::min(n + i, N - 1), k); }, tile);
+      for (size_t i = 0; i < scales.size(); ++i) scales[i] = scale(std::min<int64_t>(n + i % COLUMNS, N - 1), i / COLUMNS);
+      const auto run = [&](auto M, int64_t m) {
+        tile_rows<M()>(a, m, tile, offset, scales.empty() ? nullptr : scales.data(), out);
+        for (int r = 0; r < M(); ++r) finish(m + r, n, std::min<int64_t>(COLUMNS, N - n), out + r * COLUMNS);
+      };
+      int64_t m = 0;
+      for (; m + ROWS <= a.M; m += ROWS) run(std::integral_constant<int, ROWS>{}, m);
+      if (m < a.M) in_eights(a.M - m, [&](auto M, int64_t r) { run(M, m + r); });
+    }
+  });
+}
+
+template <class Y, class S>
+void byte_rows(const int8_t* q, const float* a, const int8_t* w, const S* s, Y* y, Shape shape) {
+  const Bytes rows = bytes_of(q, shape.M, shape.K, shape.K);
+  const int64_t N = shape.N, K = shape.K;
+  const auto finish = [=](int64_t m, int64_t n, int64_t count, const float* sums) {
+    int64_t i = 0;
+    for (; i + LANES <= count; i += LANES) store(y + m * N + n + i, load<Floats>(sums + i) * a[m] * widen(s + n + i));
+    for (; i < count; ++i) store(y + m * N + n + i, sums[i] * a[m] * float(s[n + i]));
+  };
+  if (shape.M > FEW) {
+    const auto line = [=](int64_t n, int64_t k) { return unsigned_line(w + n * K + k, K - k); };
+    tiles(rows, N, -128, line, [](int64_t, int64_t) { return 1.0f; }, finish);
+    return;
+  }
+  over_rows(N, K, [&](int64_t begin, int64_t end) {
+    int32_t sums[8];
+    float out[FEW * COLUMNS];
+    for (int64_t n = begin; n < end; n += COLUMNS) {
+      const int64_t count = std::min<int64_t>(COLUMNS, end - n);
+      for (int64_t i = 0; i < count; ++i)
+        in_eights(shape.M, [&](auto M, int64_t m) {
+          byte_row<M()>(w + (n + i) * K, rows.q + m * rows.wide, K, rows.wide, sums);
+          for (int r = 0; r < M(); ++r) out[(m + r) * COLUMNS + i] = float(sums[r] - 128 * *rows.sum_of(m + r));
+        });
+      for (int64_t m = 0; m < shape.M; ++m) finish(m, n, count, out + m * COLUMNS);
+    }
+  });
+}
+#endif
+
 template <class Y, class S>
 void int8_rows(const int8_t* q, const float* a, const int8_t* w, const S* s, Y* y, Shape shape) {
+#if defined(BYTE_PRODUCTS)
+  if (shape.K <= LONGEST) return byte_rows(q, a, w, s, y, shape);
+#endif
   static thread_local std::vector<int16_t> memory;
   const int64_t wide = filled(shape.K);
   int16_t* rows = kept(memory, shape.M * wide);
@@ -440,6 +711,32 @@ Tensor product_int8(const Tensor& q, const Tensor& a, const Tensor& w, const Ten
       using TY = Pointed<decltype(Y)>;
       using TS = Pointed<decltype(S)>;
       int8_rows(data<int8_t>(q), data<float>(a), data<int8_t>(w), data<TS>(s), data<TY>(y), shape);
+    });
+  });
+  return y;
+}
+
+// Sums of another product, (M, N) int32, as product_int8 gives them: in one pass.
+Tensor scale_sums(const Tensor& sums, const Tensor& a, const Tensor& s, const Tensor& like) {
+  const int64_t M = sums.size(0), N = sums.size(1);
+  require(sums.is_contiguous() && a.is_contiguous() && s.is_contiguous(), "scale_sums: not contiguous");
+  require(sums.scalar_type() == ScalarType::Int && a.scalar_type() == ScalarType::Float && a.numel() == M && s.numel() == N,
+          "scale_sums: bad arguments");
+  Tensor y = output(like, M, N);
+  with_type(y, [&](auto* Y) {
+    with_type(s, [&](auto* S) {
+      const auto* scales = data<Pointed<decltype(S)>>(s);
+      over_rows(M, N * 8, [&](int64_t begin, int64_t end) {
+        for (int64_t m = begin; m < end; ++m) {
+          const int32_t* from = data<int32_t>(sums) + m * N;
+          auto* to = data<Pointed<decltype(Y)>>(y) + m * N;
+          const float scale = data<float>(a)[m];
+          int64_t n = 0;
+          for (; n + LANES <= N; n += LANES)
+            store(to + n, __builtin_convertvector(load<Ints>(from + n), Floats) * scale * widen(scales + n));
+          for (; n < N; ++n) store(to + n, float(from[n]) * scale * float(scales[n]));
+        }
+      });
     });
   });
   return y;
@@ -476,6 +773,23 @@ inline Vector<int32_t, BYTES / 4> in_pairs(const Vector<int16_t, BYTES / 2>& v) 
   return __builtin_convertvector(load<Half>(from), Wide) + __builtin_convertvector(load<Half>(from + BYTES / 4), Wide);
 }
 
+// The sum over a part of a group, first in as few bits as it needs.
+template <int BYTES>
+struct Part {
+  Vector<int16_t, BYTES / 2> sums = {};
+  void add(const Vector<uint8_t, BYTES>& a, const Vector<int8_t, BYTES>& b) { sums += byte_products<BYTES>(a, b); }
+  Vector<int32_t, BYTES / 4> total() const { return in_pairs<BYTES>(sums); }
+};
+
+#if defined(BYTE_PRODUCTS)
+template <>
+struct Part<64> {
+  __m512i sums = _mm512_setzero_si512();
+  void add(const Vector<uint8_t, 64>& a, const Vector<int8_t, 64>& b) { sums = plus_fours(sums, (__m512i)a, (__m512i)b); }
+  Vector<int32_t, 16> total() const { return (Vector<int32_t, 16>)sums; }
+};
+#endif
+
 struct Groups {  // rows of q for 4-bit weights, M of them, K numbers each, `size` in a group
   int64_t M, K, size;
   std::vector<int8_t> q;         // each row as its even numbers, then its odd ones: as they lie in the weights' halves
@@ -484,18 +798,16 @@ struct Groups {  // rows of q for 4-bit weights, M of them, K numbers each, `siz
 
 template <int BYTES>
 Groups grouped(const int8_t* q, int64_t M, int64_t K, int64_t size) {
-  using Wide = Vector<int32_t, BYTES / 4>;
   const Vector<uint8_t, BYTES> ones = Vector<uint8_t, BYTES>{} + 1;
   Groups found{M, K, size, std::vector<int8_t>(M * K), std::vector<int32_t>(M * (K / size) * (BYTES / 4))};
   for (int64_t m = 0; m < M; ++m) {
     int8_t* row = found.q.data() + m * K;
     for (int64_t k = 0; k < K / 2; ++k) row[k] = q[m * K + 2 * k], row[K / 2 + k] = q[m * K + 2 * k + 1];
     for (int64_t g = 0; g < K / size; ++g) {
-      Wide total = {};
+      Part<BYTES> part;
       for (int64_t k = g * size / 2; k < (g + 1) * size / 2; k += BYTES)
-        for (const int8_t* half : {row + k, row + K / 2 + k})
-          total += in_pairs<BYTES>(byte_products<BYTES>(ones, load<Vector<int8_t, BYTES>>(half)));
-      save(&found.balance[(m * (K / size) + g) * (BYTES / 4)], total * -8);
+        for (const int8_t* half : {row + k, row + K / 2 + k}) part.add(ones, load<Vector<int8_t, BYTES>>(half));
+      save(&found.balance[(m * (K / size) + g) * (BYTES / 4)], part.total() * -8);
     }
   }
   return found;
@@ -510,17 +822,18 @@ __attribute__((noinline)) void int4_dot(const Groups& a, int64_t m, const uint8_
   const int64_t num_groups = a.K / a.size;
   Sums total[R] = {};
   for (int64_t g = 0; g < num_groups; ++g) {
-    Vector<int16_t, BYTES / 2> part[R] = {};
+    Part<BYTES> part[R];
     for (int64_t k = g * a.size / 2; k < (g + 1) * a.size / 2; k += BYTES) {
       const Bytes both = load<Bytes>(p + k), low = both & 15, high = both >> 4;
+      __builtin_prefetch(p + k + AHEAD);
       for (int r = 0; r < R; ++r) {
         const int8_t* q = &a.q[(m + r) * a.K + k];
-        part[r] += byte_products<BYTES>(low, load<Vector<int8_t, BYTES>>(q));
-        part[r] += byte_products<BYTES>(high, load<Vector<int8_t, BYTES>>(q + a.K / 2));
+        part[r].add(low, load<Vector<int8_t, BYTES>>(q));
+        part[r].add(high, load<Vector<int8_t, BYTES>>(q + a.K / 2));
       }
     }
     for (int r = 0; r < R; ++r) {
-      const Wide whole = in_pairs<BYTES>(part[r]) + load<Wide>(&a.balance[((m + r) * num_groups + g) * (BYTES / 4)]);
+      const Wide whole = part[r].total() + load<Wide>(&a.balance[((m + r) * num_groups + g) * (BYTES / 4)]);
       total[r] += __builtin_convertvector(whole, Sums) * float(scales[g]);
     }
   }
@@ -532,17 +845,37 @@ void int4_rows(const int8_t* q, const float* a, const uint8_t* p, const S* scale
   const Groups rows = grouped<BYTES>(q, s.M, s.K, size);
   over_rows(s.N, s.K / 2, [&](int64_t begin, int64_t end) {
     for (int64_t n = begin; n < end; ++n) {
-      float sums[4];
-      for (int64_t m = 0; m < s.M;) {
-        const int count = s.M - m >= 4 ? 4 : 1;
-        const S* mine = scales + n * (s.K / size);
-        count == 4 ? int4_dot<BYTES, 4>(rows, m, p + n * s.K / 2, mine, sums)
-                   : int4_dot<BYTES, 1>(rows, m, p + n * s.K / 2, mine, sums);
-        for (int r = 0; r < count; ++r, ++m) store(y + m * s.N + n, sums[r] * a[m]);
-      }
+      float sums[8];
+      in_eights(s.M, [&](auto R, int64_t m) {
+        int4_dot<BYTES, R()>(rows, m, p + n * s.K / 2, scales + n * (s.K / size), sums);
+        for (int r = 0; r < R(); ++r) store(y + (m + r) * s.N + n, sums[r] * a[m + r]);
+      });
     }
   });
 }
+
+#if defined(BYTE_PRODUCTS)
+// 64 weights of a row, each with 8 added.
+inline __m512i nibble_line(const uint8_t* p) {
+  const __m256i both = load<__m256i>(p), mask = _mm256_set1_epi8(15);
+  const __m256i low = _mm256_and_si256(both, mask), high = _mm256_and_si256(_mm256_srli_epi16(both, 4), mask);
+  const __m256i first = _mm256_unpacklo_epi8(low, high), second = _mm256_unpackhi_epi8(low, high);
+  const __m256i lower = _mm256_permute2x128_si256(first, second, 0x20), upper = _mm256_permute2x128_si256(first, second, 0x31);
+  return _mm512_inserti64x4(_mm512_castsi256_si512(lower), upper, 1);
+}
+
+template <class Y, class S>
+void nibble_tiles(const int8_t* q, const float* a, const uint8_t* p, const S* scales, Y* y, Shape s, int64_t size) {
+  const Bytes rows = bytes_of(q, s.M, s.K, size);
+  const int64_t N = s.N, K = s.K;
+  const auto line = [=](int64_t n, int64_t k) { return nibble_line(p + (n * K + k) / 2); };
+  const auto scale = [=](int64_t n, int64_t g) { return float(scales[n * (K / size) + g]); };
+  const auto finish = [=](int64_t m, int64_t n, int64_t count, const float* sums) {
+    for (int64_t i = 0; i < count; ++i) store(y + m * N + n + i, sums[i] * a[m]);
+  };
+  tiles(rows, N, -8, line, scale, finish);
+}
+#endif
 
 Tensor product_int4(const Tensor& q, const Tensor& a, const Tensor& p, const Tensor& scales, const Tensor& like) {
   const Shape s{q.size(0), p.size(0), q.size(1)};
@@ -557,7 +890,11 @@ Tensor product_int4(const Tensor& q, const Tensor& a, const Tensor& p, const Ten
     with_type(scales, [&](auto* S) {
       using TY = Pointed<decltype(Y)>;
       using TS = Pointed<decltype(S)>;
-      const auto run = size % 64 ? int4_rows<16, TY, TS> : int4_rows<32, TY, TS>;
+      auto run = size % 64 ? int4_rows<16, TY, TS> : int4_rows<32, TY, TS>;
+#if defined(BYTE_PRODUCTS)
+      if (size % 128 == 0) run = int4_rows<64, TY, TS>;
+      if (s.M > FEW && s.K % LINE == 0) run = nibble_tiles<TY, TS>;
+#endif
       run(data<int8_t>(q), data<float>(a), data<uint8_t>(p), data<TS>(scales), data<TY>(y), s, size);
     });
   });
@@ -801,6 +1138,7 @@ STABLE_TORCH_LIBRARY(pureqwen, m) {
   m.def("linear(Tensor x, Tensor weight) -> Tensor");
   m.def("quantize(Tensor x) -> (Tensor, Tensor)");
   m.def("product_int8(Tensor q, Tensor a, Tensor weight, Tensor scale, Tensor like) -> Tensor");
+  m.def("scale_sums(Tensor sums, Tensor a, Tensor scale, Tensor like) -> Tensor");
   m.def("product_int4(Tensor q, Tensor a, Tensor packed, Tensor scale, Tensor like) -> Tensor");
   m.def("rms_norm(Tensor x, Tensor weight, float eps) -> Tensor");
   m.def("rms_norm_quantize(Tensor x, Tensor weight, float eps) -> (Tensor, Tensor)");
@@ -816,6 +1154,7 @@ STABLE_TORCH_LIBRARY_IMPL(pureqwen, CPU, m) {
   m.impl("linear", TORCH_BOX(&linear));
   m.impl("quantize", TORCH_BOX(&quantize));
   m.impl("product_int8", TORCH_BOX(&product_int8));
+  m.impl("scale_sums", TORCH_BOX(&scale_sums));
   m.impl("product_int4", TORCH_BOX(&product_int4));
   m.impl("rms_norm", TORCH_BOX(&rms_norm));
   m.impl("rms_norm_quantize", TORCH_BOX(&rms_norm_quantize));
