@@ -360,9 +360,10 @@ def test_a_bad_schema_is_an_error_that_names_what_is_wrong(
 def test_the_place_is_found_in_a_schema_whose_parts_refer_to_one_another(grammars: Grammars) -> None:
     """A part by itself has no "#/properties/...": that is no error of its own to tell of."""
     fields: dict[str, Any] = {f"k{n}": {"type": "string", "pattern": f"^{n}$"} for n in range(20)}
-    fields |= {"same": {"$ref": "#/properties/k1"}, "bad": {"type": "wrong"}}
-    with pytest.raises(GrammarError, match="Invalid type: wrong"):
-        grammars.json_schema({"type": "object", "properties": fields})
+    bad, same = {"bad": {"type": "wrong"}}, {"same": {"$ref": "#/properties/k1"}}
+    for last in ({**bad, **same}, {**same, **bad}):
+        with pytest.raises(GrammarError, match="at #/properties/bad: Invalid type: wrong"):
+            grammars.json_schema({"type": "object", "properties": {**fields, **last}})
 
 
 def test_a_schema_that_is_nested_too_deep_is_refused(grammars: Grammars) -> None:

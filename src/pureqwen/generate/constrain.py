@@ -73,7 +73,7 @@ class Grammars:
 
         A keyword that a grammar can't enforce (uniqueItems, not, ...) is an error; oneOf is taken as anyOf.
         """
-        return self._grammar(schema_form(schema), lambda: self._place(schema))
+        return self._grammar(schema_form(schema), lambda error: self._place(schema, error))
 
     def json_object(self) -> Grammar:
         """Any JSON object."""
@@ -103,15 +103,15 @@ class Grammars:
         """As a rule: the control token, or its text where the tokenizer has none."""
         return tag if self._tokenizer.token_id(tag) is not None else json.dumps(tag)
 
-    def _grammar(self, form: str, place: Callable[[], str] = str) -> Grammar:
-        """Compiled, or one that is kept. `place` finds out where a form is wrong."""
+    def _grammar(self, form: str, place: Callable[[str], str] = lambda error: "") -> Grammar:
+        """Compiled, or one that is kept. `place` finds out where a form has its error."""
         with self._lock:
             if form in self._kept:
                 self._kept.move_to_end(form)
                 return self._kept[form]
         matcher, error = self._compile(form)
         if error:
-            raise GrammarError(f"this can't be made a grammar{place()}: {error}")
+            raise GrammarError(f"this can't be made a grammar{place(error)}: {error}")
         grammar = Grammar(matcher, breaks=self._breaks)
         with self._lock:
             self._kept[form] = grammar
@@ -146,8 +146,10 @@ class Grammars:
             raise GrammarError(f"this takes longer than {self._seconds:g} s to compile: make it simpler")
         return made[0]
 
-    def _place(self, schema: Mapping[str, Any]) -> str:
-        """Where a schema is wrong: the smallest part that is wrong by itself, in half of the time at most."""
+    def _place(self, schema: Mapping[str, Any], error: str) -> str:
+        """Where a schema is wrong: the smallest part that has the same error by itself, if half of the time
+        is enough to find it.
+        """
         deadline = time.monotonic() + self._seconds / 2
         shared = {key: schema[key] for key in ("$defs", "definitions") if key in schema}
         found = ""
@@ -156,8 +158,8 @@ class Grammars:
                 break
             names = len(path) > 0 and path[-1] in ("properties", "$defs", "definitions", "patternProperties")
             if path and isinstance(part, Mapping) and not names and len(path) > found.count("/"):
-                _, error = start(self._vocabulary, forms.form(None, {"schema": {**shared, **part}}))
-                if error:
+                _, own = start(self._vocabulary, forms.form(None, {"schema": {**shared, **part}}))
+                if own == error:
                     found = " at #/" + "/".join(path)
         return found
 
