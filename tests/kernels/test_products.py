@@ -63,9 +63,70 @@ def test_int8_is_its_twin_bit_by_bit(M: int, scales: torch.dtype, dtype: torch.d
 
 
 @needs_native
+@pytest.mark.parametrize("K", [32, 100, 1088])
+@pytest.mark.parametrize("N", [31, 32, 70])
+def test_a_row_of_int8_is_the_same_bits_on_every_path(N: int, K: int) -> None:
+    """Alone, with few, in tiles, through PyTorch's product: the sums are exact, the scaling has one order."""
+    weight, scale = int8(N, K)
+    whole = kernels.quantize(rows(kernels.MANY + 15, K, torch.bfloat16))
+    everything = kernels.product_int8(whole, weight, scale)
+    for first in (1, 2, 3, 8, 13, 16, 17, 29, kernels.MANY, kernels.MANY + 1):
+        some = kernels.Whole(whole.q[:first], whole.scale[:first], whole.like)
+        assert torch.equal(kernels.product_int8(some, weight, scale), everything[:first]), first
+        assert torch.equal(
+            torch.ops.pureqwen.product_int8(*some[:2], weight, scale, some.like), everything[:first]
+        )
+
+
+@needs_native
+def test_the_largest_numbers_do_not_overflow() -> None:
+    """Bytes of -128 and 127 over rows as long as the longest of the family."""
+    K = 25_600
+    for number in (-128, 127):
+        weight = torch.full((33, K), number, dtype=torch.int8)
+        for M in (1, 17, 50):
+            whole = kernels.quantize(torch.ones(M, K))
+            got = kernels.product_int8(whole, weight, torch.ones(33, 1))
+            assert torch.equal(got, (whole.scale * (127 * number * K)).expand(M, 33)), (number, M)
+
+
+@needs_native
+@pytest.mark.parametrize("scales", DTYPES)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_sums_of_another_product_are_scaled_as_the_twin_does(dtype: torch.dtype, scales: torch.dtype) -> None:
+    sums = torch.randint(-(2**30), 2**30, (5, 37), dtype=torch.int32)
+    a, scale = torch.rand(5, 1), torch.rand(37, 1).to(scales)
+    got = torch.ops.pureqwen.scale_sums(sums, a, scale, rows(1, 1, dtype))
+    assert torch.equal(got, twins.scaled(sums, a, scale, rows(1, 1, dtype)))
+    arguments = (sums, a, scale, rows(1, 1, dtype))
+    fake = torch.ops.pureqwen.scale_sums(*(tensor.to("meta") for tensor in arguments))
+    assert (fake.shape, fake.dtype) == (got.shape, dtype)
+    with pytest.raises(RuntimeError, match="scale_sums"):
+        torch.ops.pureqwen.scale_sums(sums.float(), a, scale, a)
+
+
+@needs_native
+@pytest.mark.parametrize("group", GROUPS)
+def test_a_row_of_int4_differs_between_few_and_many_rows_by_the_order_of_sums_alone(group: int) -> None:
+    """With few rows a group's sum is added lane by lane; on each side of the border it is the same bits."""
+    packed, scale = int4(70, 768, group)
+    whole = kernels.quantize(rows(61, 768))
+
+    def first(M: int) -> Tensor:
+        return kernels.product_int4(kernels.Whole(whole.q[:M], whole.scale[:M], whole.like), packed, scale)
+
+    few, many = first(16), first(61)
+    for M in (1, 2, 3, 7, 8, 13):
+        assert torch.equal(first(M), few[:M]), M
+    for M in (17, 24, 37, 60):
+        assert torch.equal(first(M), many[:M]), M
+    assert (few - many[:16]).abs().max() <= 2e-6 * many.abs().max()
+
+
+@needs_native
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("group", GROUPS)
-@pytest.mark.parametrize("M", [1, 5, 16])
+@pytest.mark.parametrize("M", [1, 5, 16, 17, 45])
 def test_int4_is_its_twin_up_to_the_order_of_sums(M: int, group: int, dtype: torch.dtype) -> None:
     x, (packed, scale) = rows(M, 768, dtype), int4(33, 768, group)
     got, expected = kernels.linear_int4(x, packed, scale), by_twin(twins.product_int4, x, packed, scale)
@@ -112,6 +173,21 @@ def test_a_row_depends_on_no_neighbour_and_on_no_number_of_threads(name: str) ->
         torch.set_num_threads(threads)
         for size in (2, 5, 16):
             assert torch.equal(torch.cat([product(part) for part in x.split(size)]), alone)
+
+
+@needs_native
+@pytest.mark.parametrize("name", ["int8", "int4"])
+def test_many_rows_depend_on_no_neighbour_and_on_no_number_of_threads(name: str) -> None:
+    product, x = products(1088)[name], rows(96, 1088)
+    torch.set_num_threads(1)
+    expected = product(x)
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        for size in (96, 48, 32, 24):
+            assert torch.equal(torch.cat([product(part) for part in x.split(size)]), expected), (
+                threads,
+                size,
+            )
 
 
 @pytest.mark.parametrize("name", ["bfloat16", "int8", "int4"])

@@ -23,13 +23,7 @@
 #include <torch/csrc/stable/tensor.h>
 
 #if defined(__AVX2__)
-#pragma GCC diagnostic push  // of GCC's own header, which leaves registers without a value on purpose
-#pragma GCC diagnostic ignored "-Wuninitialized"
-#pragma GCC diagnostic ignored "-Wpragmas"
-#pragma GCC diagnostic ignored "-Wunknown-warning-option"
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #include <immintrin.h>
-#pragma GCC diagnostic pop
 #endif
 
 #include <algorithm>
@@ -135,6 +129,11 @@ inline void pin([[maybe_unused]] V& v) {
 #endif
 }
 
+template <class H, class V>
+inline H half(const V& v, int which) {  // the lower (0) or the upper (1)
+  return load<H>(reinterpret_cast<const char*>(&v) + which * sizeof(H));
+}
+
 template <class V>
 inline auto sum(const V& v) {  // the lanes, always in this order
   auto total = v[0];
@@ -143,7 +142,7 @@ inline auto sum(const V& v) {  // the lanes, always in this order
 }
 
 inline int32_t sum(const Ints& v) {
-  const auto four = load<Vector<int32_t, 4>>(&v) + load<Vector<int32_t, 4>>(reinterpret_cast<const int32_t*>(&v) + 4);
+  const auto four = half<Vector<int32_t, 4>>(v, 0) + half<Vector<int32_t, 4>>(v, 1);
   return (four[0] + four[1]) + (four[2] + four[3]);
 }
 
@@ -243,7 +242,7 @@ __attribute__((noinline)) void bfloat16_row(const BFloat16* w, const BFloat16* x
     for (int m = 0; m < M; ++m) total[m][0] = plus_pairs(total[m][0], load<__m512i>(w + k), load<__m512i>(x + m * K + k));
   for (int m = 0; m < M; ++m) {
     for (int side = 1; side < SIDES; ++side) total[m][0] += total[m][side];
-    out[m] = sum((Floats)_mm512_castps512_ps256(total[m][0]) + (Floats)_mm512_extractf32x8_ps(total[m][0], 1));
+    out[m] = sum(half<Floats>(total[m][0], 0) + half<Floats>(total[m][0], 1));
   }
 }
 
@@ -565,7 +564,7 @@ __attribute__((noinline)) void byte_row(const int8_t* w, const int8_t* q, int64_
   Ints halves[M < 4 ? 4 : M] = {};
   for (int m = 0; m < M; ++m) {
     for (int side = 1; side < SIDES; ++side) total[m][0] = _mm512_add_epi32(total[m][0], total[m][side]);
-    halves[m] = (Ints)_mm512_castsi512_si256(total[m][0]) + (Ints)_mm512_extracti64x4_epi64(total[m][0], 1);
+    halves[m] = half<Ints>(total[m][0], 0) + half<Ints>(total[m][0], 1);
   }
   for (int m = 0; m < M; m += 4) {
     const Four sums = sums_of(halves + m);
@@ -625,7 +624,7 @@ __attribute__((noinline)) void tile_rows(const Bytes& a, int64_t m, const uint8_
     }
     for (int r = 0; r < M; ++r)
       for (int i = 0; i < 2; ++i) {
-        const __m512 sums = _mm512_cvtepi32_ps(total[r][i]);
+        const auto sums = (__m512)__builtin_convertvector((Vector<int32_t, 16>)total[r][i], Vector<float, 16>);
         kept[r][i] = scales ? kept[r][i] + sums * load<__m512>(scales + g * COLUMNS + 16 * i) : sums;
       }
   }

@@ -2,6 +2,7 @@
 
     q, a = whole(x)              x = a q, row by row: q from -127 to 127, a = largest |x| / 127
     product_int8                 a s[n] sum_k q w: the sum is exact, so both give the same bits
+    scaled                       that scaling alone, of sums that another product made: ops.cpp's scale_sums
     product_int4                 a sum_k q (s w): the same up to the order of adding floats
 
 Weights of 4 bits lie as compressed-tensors packs them: eight to an int32, the first in its lowest bits, each
@@ -37,7 +38,12 @@ def linear(x: Tensor, weight: Tensor) -> Tensor:
 
 def product_int8(q: Tensor, a: Tensor, weight: Tensor, scale: Tensor, like: Tensor) -> Tensor:
     """q (M, K) with scales a (M, 1) by int8 weight (N, K) with a scale for each row of it, (N, 1): (M, N)."""
-    return (exact(q, weight).float() * a * scale.float().view(1, -1)).to(like.dtype)
+    return scaled(exact(q, weight), a, scale, like)
+
+
+def scaled(sums: Tensor, a: Tensor, scale: Tensor, like: Tensor) -> Tensor:
+    """Sums of whole numbers (M, N), int32, times the scales of rows (M, 1) and of weight rows (N, 1): (M, N)."""
+    return (sums.float() * a * scale.float().view(1, -1)).to(like.dtype)
 
 
 def exact(q: Tensor, weight: Tensor) -> Tensor:
