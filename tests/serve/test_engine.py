@@ -337,6 +337,26 @@ def test_several_answers_to_one_prompt_compute_it_once(qwen: Qwen) -> None:
     assert engine.statistics().computed_tokens == 99 + 4 * 3 + 5 * 11
 
 
+def test_a_long_prompt_comes_in_pieces_while_others_write_and_at_once_when_nobody_does(qwen: Qwen) -> None:
+    engine = Engine(qwen, config=EngineConfig(page_size=8))
+    plans, run = list[Any](), engine._runner
+    engine._runner = lambda plan: plans.append(plan) or run(plan)  # type: ignore[assignment, func-returns-value]
+    long = [n % 100 for n in range(200)]
+    engine.submit(row(qwen, long, max_tokens=1), listen=Listener())
+    engine._step()
+    assert plans[0].num_tokens == 200
+    engine.submit(row(qwen, [1, 2], max_tokens=50), listen=Listener())
+    engine._step()
+    engine.submit(row(qwen, long[::-1], max_tokens=1), listen=Listener())
+    engine._step()
+    assert plans[2].num_tokens == 1  # nothing is known of what such a step takes
+    engine._stretch.writing, engine._stretch.reading = 1.0, 1 / 50
+    engine._step()
+    assert (plans[3].num_writing, plans[3].num_read) == (1, 50)
+    engine.stop()
+    nothing_left(engine)
+
+
 def test_requests_of_different_salts_share_nothing(qwen: Qwen, engine: Engine) -> None:
     for salt, cached in (("a", 0), ("b", 0), ("a", 32)):
         listen = Listener()

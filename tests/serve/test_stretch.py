@@ -9,22 +9,22 @@ from pureqwen.serve.inbox import Inbox
 from pureqwen.serve.stretch import Stretch
 
 
-def test_nothing_is_limited_before_anything_is_known() -> None:
+def test_the_first_answers_are_written_alone_so_that_it_is_known_what_that_takes() -> None:
     stretch = Stretch(2.0, least=16)
-    assert stretch.limit is None
+    assert stretch.limit == 0
     stretch.saw(writes=False, num_read=512, seconds=1.0)
-    assert stretch.limit is None
-    stretch.saw(writes=True, num_read=512, seconds=1.0)  # what the answers took of it is not known
-    assert stretch.reading == pytest.approx(1 / 512)
+    assert stretch.limit == 0
+    stretch.saw(writes=True, num_read=0, seconds=0.1)
+    assert stretch.limit == 512 // 10
 
 
 def test_a_step_gets_as_many_tokens_of_prompts_as_double_its_time() -> None:
     stretch = Stretch(2.0, least=16)
     stretch.saw(writes=True, num_read=0, seconds=0.1)
-    assert stretch.limit is None
+    assert stretch.limit == 16
     stretch.saw(writes=True, num_read=100, seconds=0.2)
     assert stretch.limit == 100
-    assert Stretch(2.0, least=16).limit is None
+    assert Stretch(2.0, least=16).limit == 0
 
 
 def test_prompts_get_on_however_slow_they_are() -> None:
@@ -40,7 +40,7 @@ def test_the_newest_steps_weigh_most() -> None:
         stretch.saw(writes=True, num_read=0, seconds=seconds)
     assert stretch.writing == pytest.approx(0.1, rel=0.01)
     stretch.saw(writes=True, num_read=5, seconds=0.05)  # quicker than without: a clock is no ruler
-    assert stretch.reading == 0 and stretch.limit is None
+    assert stretch.reading == 0 and stretch.limit == 1
 
 
 def test_an_idle_inbox_waits_and_a_note_or_the_end_wakes_it() -> None:

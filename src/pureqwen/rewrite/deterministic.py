@@ -5,13 +5,13 @@
                         ^ the same numbers, other   in them a row stands (He et al. 2025, "Defeating
                           last bits                 Nondeterminism in LLM Inference")
 
-So every row must meet the same code, whatever its neighbours: products take rows in whole tiles, filled up
-with zeros. On a CPU native code adds each row of a tile in one order, and what stands between the products is
-native too. Elsewhere, or without it, everything but attention goes through the model tile by tile, a tile
-being small enough that its rows can't be treated differently: on a CPU that is one row, which is slow.
+So every row must meet the same code, whatever its neighbours. Where native code runs, it takes rows in whole
+tiles, filled up with zeros, and adds each row of a tile in one order; what stands between the products is
+native too. Without it the model is computed token by token but for attention, which is slow.
 
 Attention is the cache's affair: `PagedCache(apart=True)` attends to each token by itself. What is promised
-holds for one machine, one number of threads and one device, and without gradients.
+holds on CPUs, for one machine and one number of threads, and while no gradients are kept. They are not the
+bits of a model that was not rewritten.
 """
 
 from collections.abc import Callable
@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from pureqwen import kernels
 from pureqwen.kernels import Whole
-from pureqwen.model import Attend, Block, Experts, MoE, Qwen3, RMSNorm
+from pureqwen.model import Attend, Block, Experts, Qwen3
 from pureqwen.model.rope import rotate
 from pureqwen.rewrite.fuse import FusedBlock
 from pureqwen.rewrite.native import NativeLinear
@@ -30,7 +30,6 @@ from pureqwen.rewrite.quantize import Int4Linear
 from pureqwen.rewrite.walk import replace
 
 EIGHT = 8  # rows that native products take together: of a multiple of it, none is treated otherwise
-TILE = 16  # rows of a tile on other devices, where each row of a product is computed alike
 
 LINEARS = (
     "model.layers.*.self_attn.*_proj",
@@ -38,11 +37,17 @@ LINEARS = (
     "model.layers.*.mlp.gate",
     "lm_head",
 )
-PARTS = (*LINEARS, "model.layers.*.mlp.experts", "model.layers.*.mlp.experts.*.*_proj", "model.norm")
+PARTS = (*LINEARS, "model.layers.*.mlp.experts", "model.layers.*.mlp.experts.*.*_proj")
 
 
 def deterministic(model: Qwen3) -> Qwen3:
-    """The loaded model with each row computed alike; parameters and their names are the very same."""
+    """The loaded model with each row computed alike; parameters and their names are the very same.
+
+    Raises ValueError for a model that is not on a CPU: elsewhere it was never shown to hold.
+    """
+    device = model.model.norm.weight.device
+    if device.type != "cpu":
+        raise ValueError(f"deterministic is for CPUs: this model is on {device}")
     for pattern in PARTS:
         try:
             replace(model, pattern, lambda _, old: _part(old))
@@ -73,13 +78,8 @@ def product(x: Tensor, weight: Tensor) -> Tensor:
         filled = _tile(rows, -(-len(rows) // EIGHT) * EIGHT)
         y: Tensor = torch.ops.pureqwen.linear(filled, weight)[: len(rows)]
     else:
-        (y,) = tiled(lambda tile: (F.linear(tile, weight),), rows, size=_size(x))
+        (y,) = tiled(lambda tile: (F.linear(tile, weight),), rows, size=1)
     return y.view(*x.shape[:-1], len(weight))
-
-
-def _size(x: Tensor) -> int:
-    """Rows of a tile for code that is not our own."""
-    return 1 if x.device.type == "cpu" else TILE
 
 
 class TiledLinear(nn.Linear):
@@ -92,19 +92,6 @@ class TiledLinear(nn.Linear):
         return y if self.bias is None else y + self.bias
 
 
-class TiledNorm(RMSNorm):
-    """RMSNorm row by row, or on tiles."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        if torch.is_grad_enabled():
-            return super().forward(x)
-        rows = x.reshape(-1, x.shape[-1]).contiguous()
-        if kernels.runs(rows):
-            return kernels.rms_norm(rows, self.weight, self.eps).view(x.shape)
-        (y,) = tiled(lambda tile: (RMSNorm.forward(self, tile),), rows, size=_size(x))
-        return y.view(x.shape)
-
-
 class TiledInt4(Int4Linear):
     """Int4Linear on tiles: of few rows and of many, native code adds in another order."""
 
@@ -113,7 +100,7 @@ class TiledInt4(Int4Linear):
         return self.product(rows).view(*x.shape[:-1], len(self.weight_packed))
 
     def product(self, rows: Whole) -> Tensor:
-        size = EIGHT if kernels.runs(rows.like) else _size(rows.like)
+        size = EIGHT if kernels.runs(rows.like) else 1
         (y,) = tiled(
             lambda q, scale: (super(TiledInt4, self).product(Whole(q, scale, rows.like)),),
             rows.q,
@@ -134,7 +121,7 @@ class TiledExperts(Experts):
 
 
 class TiledBlock(Block):
-    """A `Block` of the same parts for other devices: all but attention on tiles."""
+    """A `Block` of the same parts without native code: token by token, all but attention."""
 
     def __init__(self, block: Block) -> None:
         nn.Module.__init__(self)
@@ -145,15 +132,14 @@ class TiledBlock(Block):
         if torch.is_grad_enabled():
             return super().forward(x, angles, attend)
         rows = x.reshape(-1, x.shape[-1])  # (T, D)
-        size = 1 if isinstance(self.mlp, MoE) else _size(x)
         cos, sin = (part.expand(*x.shape[:-1], 1, -1).reshape(len(rows), 1, -1) for part in angles)
-        q, k, v = tiled(self.before, rows, cos, sin, size=size)  # (T, H, Dh) and twice (T, Hkv, Dh)
+        q, k, v = tiled(self.before, rows, cos, sin, size=1)  # (T, H, Dh) and twice (T, Hkv, Dh)
         o = attend(*(part.view(*x.shape[:-1], *part.shape[1:]) for part in (q, k, v)))
-        (y,) = tiled(self.after, rows, o.reshape(len(rows), -1), size=size)
+        (y,) = tiled(self.after, rows, o.reshape(len(rows), -1), size=1)
         return y.view(x.shape)
 
     def before(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """What attention is asked, of a tile (size, D)."""
+        """What attention is asked, of a token (1, D)."""
         attn, h = self.self_attn, self.input_layernorm(x)
         q, k, v = (
             proj(h).unflatten(-1, (-1, attn.head_dim)) for proj in (attn.q_proj, attn.k_proj, attn.v_proj)
@@ -161,7 +147,7 @@ class TiledBlock(Block):
         return rotate(attn.q_norm(q), (cos, sin)), rotate(attn.k_norm(k), (cos, sin)), v
 
     def after(self, x: Tensor, o: Tensor) -> tuple[Tensor]:
-        """The tile (size, D) with what attention and feed-forward network add to it."""
+        """The token (1, D) with what attention and feed-forward network add to it."""
         x = x + self.self_attn.o_proj(o)
         return (x + self.mlp(self.post_attention_layernorm(x)),)
 
@@ -170,7 +156,6 @@ def _part(old: nn.Module) -> nn.Module:
     kinds: dict[type[nn.Module], type[nn.Module]] = {
         nn.Linear: TiledLinear,
         NativeLinear: TiledLinear,
-        RMSNorm: TiledNorm,
         Int4Linear: TiledInt4,
     }
     if isinstance(old, Experts):

@@ -20,19 +20,21 @@ class Stretch:
         self.reading: float | None = None  # and those that a token of a prompt adds
 
     @property
-    def limit(self) -> int | None:
-        """Most tokens of prompts beside answers; None as long as nothing is known."""
-        if self.writing is None or not self.reading:
-            return None
+    def limit(self) -> int:
+        """Most tokens of prompts beside answers. None at first, so that a step of answers alone is seen."""
+        if self.writing is None:
+            return 0
+        if not self.reading:
+            return self.least
         return max(self.least, int((self.factor - 1) * self.writing / self.reading))
 
     def saw(self, *, writes: bool, num_read: int, seconds: float) -> None:
         """A step with or without answers, and with so many tokens of prompts, took so many seconds."""
         if not num_read:
             self.writing = near(self.writing, seconds)
-        elif not writes or self.writing is not None:
-            added = seconds - (self.writing or 0.0) if writes else seconds
-            self.reading = near(self.reading, max(0.0, added) / num_read)
+        else:
+            alone = self.writing or 0.0 if writes else 0.0
+            self.reading = near(self.reading, max(0.0, seconds - alone) / num_read)
 
 
 def near(old: float | None, new: float) -> float:
