@@ -164,9 +164,13 @@ def products(K: int) -> dict[str, Product]:
 
 
 @needs_native
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("K", [1024, 1056])
 @pytest.mark.parametrize("name", ["bfloat16", "int8", "int4"])
-def test_a_row_depends_on_no_neighbour_and_on_no_number_of_threads(name: str) -> None:
-    product, x = products(1024)[name], rows(16, 1024)
+def test_a_row_depends_on_no_neighbour_and_on_no_number_of_threads(
+    name: str, K: int, dtype: torch.dtype
+) -> None:
+    product, x = products(K)[name], rows(16, K, dtype)
     torch.set_num_threads(1)
     alone = torch.cat([product(row[None]) for row in x])
     for threads in (1, 2, 3):

@@ -42,7 +42,7 @@ def product_int8(q: Tensor, a: Tensor, weight: Tensor, scale: Tensor, like: Tens
 
 
 def scaled(sums: Tensor, a: Tensor, scale: Tensor, like: Tensor) -> Tensor:
-    """Sums of whole numbers (M, N), int32, times the scales of rows (M, 1) and of weight rows (N, 1): (M, N)."""
+    """Sums of whole numbers (M, N), int32, times scales of rows (M, 1) and weight rows (N, 1): (M, N)."""
     return (sums.float() * a * scale.float().view(1, -1)).to(like.dtype)
 
 
