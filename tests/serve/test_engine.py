@@ -436,3 +436,29 @@ def test_logprobs_penalties_and_seeds_are_each_requests_own(qwen: Qwen, engine: 
     results = engine.run([row(qwen, PROMPTS[2], **fields) for fields in kinds])
     same(results, [qwen.generate(PROMPTS[2], GREEDY, **fields) for fields in kinds])
     assert [r.logprobs is None for r in results] == [True, False, True]
+
+
+def test_a_model_whose_blocks_are_compiled_is_run_as_it_is_written(engine: Engine) -> None:
+    """Each step has another shape: the compiler would be busy with nothing else."""
+    other = Qwen(build(tiny(num_hidden_layers=2)))
+
+    def backend(graph: Any, inputs: Any) -> Any:
+        raise AssertionError("the compiler was called")
+
+    for block in other.model.model.layers:
+        block.compile(backend=backend)
+    offline = Engine(other)
+    same(offline.run([row(other, PROMPTS[0])]), engine.run([row(other, PROMPTS[0])]))
+
+
+def test_forms_and_thinking_budgets_are_those_of_generate(pocket: Qwen) -> None:
+    """A row keeps its own rules; the engine knows nothing of them."""
+    form = pocket.grammars.json_schema({"type": "object", "properties": {"a": {"type": "integer"}}})
+    params = SamplingParams(temperature=0.0, max_tokens=60, thinking_budget=8)
+    asked = ["What is 347 * 86?", "Give a as JSON."]
+    rows = [pocket.intake.chat(text, None, None, params, constraint=form) for text in asked]
+    free = [pocket.intake.chat(text, None, None, params) for text in asked]
+    expected = [pocket.chat(text, params=params, constraint=form) for text in asked]
+    results = Engine(pocket, config=EngineConfig(speculative=4)).run([*rows, *free])
+    same(results, [*expected, *(pocket.chat(text, params=params) for text in asked)])
+    assert results[0].usage.forced_tokens > 0 and (results[0].content or "").startswith("{")

@@ -5,9 +5,10 @@
                         ^ the same numbers, other   in them a row stands (He et al. 2025, "Defeating
                           last bits                 Nondeterminism in LLM Inference")
 
-So every row must meet the same code, whatever its neighbours. Where native code runs, it takes rows in whole
-tiles, filled up with zeros, and adds each row of a tile in one order; what stands between the products is
-native too. Without it the model is computed token by token but for attention, which is slow.
+So every row must meet the same code, whatever its neighbours. Native products add each row in one order, so
+they take all rows, and not only a few (of 4 bits as many as are added in one order); what stands between the
+products is native too. Without native code the model is computed token by token but for attention, which is
+slow: each token has the shapes of one alone.
 
 Attention is the cache's affair: `PagedCache(apart=True)` attends to each token by itself. What is promised
 holds on CPUs, for one machine and one number of threads, and while no gradients are kept. They are not the
@@ -28,8 +29,6 @@ from pureqwen.rewrite.fuse import FusedBlock
 from pureqwen.rewrite.native import NativeLinear
 from pureqwen.rewrite.quantize import Int4Linear
 from pureqwen.rewrite.walk import replace
-
-EIGHT = 8  # rows that native products take together: of a multiple of it, none is treated otherwise
 
 LINEARS = (
     "model.layers.*.self_attn.*_proj",
@@ -56,34 +55,26 @@ def deterministic(model: Qwen3) -> Qwen3:
     return replace(model, "model.layers.*", lambda _, old: _block(old))
 
 
-def tiled(run: Callable[..., tuple[Tensor, ...]], *rows: Tensor, size: int) -> tuple[Tensor, ...]:
-    """`run` on tiles of exactly `size` rows of each of `rows` (M, ...), the last filled up; (M, ...) each."""
+def by_row(run: Callable[..., tuple[Tensor, ...]], *rows: Tensor) -> tuple[Tensor, ...]:
+    """`run` on each of `rows` (M, ...) alone, (1, ...), in memory of its own; what that gives (M, ...)."""
     M = len(rows[0])
-    count = max(1, -(-M // size))
-    found = [run(*(_tile(x[n * size : (n + 1) * size], size) for x in rows)) for n in range(count)]
+    found = [run(*(x[n : n + 1].clone() for x in rows)) for n in range(M)]
+    found = found or [run(*(x.new_zeros(1, *x.shape[1:]) for x in rows))]
     return tuple(torch.cat(parts)[:M] for parts in zip(*found, strict=True))
-
-
-def _tile(rows: Tensor, size: int) -> Tensor:
-    """Memory of its own, too: where a row lies must not matter either."""
-    tile = rows.new_zeros(size, *rows.shape[1:])
-    tile[: len(rows)] = rows
-    return tile
 
 
 def product(x: Tensor, weight: Tensor) -> Tensor:
     """x (..., K) by weight (N, K): (..., N)."""
     rows = x.reshape(-1, x.shape[-1])
     if kernels.runs(rows) and rows.shape[1] % 32 == 0:
-        filled = _tile(rows, -(-len(rows) // EIGHT) * EIGHT)
-        y: Tensor = torch.ops.pureqwen.linear(filled, weight)[: len(rows)]
+        y: Tensor = torch.ops.pureqwen.linear(rows.contiguous(), weight)
     else:
-        (y,) = tiled(lambda tile: (F.linear(tile, weight),), rows, size=1)
+        (y,) = by_row(lambda row: (F.linear(row, weight),), rows)
     return y.view(*x.shape[:-1], len(weight))
 
 
-class TiledLinear(nn.Linear):
-    """nn.Linear on tiles."""
+class RowLinear(nn.Linear):
+    """nn.Linear of which each row is computed alike."""
 
     def forward(self, x: Tensor) -> Tensor:
         if torch.is_grad_enabled():
@@ -92,26 +83,21 @@ class TiledLinear(nn.Linear):
         return y if self.bias is None else y + self.bias
 
 
-class TiledInt4(Int4Linear):
-    """Int4Linear on tiles: of few rows and of many, native code adds in another order."""
+class RowInt4(Int4Linear):
+    """Int4Linear of few rows at a time: with many, native code adds in another order."""
 
     def forward(self, x: Tensor) -> Tensor:
         rows = kernels.quantize(x.reshape(-1, x.shape[-1]))
         return self.product(rows).view(*x.shape[:-1], len(self.weight_packed))
 
     def product(self, rows: Whole) -> Tensor:
-        size = EIGHT if kernels.runs(rows.like) else 1
-        (y,) = tiled(
-            lambda q, scale: (super(TiledInt4, self).product(Whole(q, scale, rows.like)),),
-            rows.q,
-            rows.scale,
-            size=size,
-        )
-        return y
+        most = kernels.FEW if kernels.runs(rows.like) else 1
+        pieces = zip(torch.split(rows.q, most), torch.split(rows.scale, most), strict=True)
+        return torch.cat([super(RowInt4, self).product(Whole(q, scale, rows.like)) for q, scale in pieces])
 
 
-class TiledExperts(Experts):
-    """Experts whose products are on tiles: how many tokens an expert gets depends on the others."""
+class RowExperts(Experts):
+    """Experts whose rows are computed alike: how many an expert gets depends on the other tokens."""
 
     def one(self, e: int, x: Tensor) -> Tensor:
         if torch.is_grad_enabled():
@@ -120,7 +106,7 @@ class TiledExperts(Experts):
         return product(inner, self.down_proj[e])
 
 
-class TiledBlock(Block):
+class RowBlock(Block):
     """A `Block` of the same parts without native code: token by token, all but attention."""
 
     def __init__(self, block: Block) -> None:
@@ -133,9 +119,9 @@ class TiledBlock(Block):
             return super().forward(x, angles, attend)
         rows = x.reshape(-1, x.shape[-1])  # (T, D)
         cos, sin = (part.expand(*x.shape[:-1], 1, -1).reshape(len(rows), 1, -1) for part in angles)
-        q, k, v = tiled(self.before, rows, cos, sin, size=1)  # (T, H, Dh) and twice (T, Hkv, Dh)
+        q, k, v = by_row(self.before, rows, cos, sin)  # (T, H, Dh) and twice (T, Hkv, Dh)
         o = attend(*(part.view(*x.shape[:-1], *part.shape[1:]) for part in (q, k, v)))
-        (y,) = tiled(self.after, rows, o.reshape(len(rows), -1), size=1)
+        (y,) = by_row(self.after, rows, o.reshape(len(rows), -1))
         return y.view(x.shape)
 
     def before(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -154,12 +140,12 @@ class TiledBlock(Block):
 
 def _part(old: nn.Module) -> nn.Module:
     kinds: dict[type[nn.Module], type[nn.Module]] = {
-        nn.Linear: TiledLinear,
-        NativeLinear: TiledLinear,
-        Int4Linear: TiledInt4,
+        nn.Linear: RowLinear,
+        NativeLinear: RowLinear,
+        Int4Linear: RowInt4,
     }
     if isinstance(old, Experts):
-        return _as(TiledExperts, old)
+        return _as(RowExperts, old)
     return _as(kinds[type(old)], old) if type(old) in kinds else old  # int8 sums are exact in any order
 
 
@@ -167,7 +153,7 @@ def _block(old: nn.Module) -> nn.Module:
     assert isinstance(old, Block)
     if kernels.runs(old.input_layernorm.weight):
         return old if isinstance(old, FusedBlock) else FusedBlock(old)
-    return old if isinstance(old, TiledBlock) else TiledBlock(old)
+    return old if isinstance(old, RowBlock) else RowBlock(old)
 
 
 def _as(kind: type[nn.Module], old: nn.Module) -> nn.Module:

@@ -8,6 +8,7 @@ It decides nothing: which tokens, and in which pages, stands in the plan.
 """
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from itertools import accumulate
 
 import torch
@@ -21,6 +22,7 @@ from pureqwen.generate import Row
 from pureqwen.generate.loop import Piece
 from pureqwen.model import Qwen3
 from pureqwen.qwen import Qwen
+from pureqwen.rewrite import eager
 from pureqwen.serve.scheduler import Chunk, Plan
 
 SHARE = 0.5  # of the free memory that the cache takes, if it is not told how much
@@ -44,8 +46,14 @@ class Runner:
         ends = accumulate(len(chunk.tokens) for chunk in chunks)
         places = [p for chunk, end in zip(chunks, ends, strict=True) for p in range(end - chunk.keep, end)]
         keep = torch.tensor(places, dtype=torch.long, device=self.device)
-        logits: Tensor = self.model(ids, positions, self.cache.attends, keep)  # (sum of keep, V)
+        with eager() if self.compiled else nullcontext():  # each step has another shape
+            logits: Tensor = self.model(ids, positions, self.cache.attends, keep)  # (sum of keep, V)
         return list(zip(chunks, torch.split(logits, [chunk.keep for chunk in chunks]), strict=True))
+
+    @property
+    def compiled(self) -> bool:
+        """Whether somebody had the model's blocks compiled."""
+        return any(block._compiled_call_impl is not None for block in self.model.model.layers)
 
 
 def advance(chunk: Chunk, logits: Tensor) -> Iterator[tuple[Row, Tensor]]:
