@@ -30,6 +30,10 @@ from pureqwen.rewrite.native import NativeLinear
 from pureqwen.rewrite.quantize import Int4Linear
 from pureqwen.rewrite.walk import replace
 
+EIGHT = (
+    8  # rows of 4-bit products that native code adds in one order (FEW4 in ops.cpp); more go through tiles
+)
+
 LINEARS = (
     "model.layers.*.self_attn.*_proj",
     "model.layers.*.mlp.*_proj",
@@ -91,7 +95,7 @@ class RowInt4(Int4Linear):
         return self.product(rows).view(*x.shape[:-1], len(self.weight_packed))
 
     def product(self, rows: Whole) -> Tensor:
-        most = kernels.FEW if kernels.runs(rows.like) else 1
+        most = EIGHT if kernels.runs(rows.like) else 1
         pieces = zip(torch.split(rows.q, most), torch.split(rows.scale, most), strict=True)
         return torch.cat([super(RowInt4, self).product(Whole(q, scale, rows.like)) for q, scale in pieces])
 
