@@ -4,6 +4,7 @@
 //   linear(x, w)                 y = x w'                    x (M, K), w (N, K), float32 or bfloat16
 //   quantize(x)                  q, a: x = a q               q (M, K) int8 from -127 to 127, a (M, 1), row by row
 //   product_int8(q, a, w, s)     y = a s[n] sum_k q w        w (N, K) int8, s (N, 1)
+//   scale_sums(t, a, s)          y = a s[n] t                t (M, N) int32, the sums of another product of bytes
 //   product_int4(q, a, p, s)     y = a sum_g s[n,g] sum q w  p (N, K/8) int32: two 4-bit weights a byte, s (N, K/G)
 //   rms_norm, swiglu             as in model/layers.py; with _quantize behind them as whole numbers
 //   qk_norm_rope(x, w, ...)      RMSNorm over each head, then the rotation
@@ -11,7 +12,8 @@
 //
 // Sums of int8 are exact, those of int4 within a group; only scaling rounds. Each sum of floats has one fixed order
 // (lane by lane, then the lanes; chunk by chunk), so a row of a result depends neither on the rows beside it nor on the
-// number of threads.
+// number of threads. One border is left: with AVX-512, more than 16 rows meet 4-bit weights in tiles, where a group's
+// sum is whole before it is scaled; there a row differs from the one computed among few by float32's rounding.
 //
 // Vectors are the vector types of GCC and Clang, which become AVX2, AVX-512 or NEON as the machine has them. What they
 // can't express, products of small numbers added in pairs or fours, is named where x86 has it; processors with AVX-512's
