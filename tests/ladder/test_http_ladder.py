@@ -13,7 +13,6 @@ import pureqwen
 from pureqwen import Qwen, SamplingParams
 from pureqwen.serve.engine import Engine
 
-
 LENGTH, STRANGERS, MARGIN = 32, 31, 1e-4
 PARAMS = SamplingParams(temperature=0, max_tokens=LENGTH, ignore_eos=True)
 
