@@ -135,9 +135,12 @@ def product_int8(rows: Whole, weight: Tensor, scale: Tensor) -> Tensor:
     """Whole rows (M, K) by int8 weight (N, K) with a scale for each of its rows, (N, 1): (M, N)."""
     if not runs(rows.like):
         return twins.product_int8(rows.q, rows.scale, weight, scale, rows.like)
+    run = torch.ops.pureqwen
     if len(rows.q) > MANY and twins.fast_int8():
-        return torch.ops.pureqwen.scale_sums(twins.exact(rows.q, weight), rows.scale, scale, rows.like)
-    return torch.ops.pureqwen.product_int8(rows.q, rows.scale, weight, scale, rows.like)
+        y: Tensor = run.scale_sums(twins.exact(rows.q, weight), rows.scale, scale, rows.like)
+    else:
+        y = run.product_int8(rows.q, rows.scale, weight, scale, rows.like)
+    return y
 
 
 def product_int4(rows: Whole, packed: Tensor, scale: Tensor) -> Tensor:
