@@ -462,3 +462,35 @@ def test_forms_and_thinking_budgets_are_those_of_generate(pocket: Qwen) -> None:
     results = Engine(pocket, config=EngineConfig(speculative=4)).run([*rows, *free])
     same(results, [*expected, *(pocket.chat(text, params=params) for text in asked)])
     assert results[0].usage.forced_tokens > 0 and (results[0].content or "").startswith("{")
+
+
+def test_a_crowd_that_comes_and_leaves_as_it_likes_leaves_nothing_behind(qwen: Qwen) -> None:
+    """Few pages, shared beginnings, drafts, and every third request given up in the middle: each gets what it
+    gets alone, as far as it goes.
+    """
+    config = EngineConfig(cache_tokens=160, page_size=4, step_tokens=48, speculative=3, max_batch=6)
+    engine = Engine(qwen, config=config)
+    engine.start()
+    ended: list[tuple[int, Row]] = []
+
+    def client(number: int) -> None:
+        for n in range(number * 6, number * 6 + 6):
+            listen, one = Listener(), row(qwen, [*range(10), n % 4, n % 3], temperature=n % 2 / 1, seed=n)
+            ticket = engine.submit(one, listen=listen)
+            if n % 3 == 0:
+                wait_for(lambda one=one, n=n: len(one.output) >= n % 5 or one.finished)
+                engine.abort(ticket)
+            ended.append((n, listen.wait().row))
+
+    threads = [threading.Thread(target=client, args=(number,)) for number in range(5)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(ended) == 30 and engine.healthy
+    engine.stop()
+    nothing_left(engine)
+    for n, one in ended:
+        alone = qwen.generate([*range(10), n % 4, n % 3], GREEDY, temperature=n % 2 / 1, seed=n).token_ids
+        assert one.output == alone[: len(one.output)]
+        assert len(one.output) == 12 or n % 3 == 0

@@ -13,7 +13,6 @@ import logging
 import math
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 
 from torch import Tensor
@@ -33,6 +32,14 @@ from pureqwen.serve.stretch import Stretch
 __all__ = ["Busy", "Engine", "Failed", "Statistics", "Stopping", "Ticket", "Update"]
 
 STUCK = 300.0  # seconds: a step that takes longer is taken for one that never ends
+COUNTS = (  # fields of Statistics that are counted here
+    "steps",
+    "failures",
+    "generated_tokens",
+    "computed_tokens",
+    "drafted_tokens",
+    "accepted_tokens",
+)
 _log = logging.getLogger(__name__)
 
 
@@ -58,7 +65,7 @@ class Engine:
         self._began: float | None = None  # the step that is being made,
         self._last: float | None = None  # and the end of the last one, which took
         self._seconds = 0.0
-        self._counts: Counter[str] = Counter()  # fields of Statistics
+        self._counts = dict.fromkeys(COUNTS, 0)
 
     def start(self) -> None:
         """Start the thread that steps; nothing if it runs. Stopping where the engine was stopped."""
