@@ -10,9 +10,10 @@ PYTEST   := $(BIN)/python -m pytest
 PEERS    := .peers
 PEERS_PIP := $(PEERS)/venv/bin/python -m pip -qq --disable-pip-version-check
 QUESTION ?= What is 347 * 86?
+OPTIONS  ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-long check format docs capture bench bench-gpu peers llama-server pocket pocket-eval verify-real dist clean
+.PHONY: help setup demo serve test test-long check format docs capture bench bench-gpu peers llama-server pocket pocket-eval verify-real dist clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-14s%s\n", $$1, $$2 }' Makefile
@@ -24,6 +25,10 @@ demo: $(VENV)/.runtime  ## ask the model that ships inside the package
 	@echo '$$ pureqwen generate --show-thinking "$(QUESTION)"'
 	@# So small a model computes fastest on one thread; a second one only waits, for seconds where cores are busy.
 	@OMP_NUM_THREADS=1 $(BIN)/pureqwen generate --show-thinking "$(QUESTION)"
+
+serve: $(VENV)/.serve  ## the API of OpenAI and Anthropic over the bundled model; OPTIONS="--port 9000" go to it
+	@# As for the demo: so small a model computes fastest on one thread.
+	@OMP_NUM_THREADS=1 $(BIN)/pureqwen serve $(OPTIONS)
 
 test: $(VENV)/.dev  ## the fast tests, one thread per worker
 	OMP_NUM_THREADS=1 $(PYTEST) -n auto --maxprocesses 8 --dist worksteal
@@ -89,6 +94,11 @@ $(BIN)/pip:
 $(VENV)/.runtime: pyproject.toml constraints.txt | $(BIN)/pip
 	@echo "Installing pureqwen and torch into $(VENV), once; this takes a minute or a few ..." >&2
 	@$(PIP) -e . $(PIP_ARGS)
+	@touch $@
+
+$(VENV)/.serve: $(VENV)/.runtime
+	@echo "Installing what the server needs into $(VENV), once ..." >&2
+	@$(PIP) -e '.[serve]' $(PIP_ARGS)
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.runtime

@@ -1,5 +1,6 @@
 """When it gets hard: full queues, clients that leave or do not read, steps that crash, the server's end."""
 
+import contextlib
 import json
 import os
 import signal
@@ -258,38 +259,35 @@ def test_a_port_in_use_is_told_in_words() -> None:
         listen("127.0.0.1", 65536 + 8000)
 
 
-def started(*options: str) -> tuple[subprocess.Popen[str], int]:
+@contextlib.contextmanager
+def started(*options: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
     """The process `pureqwen serve`, and its port once it is up."""
     command = [sys.executable, "-m", "pureqwen", "serve", "--port", "0", *options]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
-    assert process.stderr is not None
-    for line in process.stderr:
-        if "http://127.0.0.1:" in line:
-            return process, int(line.partition("http://127.0.0.1:")[2].partition("/")[0])
-    raise AssertionError("it did not start")
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
+        assert process.stderr is not None
+        try:
+            line = next(line for line in process.stderr if "http://127.0.0.1:" in line)
+            yield process, int(line.partition("http://127.0.0.1:")[2].partition("/")[0])
+        finally:
+            process.kill()
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("twice", [False, True])
 def test_sigterm_drains_and_a_second_signal_does_not(twice: bool) -> None:
     many = {"max_tokens": 3000 if twice else 300, "ignore_eos": True, "stream": True}
-    process, port = started("--drain", "60", "--log-json")
-    client = Client(Running(port, None, None), CHAT, {**HI, **many})  # type: ignore[arg-type]
-    client.until(b"reasoning_content")
-    process.send_signal(signal.SIGTERM)
-    if twice:
-        time.sleep(0.3)
-        process.send_signal(signal.SIGINT)
-        began = time.monotonic()
-        assert process.wait(10) == 0 and time.monotonic() - began < 10
-        assert b"[DONE]" not in client.rest()
-    else:
-        assert b"[DONE]" in client.rest()
+    with started("--drain", "60", "--log-json") as (process, port):
+        client = Client(Running(port, None, None), CHAT, {**HI, **many})  # type: ignore[arg-type]
+        client.until(b"reasoning_content")
+        process.send_signal(signal.SIGTERM)
+        if twice:
+            time.sleep(0.3)
+            process.send_signal(signal.SIGINT)
+        assert (b"[DONE]" in client.rest()) is not twice
         assert process.wait(10) == 0
-    assert process.stderr is not None
-    lines = [json.loads(line) for line in process.stderr if line.startswith("{")]
+        assert process.stderr is not None
+        lines = [json.loads(line) for line in process.stderr if line.startswith("{")]
+        client.close()
     assert "stopping" in [line["event"] for line in lines]
     assert not [line for line in lines if "traceback" in line]
-    process.stderr.close()
-    client.close()
