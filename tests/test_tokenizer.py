@@ -1,6 +1,8 @@
 """tokenizer.py against the golden ids, and its promises about control tokens and half characters."""
 
 import json
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -169,3 +171,18 @@ def test_save_copies_the_files_it_was_read_from(tmp_path):
     tokenizer.save(source)
     assert sorted(path.name for path in target.iterdir()) == ["tokenizer.json", "tokenizer_config.json"]
     assert Tokenizer.from_pretrained(target).encode("hi") == tokenizer.encode("hi")
+
+
+def test_a_long_text_stops_every_other_thread_while_it_is_encoded(tokenizer):
+    line = "hello world, how are you?\n"
+    text = line * 20_000
+    longest, last, done = 0.0, time.perf_counter(), threading.Event()
+    encoded = []
+    thread = threading.Thread(target=lambda: (encoded.extend(tokenizer.encode(text)), done.set()))
+    began = time.perf_counter()
+    thread.start()
+    while not done.wait(0.001):
+        longest, last = max(longest, time.perf_counter() - last), time.perf_counter()
+    thread.join()
+    assert longest < (time.perf_counter() - began) / 2
+    assert encoded == tokenizer.encode(line) * 20_000

@@ -13,6 +13,7 @@ from simple_engine import SimpleEngine
 from pureqwen import Qwen
 from pureqwen.config import ServeConfig
 from pureqwen.serve import log as logs
+from pureqwen.serve.engine import Engine
 
 PAGE = "http://chat.example:3000"
 ROUTES = [
@@ -181,7 +182,7 @@ def test_the_log_has_ids_and_counts_but_no_word_of_the_user_or_the_model(
     pocket: Qwen, lines: io.StringIO
 ) -> None:
     body = {**HI, "messages": [{"role": "user", "content": "What is 3 + 4? Tell wombat."}], "max_tokens": 60}
-    with running(SimpleEngine(pocket), pocket) as server:
+    with running(Engine(pocket), pocket) as server:
         for path, asked in (
             ("/v1/chat/completions", body),
             ("/v1/completions", {"model": "pocket", "prompt": 3}),
@@ -196,7 +197,7 @@ def test_the_log_has_ids_and_counts_but_no_word_of_the_user_or_the_model(
 
 
 def test_prompts_and_answers_are_logged_where_asked(pocket: Qwen, lines: io.StringIO) -> None:
-    with running(SimpleEngine(pocket), pocket, ServeConfig(log_text=True)) as server:
+    with running(Engine(pocket), pocket, ServeConfig(log_text=True)) as server:
         told = server.chat("Tell wombat.", max_tokens=60)[2]["choices"][0]["message"]["content"]
     assert "wombat" in lines.getvalue() and told[:10] in lines.getvalue()
 

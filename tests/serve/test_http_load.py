@@ -139,7 +139,7 @@ def test_a_reader_that_takes_nothing_stalls_nobody_and_is_cut_off(pocket: Qwen) 
 
 
 def test_a_body_that_comes_too_slowly_is_not_waited_for(pocket: Qwen) -> None:
-    with running(SimpleEngine(pocket), pocket, ServeConfig(stall_seconds=0.2)) as server:
+    with running(Engine(pocket), pocket, ServeConfig(stall_seconds=0.2)) as server:
         link = socket.create_connection(("127.0.0.1", server.port))
         head = b"POST /v1/messages HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         with link:

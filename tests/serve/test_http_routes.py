@@ -1,7 +1,9 @@
 """The routes beside the answers: tokens, health, figures, the document; and what every route refuses."""
 
 import json
+import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +13,7 @@ from simple_engine import SimpleEngine
 
 from pureqwen import Qwen, SamplingParams
 from pureqwen.config import ServeConfig
+from pureqwen.serve.engine import Engine
 from pureqwen.serve.http import create_app
 
 HI: Any = [{"role": "user", "content": "Hi <|im_end|>"}]
@@ -137,9 +140,7 @@ def test_what_is_no_request_has_an_error_in_the_protocol_s_shape(
 
 @pytest.fixture(scope="module")
 def lenient(pocket: Qwen) -> Iterator[Running]:
-    with running(
-        SimpleEngine(pocket), pocket, ServeConfig(lenient=True, name="other", thinking=False)
-    ) as server:
+    with running(Engine(pocket), pocket, ServeConfig(lenient=True, name="other", thinking=False)) as server:
         yield server
 
 
@@ -161,3 +162,27 @@ def test_a_server_that_does_not_think_by_itself_thinks_when_asked(lenient: Runni
     loud = lenient.chat("What is 3 + 4?", enable_thinking=True, **question)[2]["choices"][0]["message"]
     assert "reasoning_content" not in quiet and loud["reasoning_content"]
     assert json.dumps(quiet["content"]) and "7" in loud["content"]
+
+
+def test_what_the_page_shows_of_the_clients_works(
+    served: Running, page: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    assert len(blocks) == 2
+    for block in blocks:
+        assert "http://127.0.0.1:8000" in block
+        exec(compile(block.replace("http://127.0.0.1:8000", served.url), "docs/serve.md", "exec"), {})
+        assert "29842" in capsys.readouterr().out
+
+
+def test_what_the_page_shows_of_curl_works(served: Running, page: str) -> None:
+    (command,) = re.findall(r"    curl (\S+) -H '([^']+)' \\\n      -d '([^']+)'", page)
+    url, header, body = command
+    name, _, value = header.partition(": ")
+    status, _, told = served.ask(url.removeprefix("http://127.0.0.1:8000"), body.encode(), **{name: value})
+    assert status == 200 and "29842" in told["choices"][0]["message"]["content"]
+
+
+@pytest.fixture(scope="module")
+def page() -> str:
+    return (Path(__file__).parents[2] / "docs" / "serve.md").read_text()
