@@ -231,7 +231,7 @@ def test_a_crowd_leaves_no_page_no_memory_and_no_open_end(process: tuple[subproc
         time.sleep(0.1)
     assert not crowd.lost, (len(crowd.lost), crowd.lost[:5])
     kinds = {end.partition(":")[0] for end in crowd.ends}
-    assert len(kinds) == 7, crowd.ends
+    assert len(kinds) == 6, crowd.ends
     assert figures(port)["pureqwen_step_failures_total"] == 0
     third = len(sizes) // 3
     middle, last = statistics.median(sizes[third : 2 * third]), statistics.median(sizes[2 * third :])
