@@ -225,7 +225,9 @@ def test_garbage_on_the_line_is_no_more_than_a_bad_request(
             link.sendall(data)
             link.shutdown(socket.SHUT_WR)
             answer = link.recv(65536)
-        except (ConnectionResetError, BrokenPipeError):
+        except TimeoutError:
+            raise
+        except OSError:  # the server has closed the line already
             answer = b""
     assert not answer or answer.startswith(b"HTTP/1.1 4"), answer[:100]
     assert server.ask("/health")[0] == 200
