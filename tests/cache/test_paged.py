@@ -7,6 +7,7 @@ import torch
 from peers import VARIANTS, build, tiny
 from test_static import MIXED, steps
 from torch import Tensor, nn
+from torch.fx.experimental import _config as shapes
 
 from pureqwen import kernels
 from pureqwen.cache import PagedCache
@@ -116,10 +117,10 @@ def test_all_layers_see_the_tensors_of_the_step_at_the_same_addresses() -> None:
 @pytest.mark.skipif(kernels.native() is not None, reason=f"no native code: {kernels.native()}")
 @pytest.mark.filterwarnings("ignore")  # torch's own, while it compiles
 @torch.no_grad()
-def test_fifty_mixed_steps_build_at_most_two_graphs_and_copy_no_page(monkeypatch: pytest.MonkeyPatch) -> None:
+@shapes.patch(use_duck_shape=False)
+def test_fifty_mixed_steps_build_at_most_two_graphs_and_copy_no_page() -> None:
     """One for a single token, one for more; that two lengths are the same by chance makes no third."""
     torch._dynamo.reset()
-    monkeypatch.setattr("torch.fx.experimental._config.use_duck_shape", False)
     config = tiny(head_dim=32, num_hidden_layers=3)
     model = build(config)
     graphs: list[Any] = []
