@@ -6,12 +6,14 @@ program holds its model in a process of its own; one is asked while the others w
     at once    32 requests together
     Poisson    32 requests, a quarter of a second between two of them on average
     prefix     16 requests at once, the first 1,000 tokens of all the same: pureqwen with and without sharing
+    stall      8 answers are being written when a prompt of 4,000 tokens comes: the longest wait for a token
+    bits       32 requests together, pureqwen as it is and with --deterministic
 
 pureqwen and llama.cpp are asked over HTTP, token by token. llama.cpp's server is taken from --llama-server
 (make llama-server builds it); where it is not there, its loop is run over the C functions of
 llama-cpp-python. Writes results/serve.json; a program that is not there is left out, and the result says why.
 
-    python benchmarks/bench_serve.py [--runs 3] [--only dense prefix] [--quick]
+    python benchmarks/bench_serve.py [--runs 3] [--only dense prefix stall bits] [--quick]
 """
 
 import argparse
@@ -41,9 +43,11 @@ from pureqwen.weights.convert import quantize_folder  # noqa: E402
 
 RESULT = ROOT / "benchmarks" / "results" / "serve.json"
 OURS = "pureqwen"
-CONTEXT = 2048
+CONTEXT = 6144
 CROWDS = (Crowd(name="at once"), Crowd(name="Poisson", gap=0.25))
 PREFIX = Crowd(name="prefix", count=16, prompt=32, tokens=16, shared=1000)
+STALL = Crowd(name="stall", count=8, tokens=192, late=4000, late_at=8.0)
+GROUPS = {"dense": CROWDS, "prefix": (PREFIX,), "stall": (STALL,), "bits": (Crowd(name="bits"),)}
 SMALL: dict[str, Any] = {"count": 3, "prompt": 8, "tokens": 6, "ids": 500, "least": 0.0}
 TINY: dict[str, Any] = {
     "vocab_size": 512,
@@ -66,10 +70,8 @@ def main(arguments: list[str] | None = None) -> None:
         folder = logs / "models" if options.quick else options.folder
         prepared(folder, options, failures)
         for group in options.only:
-            programs = dense(folder, options) if group == "dense" else shared(folder)
-            crowds = CROWDS if group == "dense" else (PREFIX,)
-            with held(programs, logs, options.threads, failures) as answerers:
-                for crowd in crowds:
+            with held(programs(group, folder, options), logs, options.threads, failures) as answerers:
+                for crowd in GROUPS[group]:
                     take(small(crowd) if options.quick else crowd, answerers, options.runs, runs, failures)
     result = {
         "command": command(options),
@@ -91,7 +93,7 @@ def main(arguments: list[str] | None = None) -> None:
 def parsed(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--runs", type=int, default=3, help="turns that count, of each program at each crowd")
-    parser.add_argument("--only", nargs="+", choices=("dense", "prefix"), default=["dense", "prefix"])
+    parser.add_argument("--only", nargs="+", choices=GROUPS, default=[*GROUPS])
     parser.add_argument("--bits", nargs="+", type=int, choices=(16, 8), default=[16, 8])
     parser.add_argument("--without", nargs="*", choices=("llama.cpp", "transformers"), default=[])
     parser.add_argument("--quick", action="store_true", help="a tiny model: to see that everything works")
@@ -134,6 +136,21 @@ def prepared(folder: Path, options: argparse.Namespace, failures: dict[str, str]
             failures[f"llama.cpp {name}"] = str(error)
 
 
+def programs(group: str, folder: Path, options: argparse.Namespace) -> list[Program]:
+    """Who is asked."""
+    if group == "dense":
+        return dense(folder, options)
+    if group == "prefix":
+        return beside(folder, 8, "without prefix caching", "--no-prefix-caching")
+    each = [beside(folder, bits, "deterministic", "--deterministic") for bits in options.bits]
+    return [pair[0] for pair in each] if group == "stall" else [one for pair in each for one in pair]
+
+
+def beside(folder: Path, bits: int, name: str, flag: str) -> list[Program]:
+    """Ours as it is, and with a flag."""
+    return [ours(folder, bits), replace(ours(folder, bits, flag), name=f"{OURS} {name}")]
+
+
 def dense(folder: Path, options: argparse.Namespace) -> list[Program]:
     """Everyone, at the bits that are asked for."""
     found = []
@@ -145,11 +162,6 @@ def dense(folder: Path, options: argparse.Namespace) -> list[Program]:
         if "transformers" not in options.without and bits == 16:
             found.append(transformers(folder, options))
     return found
-
-
-def shared(folder: Path) -> list[Program]:
-    plain = ours(folder, 8, "--no-prefix-caching")
-    return [ours(folder, 8), replace(plain, name=f"{OURS} without prefix caching")]
 
 
 def ours(folder: Path, bits: int, *flags: str) -> Program:
@@ -212,7 +224,8 @@ def held(
 
 
 def small(crowd: Crowd) -> Crowd:
-    return replace(crowd, **SMALL, gap=min(crowd.gap, 0.02), shared=min(crowd.shared, 64))
+    late = {"late": min(crowd.late, 40), "late_at": min(crowd.late_at, 0.02)}
+    return replace(crowd, **SMALL, **late, gap=min(crowd.gap, 0.02), shared=min(crowd.shared, 64))
 
 
 def take(
@@ -247,6 +260,7 @@ def rows_of(runs: Runs) -> list[dict[str, Any]]:
             "p99": f"{median(found, 'first_99'):.2f}",
             "between tokens, ms": f"{1000 * median(found, 'between'):.0f}",
             "its p99": f"{1000 * median(found, 'between_99'):.0f}",
+            "longest": f"{1000 * median(found, 'longest'):.0f}",
             "pureqwen is ahead": ahead(runs, crowd, name, bits),
         }
         for (crowd, name, bits), found in sorted(runs.items(), key=lambda item: (item[0][0], -item[0][2]))
@@ -276,7 +290,13 @@ def bars_of(runs: Runs) -> list[dict[str, Any]]:
         ]
         least = min(leads, default=None)
         verdict = "not measured" if least is None else "reached" if least >= asked else "not reached"
-        found.append({"over": peer, "asked": asked, "least": least, "verdict": verdict})
+        found.append({"over": peer, "asked": f"at least {asked:g}", "found": least, "verdict": verdict})
+    waits = [one.longest / one.between for key, each in runs.items() if key[0] == STALL.name for one in each]
+    if waits:
+        verdict = "reached" if max(waits) < 3 else "not reached"
+        words = "waits for a token: the longest beside 4,000 of a prompt, in medians"
+        worst = round(max(waits), 1)
+        found.append({"over": words, "asked": "less than 3", "found": worst, "verdict": verdict})
     return found
 
 

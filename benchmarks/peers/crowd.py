@@ -28,7 +28,7 @@ class Request:
 class Crowd:
     """count requests; prompts of half to one and a half of `prompt` tokens, behind `shared` ones that are the
     same for all; answers of exactly `tokens`. gap: mean seconds between two arrivals (Poisson); 0: all at
-    once.
+    once. late: tokens of one more prompt, which comes after `late_at` seconds and wants one token.
     """
 
     name: str
@@ -38,6 +38,8 @@ class Crowd:
     gap: float = 0.0
     shared: int = 0
     ids: int = IDS
+    late: int = 0
+    late_at: float = 0.0
     least: float = 0.9  # of an answer's tokens that must come one by one
 
     def requests(self, seed: int) -> list[Request]:
@@ -50,6 +52,9 @@ class Crowd:
             prompt = [*beginning, *(draw.randrange(self.ids) for _ in range(length))]
             found.append(Request(at=at, prompt=prompt, tokens=self.tokens))
             at += draw.expovariate(1 / self.gap) if self.gap else 0.0
+        if self.late:
+            prompt = [draw.randrange(self.ids) for _ in range(self.late)]
+            found.append(Request(at=self.late_at, prompt=prompt, tokens=1))
         return found
 
 
@@ -67,6 +72,7 @@ class Figures:
     first_99: float
     between: float  # two tokens of an answer
     between_99: float
+    longest: float  # of all waits between two tokens
 
 
 def figures(requests: Sequence[Request], times: Sequence[Sequence[float]], *, least: float = 0.9) -> Figures:
@@ -85,6 +91,7 @@ def figures(requests: Sequence[Request], times: Sequence[Sequence[float]], *, le
         first_99=quantile(first, 0.99),
         between=statistics.median(between),
         between_99=quantile(between, 0.99),
+        longest=max(between),
     )
 
 

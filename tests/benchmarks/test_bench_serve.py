@@ -48,11 +48,18 @@ def test_a_shared_beginning_is_shared_by_all_and_by_no_other_turn() -> None:
     assert first[0].prompt[:50] != second[0].prompt[:50]
 
 
+def test_a_late_prompt_comes_once_and_wants_one_token() -> None:
+    *others, last = Crowd(name="stall", count=8, late=4000, late_at=8.0).requests(1)
+    assert len(others) == 8 and all(r.at == 0 and r.tokens == 64 for r in others)
+    assert (len(last.prompt), last.at, last.tokens) == (4000, 8.0, 1)
+
+
 def test_the_figures_are_what_the_times_say() -> None:
     found = figures([request(0.0), request(1.0)], [[0.5, 0.6, 0.8], [2.0, 2.1, 3.0]])
     assert found.speed == pytest.approx(6 / 3.0)
     assert (found.first, found.first_99) == (0.75, 1.0)
     assert found.between == pytest.approx(0.15) and found.between_99 == pytest.approx(0.9)
+    assert found.longest == pytest.approx(0.9)
 
 
 def test_an_answer_that_is_cut_or_comes_in_lumps_gives_no_figures() -> None:
@@ -197,8 +204,8 @@ def test_llama_s_loop_has_as_many_slots_as_its_server() -> None:
 # ---- rows ------------------------------------------------------------------------------------------------
 
 
-def fig(speed: float, first: float = 1.0) -> Figures:
-    return Figures(speed=speed, first=first, first_99=2.0, between=0.05, between_99=0.1)
+def fig(speed: float, first: float = 1.0, longest: float = 0.1) -> Figures:
+    return Figures(speed=speed, first=first, first_99=2.0, between=0.05, between_99=0.1, longest=longest)
 
 
 RUNS: bench.Runs = {
@@ -224,11 +231,17 @@ def test_rows_show_medians_and_how_far_we_are_ahead_at_the_same_bits() -> None:
 
 
 def test_a_bar_is_the_least_lead_and_what_was_not_measured_is_not_reached() -> None:
-    found = {bar["over"]: (bar["least"], bar["verdict"]) for bar in bench.bars_of(RUNS)}
+    found = {bar["over"]: (bar["found"], bar["verdict"]) for bar in bench.bars_of(RUNS)}
     assert found["llama.cpp"] == (1.0, "not reached")
     assert found["transformers"] == (3.0, "reached")
     assert found["pureqwen without"] == (6.0, "reached")
     assert {bar["verdict"] for bar in bench.bars_of({})} == {"not measured"}
+
+
+def test_the_longest_wait_beside_a_long_prompt_is_seen_in_medians() -> None:
+    for longest, verdict in ((0.14, "reached"), (0.16, "not reached")):
+        *_, bar = bench.bars_of({("stall", "pureqwen", 8): [fig(50), fig(50, longest=longest)]})
+        assert (bar["found"], bar["verdict"]) == (round(longest / 0.05, 1), verdict)
 
 
 # ---- all of it -------------------------------------------------------------------------------------------
@@ -257,3 +270,4 @@ def test_quick_measures_a_shared_beginning_and_transformers_too(tmp_path: Path) 
     programs = {(row["requests"], row["program"], row["bits"]) for row in found["rows"]}
     assert {("at once", "transformers", 16), ("Poisson", "pureqwen", 16)} <= programs
     assert ("prefix", "pureqwen without prefix caching", 8) in programs
+    assert {("stall", "pureqwen", 8), ("bits", "pureqwen deterministic", 16)} <= programs
