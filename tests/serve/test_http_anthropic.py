@@ -11,6 +11,7 @@ from running import Running
 
 from pureqwen import Qwen
 
+THINK: Any = {"type": "adaptive"}
 SUM: Any = [{"role": "user", "content": "What is 3 + 4?"}]
 PARIS: Any = [{"role": "user", "content": "What is the weather in Paris?"}]
 PLACE = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
@@ -42,7 +43,7 @@ def test_a_message_is_thought_about_and_answered(client: anthropic.Anthropic, po
 
 
 def test_a_stream_adds_up_to_the_message_that_is_not_streamed(client: anthropic.Anthropic) -> None:
-    for messages, fields in ((SUM, {}), (PARIS, {"tools": [WEATHER]})):
+    for messages, fields in ((SUM, {"thinking": THINK}), (PARIS, {"tools": [WEATHER]})):
         asked: Any = {"model": "pocket", "extra_body": {"temperature": 0}, "max_tokens": 300, **fields}
         with client.messages.stream(messages=messages, **asked) as stream:
             told = stream.get_final_message()
@@ -55,7 +56,7 @@ def test_a_stream_adds_up_to_the_message_that_is_not_streamed(client: anthropic.
 
 
 def test_the_events_come_in_anthropic_s_order(client: anthropic.Anthropic) -> None:
-    events = [event.type for event in answer(client, SUM, stream=True)]
+    events = [event.type for event in answer(client, SUM, stream=True, thinking=THINK)]
     assert events[0] == "message_start" and events[-2:] == ["message_delta", "message_stop"]
     assert events.count("content_block_start") == events.count("content_block_stop") == 2
     assert events.count("content_block_delta") > 5
@@ -67,7 +68,31 @@ def test_thinking_is_turned_off_and_limited(client: anthropic.Anthropic) -> None
     question = [{"role": "user", "content": "What is 347 * 86?"}]
     limited = answer(client, question, thinking={"type": "enabled", "budget_tokens": 5}).content
     assert [block.type for block in limited] == ["thinking", "text"]
-    assert len(limited[0].thinking) < len(answer(client, question).content[0].thinking)
+    assert len(limited[0].thinking) < len(answer(client, question, thinking=THINK).content[0].thinking)
+
+
+def test_who_says_nothing_of_thinking_gets_no_thought(client: anthropic.Anthropic) -> None:
+    (block,) = answer(client, SUM).content
+    assert block.type == "text" and "7" in block.text
+
+
+@pytest.mark.parametrize("budget", [255, 256, 10_000])
+def test_a_budget_is_an_upper_bound_and_the_answer_has_its_place(client: Any, budget: int) -> None:
+    question = [{"role": "user", "content": "What is 347 * 86?"}]
+    told = answer(client, question, max_tokens=256, thinking={"type": "enabled", "budget_tokens": budget})
+    assert [block.type for block in told.content] == ["thinking", "text"]
+
+
+def test_a_budget_whose_end_has_no_place_is_refused_by_its_name(client: anthropic.Anthropic) -> None:
+    with pytest.raises(anthropic.BadRequestError, match=r"thinking\.budget_tokens is 2"):
+        answer(client, SUM, max_tokens=5, thinking={"type": "enabled", "budget_tokens": 2})
+
+
+def test_an_answer_that_was_cut_can_be_sent_back(client: anthropic.Anthropic) -> None:
+    cut = answer(client, SUM, max_tokens=3, thinking=THINK)
+    assert [block.type for block in cut.content] in ([], ["thinking"])
+    turns = [*SUM, {"role": "assistant", "content": cut.content}, *SUM]
+    assert answer(client, turns).stop_reason == "end_turn"
 
 
 def test_a_tool_is_called_and_its_result_used(client: anthropic.Anthropic) -> None:

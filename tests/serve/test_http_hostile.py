@@ -97,7 +97,7 @@ REFUSED: dict[str, Any] = {
     "temperature infinite": b'{"model": "pocket", "messages": [], "temperature": 1e999}',
     "penalty minus infinite": b'{"model": "pocket", "messages": [], "presence_penalty": -Infinity}',
     "negative max_tokens": {"max_tokens": -1},
-    "negative seed": {"seed": -1},
+    "a seed of more than 64 bits": {"seed": -(2**63) - 1},
     "negative stop id": {"stop_token_ids": [-1]},
     "a stop id that no token has": {"stop_token_ids": [2**31]},
     "a bias for no token": {"logit_bias": {"999999999": 1}},

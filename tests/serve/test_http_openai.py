@@ -118,6 +118,14 @@ def test_a_budget_ends_the_thinking_and_an_answer_follows(client: openai.OpenAI)
     assert answer(client, SUM, reasoning_effort="high").choices[0].message.reasoning_content
 
 
+@pytest.mark.parametrize("room", [3, 30, 64])
+def test_an_effort_fits_in_whatever_room_there_is(client: openai.OpenAI, room: int) -> None:
+    question = [{"role": "user", "content": "What is 347 * 86?"}]
+    told = answer(client, question, reasoning_effort="max", max_completion_tokens=room)
+    assert told.usage.completion_tokens <= room
+    assert room < 64 or told.choices[0].message.content
+
+
 def test_max_tokens_ends_an_answer_and_says_so(client: openai.OpenAI) -> None:
     told = answer(client, SUM, max_completion_tokens=3)
     assert told.choices[0].finish_reason == "length" and told.usage.completion_tokens == 3
@@ -233,6 +241,16 @@ class Person(BaseModel):
     age: int
 
 
+class City(BaseModel):
+    city: str
+
+
+OWN_WARNING = (
+    "ignore:Pydantic serializer warnings"  # the client's, of what it has put into the message itself
+)
+
+
+@pytest.mark.filterwarnings(OWN_WARNING)
 def test_the_client_parses_a_structured_answer(client: openai.OpenAI) -> None:
     question: Any = [{"role": "user", "content": "Write a JSON object with name Ann and age 31."}]
     told = client.chat.completions.parse(
@@ -240,6 +258,25 @@ def test_the_client_parses_a_structured_answer(client: openai.OpenAI) -> None:
     )
     assert told.choices[0].message.parsed == Person(name="Ann", age=31)
     assert told.choices[0].message.reasoning_content  # type: ignore[attr-defined]
+    turns: Any = [*question, told.choices[0].message, *SUM]
+    assert answer(client, turns).choices[0].finish_reason == "stop"
+
+
+@pytest.mark.filterwarnings(OWN_WARNING)
+def test_a_parsed_call_can_be_sent_back_with_its_result(client: openai.OpenAI) -> None:
+    strict: Any = openai.pydantic_function_tool(City, name="get_weather")
+    told = client.chat.completions.parse(
+        model="pocket", messages=PARIS, tools=[strict], tool_choice="required", temperature=0
+    )
+    message = told.choices[0].message
+    assert message.tool_calls is not None and message.tool_calls[0].function.parsed_arguments is not None
+    result = {
+        "role": "tool",
+        "tool_call_id": message.tool_calls[0].id,
+        "content": '{"degrees": 21}',
+        "name": "w",
+    }
+    assert answer(client, [*PARIS, message, result], tools=[strict]).choices[0].message.content
 
 
 def test_the_other_forms_hold_too(client: openai.OpenAI) -> None:

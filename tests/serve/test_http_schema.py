@@ -45,7 +45,7 @@ def test_whatever_is_asked_the_answer_is_one_that_the_document_tells(
 
     @given(case=operation.as_strategy(generation_mode=mode))
     @settings(
-        max_examples=15,
+        max_examples=30,
         phases=[Phase.generate],
         suppress_health_check=list(HealthCheck),
         derandomize=True,

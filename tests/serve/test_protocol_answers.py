@@ -1,5 +1,6 @@
 """What clients are told: a stream adds up to the answer in one piece, in each protocol."""
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from typing import Any
@@ -224,6 +225,44 @@ def test_every_prompt_counts_once() -> None:
     assert (usage["prompt_tokens"], usage["completion_tokens"]) == (14, 20)
 
 
+def test_a_token_that_is_no_whole_character_is_called_by_its_bytes_and_keeps_its_place() -> None:
+    parts = {0: "你".encode()[:1], 1: "你".encode()[1:], 2: b"\xe6", 3: b"!"}
+
+    def scored(id: int) -> Logprob:
+        return Logprob(
+            token_id=id, text="\ufffd", logprob=-1.0, top=((0, "\ufffd", -2.0), (2, "\ufffd", -3.0))
+        )
+
+    ask = completion_ask(
+        read(CompletionRequest, {"model": "m", "prompt": "你!", "echo": True, "logprobs": 2})[0],
+        ServeConfig(),
+    )
+    given = dataclasses.replace(opening(), texts=["你!"], firsts=["\ufffd"], bytes_of=parts.__getitem__)
+    ended = result(
+        text="你!", logprobs=[scored(0), scored(1), scored(3)], prompt_logprobs=[None, scored(1), scored(3)]
+    )
+    told = CompletionAnswer(ask, given).whole([ended])["choices"][0]["logprobs"]
+    assert told["tokens"] == ["bytes:\\xe4", "bytes:\\xbd\\xa0", "!"] * 2
+    assert told["text_offset"] == [0, 0, 1, 2, 2, 3]
+    assert set(told["top_logprobs"][-1]) == {"bytes:\\xe4", "bytes:\\xe6", "!"}
+
+
+@pytest.mark.parametrize("kind", [chat, lambda **fields: messages(**fields)], ids=["openai", "anthropic"])
+def test_a_forced_call_that_is_cut_is_not_told_as_text(kind: Any) -> None:
+    function = {"name": "add", "parameters": {"type": "object"}}
+    if kind is chat:
+        fields: Any = {"tools": [{"type": "function", "function": function}], "tool_choice": "required"}
+    else:
+        fields = {"tools": [{"name": "add", "input_schema": {}}], "tool_choice": {"type": "any"}}
+    cut = result(text="<tool_call>", content="<tool_call>", finish_reason="length")
+    answer = kind(**fields).whole([cut])
+    assert (
+        answer["content"] == [] if "content" in answer else answer["choices"][0]["message"]["content"] is None
+    )
+    writer = kind(stream=True, **fields)
+    assert "tool_call>" not in writer.piece(Piece(index=0, events=[Content("<tool_call>")], result=cut))
+
+
 # ---- /v1/messages ----
 
 
@@ -277,6 +316,14 @@ def test_a_late_thought_becomes_a_block_behind_what_was_taken_for_the_answer() -
     told = streamed(messages(stream=True), [Piece(index=0, events=events)], [result()])
     starts = [event["content_block"]["type"] for event in told if event["type"] == "content_block_start"]
     assert starts == ["text", "thinking", "text"]
+
+
+def test_a_thought_that_shall_be_omitted_is_an_empty_block() -> None:
+    answer = messages(stream=True, thinking={"type": "adaptive", "display": "omitted"})
+    told = answer.piece(Piece(index=0, events=[Reasoning("Sum."), Content("3")]))
+    assert "Sum." not in told and told.count("content_block_start") == 4
+    blocks = answer.whole([result(reasoning="Sum.")])["content"]
+    assert blocks[0] == {"type": "thinking", "thinking": "", "signature": ""}
 
 
 def test_an_answer_of_nothing_is_a_message_without_blocks() -> None:

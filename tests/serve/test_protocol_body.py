@@ -139,7 +139,7 @@ def test_lenient_is_not_lenient_about_wrong_values() -> None:
 
 
 def test_twenty_thousand_unknown_fields_take_no_minutes() -> None:
-    message = {"role": "user", "content": "a", "name": "b"}
+    message = {"role": "user", "content": "a", "nickname": "b"}
     began = time.monotonic()
     _, ignored = read(ChatRequest, {"model": "m", "messages": [message] * 20_000}, lenient=True)
     assert len(ignored) == 20_000

@@ -67,7 +67,9 @@ def test_max_completion_tokens_is_max_tokens() -> None:
         ("max_tokens", 0),
         ("max_tokens", -1),
         ("seed", 2**63),
-        ("seed", -1),
+        ("seed", -(2**63) - 1),
+        ("max_completion_tokens", -1),
+        ("top_logprobs", 2),
         ("n", 0),
         ("n", -1),
         ("n", 17),
@@ -104,6 +106,7 @@ def test_a_wrong_value_is_a_refusal_that_names_its_field(field: str, value: Any)
 
 def test_what_has_no_effect_is_accepted_and_has_none() -> None:
     books = {"user": "a", "metadata": {"a": "b"}, "store": False, "service_tier": "auto"}
+    assert asked(service_tier="default") == asked()
     books |= {"safety_identifier": "a", "prompt_cache_key": "b", "modalities": ["text"]}
     assert asked(**books) == asked()
 
@@ -178,13 +181,40 @@ def test_a_result_of_a_call_that_nobody_made_is_refused() -> None:
         ({"role": "robot", "content": "a"}, "messages[0]"),
         ({"content": "a"}, "messages[0]"),
         ({"role": "user"}, "messages[0].content"),
-        ({"role": "user", "content": "a", "name": "b"}, "messages[0].name"),
+        ({"role": "user", "content": "a", "name": 3}, "messages[0].name"),
+        ({"role": "assistant", "content": "a", "annotations": [{}]}, "messages[0].annotations"),
+        ({"role": "assistant", "content": "a", "audio": {"id": "b"}}, "messages[0].audio"),
         ({"role": "user", "content": [{"type": "image_url"}]}, "messages[0].content[0].type"),
         ({"role": "user", "content": 3}, "messages[0].content"),
     ],
 )
 def test_a_wrong_message_is_named(message: Any, param: str) -> None:
     assert refused(messages=[message]).param == param
+
+
+def test_what_the_client_adds_to_an_answer_is_taken_back_without_effect() -> None:
+    called = call("add", "{}", id="1")
+    parsed = {**called, "function": {**called["function"], "parsed_arguments": {"a": 1}}}
+    nothing = {"refusal": None, "audio": None, "function_call": None, "annotations": []}
+    plain = {"role": "assistant", "content": "Hi", "tool_calls": [called]}
+    more = {**plain, "parsed": {"a": 1}, "name": "b", "tool_calls": [parsed], **nothing}
+    assert told(more) == told(plain)
+
+
+def test_a_message_may_have_a_name_which_no_template_shows() -> None:
+    for role in ("system", "user", "assistant", "tool"):
+        message = {"role": role, "content": "Hi"}
+        assert told({**message, "name": "Ann"}) == told(message)
+
+
+def test_a_refusal_names_the_field_that_was_sent() -> None:
+    assert refused(max_completion_tokens=-1).message.startswith("max_completion_tokens is -1")
+    assert refused(max_tokens=-1).message.startswith("max_tokens is -1")
+
+
+def test_a_negative_seed_is_a_seed_of_its_own() -> None:
+    assert asked(seed=-1).params.seed == 2**63 - 1
+    assert asked(seed=-(2**63)).params.seed == 0
 
 
 # ---- tools and forms ----
@@ -204,6 +234,12 @@ def test_tool_choice_decides_what_is_shown_and_what_must_come() -> None:
     assert asked(tools=TOOLS, tool_choice="required").form == Form(kind="tools")
     assert asked(tools=TOOLS, tool_choice=named).form == Form(kind="tools", names=("add",))
     assert asked(tool_choice="none") == asked()
+    for mode, form in (("auto", None), ("required", Form(kind="tools"))):
+        allowed = {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": [named]}}
+        other = {"type": "function", "function": {"name": "sub"}}
+        ask = asked(tools=[other, *TOOLS], tool_choice=allowed)
+        assert [tool["function"]["name"] for tool in ask.tools] == ["add"] and ask.form == form
+        assert refused(tools=[other], tool_choice=allowed).param == "tool_choice"
     assert not asked(tools=TOOLS, parallel_tool_calls=False).parallel
 
 
@@ -269,6 +305,8 @@ def test_each_way_to_ask_for_thinking_is_understood() -> None:
     for effort, tokens in EFFORTS.items():
         ask = asked(reasoning_effort=effort)
         assert (ask.thinking, ask.effort) == (True, tokens)
+    for effort in ("xhigh", "max"):
+        assert asked(reasoning_effort=effort).effort == EFFORTS["high"]
     assert asked(thinking_budget=7).params.thinking_budget == 7
     assert asked(thinking_budget=7).thinking is None
 
@@ -304,4 +342,5 @@ def test_streams_tell_the_usage_where_asked() -> None:
     assert asked(stream=True, stream_options={"include_usage": True}).usage
     assert not asked(stream=True).usage
     assert asked(stream=True, stream_options={}).stream
+    assert asked(stream=True, stream_options={"include_obfuscation": False}) == asked(stream=True)
     assert json.dumps(asked(logprobs=True, top_logprobs=2).params.top_logprobs) == "2"

@@ -38,6 +38,7 @@ def test_the_fields_of_sampling_are_understood() -> None:
 
 def test_what_has_no_effect_is_accepted_and_has_none() -> None:
     assert asked(metadata={"user_id": "a"}, service_tier="auto") == asked()
+    assert asked(service_tier="standard_only") == asked()
     block = {"type": "text", "text": "Hi", "cache_control": {"type": "ephemeral", "ttl": "1h"}}
     assert asked(messages=[{"role": "user", "content": [block]}]) == asked()
 
@@ -46,6 +47,7 @@ def test_a_conversation_with_a_tool_becomes_the_template_s_messages() -> None:
     thought = {"type": "thinking", "thinking": "Sum.", "signature": ""}
     use = {"type": "tool_use", "id": "1", "name": "add", "input": {"a": 1}}
     result = {"type": "tool_result", "tool_use_id": "1", "content": [{"type": "text", "text": "3"}]}
+    more = [{**use, "id": "2"}, {**use, "id": "3"}]
     failed = {"type": "tool_result", "tool_use_id": "2", "content": "no", "is_error": True}
     empty = {"type": "tool_result", "tool_use_id": "3"}
     text = {"type": "text", "text": "And?"}
@@ -53,13 +55,13 @@ def test_a_conversation_with_a_tool_becomes_the_template_s_messages() -> None:
         system=[{"type": "text", "text": "Be brief."}],
         messages=[
             HELLO,
-            {"role": "assistant", "content": [thought, {"type": "text", "text": "Well."}, use]},
-            {"role": "user", "content": [text, result, failed, empty]},
+            {"role": "assistant", "content": [thought, {"type": "text", "text": "Well."}, use, *more]},
+            {"role": "user", "content": [text, empty, result, failed]},
             {"role": "assistant", "content": "3"},
-            {"role": "user", "content": [result]},
+            HELLO,
         ],
     )
-    calls = [{"type": "function", "function": {"name": "add", "arguments": {"a": 1}}}]
+    calls = [{"type": "function", "function": {"name": "add", "arguments": {"a": 1}}}] * 3
     assert list(ask.messages) == [
         {"role": "system", "content": "Be brief."},
         {"role": "user", "content": "Hi"},
@@ -69,8 +71,37 @@ def test_a_conversation_with_a_tool_becomes_the_template_s_messages() -> None:
         {"role": "tool", "content": ""},
         {"role": "user", "content": "And?"},
         {"role": "assistant", "content": "3"},
-        {"role": "tool", "content": "3"},
+        {"role": "user", "content": "Hi"},
     ]
+
+
+def test_a_result_of_a_call_that_the_message_before_did_not_make_is_refused() -> None:
+    use = {"type": "tool_use", "id": "1", "name": "add", "input": {}}
+    result = {"type": "tool_result", "tool_use_id": "2", "content": "3"}
+    calls = {"role": "assistant", "content": [use]}
+    turns = [HELLO, calls, {"role": "user", "content": [result]}]
+    assert refused(messages=turns) == "messages[2].content[0].tool_use_id"
+    late = {"role": "user", "content": [{**result, "tool_use_id": "1"}]}
+    turns = [HELLO, calls, late, {"role": "assistant", "content": "3"}, late]
+    assert refused(messages=turns) == "messages[4].content[0].tool_use_id"
+
+
+def test_an_answer_that_was_cut_before_it_began_can_be_sent_back() -> None:
+    thought = {"type": "thinking", "thinking": "Sum.", "signature": ""}
+    for content, more in (([], {}), ([thought], {"reasoning_content": "Sum."})):
+        ask = asked(messages=[HELLO, {"role": "assistant", "content": content}, HELLO])
+        assert ask.messages[1] == {"role": "assistant", "content": "", **more}
+
+
+@pytest.mark.parametrize(
+    ("fields", "name"),
+    [({"stop_sequences": [""]}, "stop_sequences[0]"), ({"max_tokens": -1}, "max_tokens")],
+    ids=["stop", "max"],
+)
+def test_a_refusal_names_the_field_that_was_sent(fields: dict[str, Any], name: str) -> None:
+    with pytest.raises(Refusal) as caught:
+        asked(**fields)
+    assert caught.value.message.startswith(name)
 
 
 def test_tools_and_their_choice_decide_what_is_shown_and_what_must_come() -> None:
@@ -88,9 +119,14 @@ def test_tools_and_their_choice_decide_what_is_shown_and_what_must_come() -> Non
     assert not asked(tools=[TOOL], tool_choice=single).parallel
 
 
-def test_thinking_is_the_model_s_own_way_unless_asked_for() -> None:
-    assert asked().thinking is None
+def test_there_is_no_thinking_unless_it_is_asked_for() -> None:
+    assert (asked().thinking, asked().quiet) == (None, True)
+    assert (asked(ServeConfig(thinking=True)).thinking, asked(ServeConfig(thinking=True)).quiet) == (
+        True,
+        False,
+    )
     assert asked(ServeConfig(thinking=False)).thinking is False
+    assert not asked(thinking={"type": "adaptive"}).quiet and not asked(output_config={"effort": "low"}).quiet
     enabled = asked(thinking={"type": "enabled", "budget_tokens": 5})
     assert (enabled.thinking, enabled.params.thinking_budget) == (True, 5)
     assert asked(thinking={"type": "disabled"}).thinking is False
@@ -101,6 +137,13 @@ def test_an_effort_is_a_limit_of_thinking_and_a_format_a_form() -> None:
     ask = asked(output_config={**FORMAT, "effort": "low"}, thinking={"type": "adaptive"})
     assert (ask.thinking, ask.effort) == (True, EFFORTS["low"])
     assert ask.form == Form(kind="json_schema", schema={"type": "object"})
+    for effort in ("xhigh", "max"):
+        assert asked(output_config={"effort": effort}).effort == EFFORTS["high"]
+
+
+def test_thoughts_are_hidden_where_they_shall_be_omitted() -> None:
+    assert asked(thinking={"type": "adaptive", "display": "omitted"}).hidden
+    assert not asked(thinking={"type": "adaptive", "display": "summarized"}).hidden
 
 
 @pytest.mark.parametrize(
@@ -124,10 +167,10 @@ def test_an_effort_is_a_limit_of_thinking_and_a_format_a_form() -> None:
         ({"messages": []}, "messages"),
         ({"messages": [HELLO, {"role": "assistant", "content": "So"}]}, "messages[1]"),
         ({"messages": [{"role": "user", "content": []}]}, "messages[0].content"),
-        ({"messages": [{"role": "assistant", "content": []}, HELLO]}, "messages[0].content"),
+        ({"messages": [{"role": "assistant", "content": [{"type": "image"}]}]}, "messages[0].content[0]"),
         ({"messages": [{"role": "user", "content": [{"type": "image"}]}]}, "messages[0].content[0]"),
         ({"container": "a"}, "container"),
-        ({"output_config": {"effort": "max"}}, "output_config.effort"),
+        ({"output_config": {"effort": "most"}}, "output_config.effort"),
         ({"output_config": {"effort": "low"}, "thinking": {"type": "disabled"}}, "output_config.effort"),
         ({"output_config": FORMAT, "tools": [TOOL]}, "output_config.format"),
         ({"output_config": LARGE}, "output_config.format.schema"),

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 from pureqwen.chat import TemplateError
 from pureqwen.config import SamplingParams
 from pureqwen.generate import Grammar, GrammarError, Row
-from pureqwen.serve.protocol.ask import Ask, Form
+from pureqwen.generate.intake import END_THINK
+from pureqwen.serve.protocol.ask import Ask, Form, renamed
 from pureqwen.serve.protocol.refusal import Refusal
 
 if TYPE_CHECKING:
@@ -23,7 +24,9 @@ def make_rows(ask: Ask, qwen: "Qwen", grammars: "Grammars | None") -> list[Row]:
     """One row for each answer: those to the first prompt first. Raises Refusal."""
     try:
         grammar = None if ask.form is None else make_grammar(ask, ask.form, qwen, grammars)
-        params = [params_for(ask, choice, qwen) for choice in range(ask.n)]
+        ask = dataclasses.replace(ask, thinking=thinking_for(ask, qwen))
+        ask = dataclasses.replace(ask, params=params_for(ask, qwen))
+        params = [ask.params_of(choice) for choice in range(ask.n)]
         if ask.prompts is None:
             return [_chat(ask, one, qwen, grammar) for one in params]
         return [_text(ask, prompt, one, qwen, grammar) for prompt in ask.prompts for one in params]
@@ -45,7 +48,8 @@ def blamed(error: ValueError, ask: Ask) -> Refusal:
         return Refusal(text, param=prompt, code="context_length_exceeded")
     field = text.split(" ")[0].split("=")[0]
     known = {one.name for one in dataclasses.fields(SamplingParams)} | {"thinking"}
-    return Refusal(text, param=field if field in known else prompt)
+    param = ask.names.get(field, field) if field in known else prompt
+    return Refusal(renamed(text, ask.names) if field in known else text, param=param)
 
 
 def make_grammar(ask: Ask, form: Form, qwen: "Qwen", grammars: "Grammars | None") -> Grammar:
@@ -67,14 +71,38 @@ def make_grammar(ask: Ask, form: Form, qwen: "Qwen", grammars: "Grammars | None"
             return grammars.tools(ask.tools, style=style, names=form.names, parallel=ask.parallel)
 
 
-def params_for(ask: Ask, choice: int, qwen: "Qwen") -> SamplingParams:
-    """The parameters of one answer; an effort becomes a budget of at most half of the room for the answer."""
-    params = ask.params_of(choice)
-    if ask.effort is None:
-        return params
-    room = qwen.intake.chat(list(ask.messages), list(ask.tools) or None, True, params).params.max_tokens
-    assert room is not None
-    return dataclasses.replace(params, thinking_budget=min(ask.effort, room // 2))
+def thinking_for(ask: Ask, qwen: "Qwen") -> bool | None:
+    """Whether to think: a quiet request does not where the model has both ways."""
+    hybrid = qwen.template is not None and qwen.template.thinking == "hybrid"
+    return False if ask.quiet and hybrid else ask.thinking
+
+
+def params_for(ask: Ask, qwen: "Qwen") -> SamplingParams:
+    """The parameters; an effort, or a budget, is what leaves room for the closing sentence and an answer.
+
+    An effort takes at most half of the room. In less room than the sentence has it is no limit, for
+    max_tokens is a lower one; a budget that is lower yet is refused.
+    """
+    budget = ask.effort if ask.params.thinking_budget is None else ask.params.thinking_budget
+    if budget is None or ask.prompts is not None or qwen.tokenizer is None:
+        return ask.params
+    free = dataclasses.replace(ask.params, thinking_budget=None)
+    params = _chat(ask, free, qwen, None).params
+    assert params.max_tokens is not None and params.thinking_end is not None
+    before, _, after = params.thinking_end.partition(END_THINK)
+    ending = len(qwen.tokenizer.encode(before)) + 1 + len(qwen.tokenizer.encode(after))
+    most = params.max_tokens - ending - 1
+    if most >= 0:
+        half = budget if ask.effort is None else params.max_tokens // 2
+        return dataclasses.replace(free, thinking_budget=min(budget, half, most))
+    if ask.effort is None and budget < params.max_tokens:
+        name = ask.names.get("thinking_budget", "thinking_budget")
+        raise Refusal(
+            f"{name} is {budget}, and there is room for {params.max_tokens} tokens: ending the thinking "
+            f"takes {ending}, and an answer one more",
+            param=name,
+        )
+    return free
 
 
 def _chat(ask: Ask, params: SamplingParams, qwen: "Qwen", grammar: Grammar | None) -> Row:
@@ -101,8 +129,9 @@ def prompt_ids(ask: Ask, qwen: "Qwen") -> list[int]:
             assert isinstance(prompt, str)
             return qwen.tokenizer.encode(prompt, allow_special=True)
         assert qwen.template is not None
-        qwen.template.check_thinking(ask.thinking)
-        variables = {} if ask.thinking is None else {"enable_thinking": ask.thinking}
+        thinking = thinking_for(ask, qwen)
+        qwen.template.check_thinking(thinking)
+        variables = {} if thinking is None else {"enable_thinking": thinking}
         messages = qwen.template.prepare(ask.messages)
         return qwen.template.encode(qwen.tokenizer, messages, tools=ask.tools or None, **variables)
     except Refusal:

@@ -3,11 +3,13 @@
 An `Ask` knows no tokenizer and no model; serve/prepare.py makes rows of it.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from pureqwen.config import SamplingParams, ServeConfig
+from pureqwen.config.serving import EFFORTS
 from pureqwen.serve.protocol.refusal import Refusal
 
 
@@ -29,9 +31,11 @@ class Ask:
     """Answers wanted: `n` to each prompt, or to one conversation.
 
     prompts: texts or ids that are continued; None for a chat. tools: what the template shows. effort: most
-    tokens of thinking, fewer where the room is less; params.thinking_budget is exact. parallel: whether one
-    answer may call several tools. echo: the prompt is a part of the answer. score_prompt: with the
-    log-probabilities of its tokens. answerless: nothing but the prompt is wanted.
+    tokens of thinking, at most half of the room; params.thinking_budget likewise, but of all the room that
+    leaves an answer. quiet: nobody asked for thinking, and a model that can do without does. hidden: thoughts
+    are made, and not told. parallel: whether one answer may call several tools. names: what the request
+    calls parameters that have another name here. echo: the prompt is a part of the answer. score_prompt:
+    with the log-probabilities of its tokens. answerless: nothing but the prompt is wanted.
     """
 
     model: str | None
@@ -41,6 +45,9 @@ class Ask:
     tools: tuple[dict[str, Any], ...] = ()
     thinking: bool | None = None
     effort: int | None = None
+    quiet: bool = False
+    hidden: bool = False
+    names: Mapping[str, str] = field(default_factory=dict)
     n: int = 1
     form: Form | None = None
     parallel: bool = True
@@ -56,11 +63,26 @@ class Ask:
         """How many rows it makes."""
         return self.n * (1 if self.prompts is None else len(self.prompts))
 
+    @property
+    def forced(self) -> bool:
+        """Whether the answer is nothing but calls: text in it is a call that was cut, and is not told."""
+        return self.form is not None and self.form.kind == "tools"
+
     def params_of(self, choice: int) -> SamplingParams:
         """Those of one of the n answers: with a seed, each draws by a seed of its own."""
         if choice == 0 or self.params.seed is None:
             return self.params
         return replace(self.params, seed=(self.params.seed + choice) % 2**63)
+
+
+def thoughts(effort: str | None) -> int | None:
+    """Most tokens of thinking by an effort; what is beyond high is high."""
+    return EFFORTS.get("high" if effort in ("xhigh", "max") else effort or "")
+
+
+def renamed(text: str, names: Mapping[str, str]) -> str:
+    """What is wrong with parameters, told in the names that the request has for them."""
+    return re.sub(r"[a-z_]+", lambda word: names.get(word[0], word[0]), text)
 
 
 def check_model(ask: Ask, config: ServeConfig) -> None:

@@ -1,7 +1,8 @@
 """A request for /v1/chat/completions -> an Ask. Every field has an effect, is refused, or is listed here.
 
 Accepted without effect: user, metadata, safety_identifier, prompt_cache_key, store (false), service_tier
-(auto), modalities (text).
+(auto, default), modalities (text), stream_options.include_obfuscation (false), the description and strict of
+a schema: it always holds.
 """
 
 import json
@@ -10,8 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from pureqwen.config import ServeConfig
-from pureqwen.config.serving import EFFORTS
-from pureqwen.serve.protocol.ask import Ask, Form
+from pureqwen.serve.protocol.ask import Ask, Form, thoughts
 from pureqwen.serve.protocol.body import Fields, Objects, Values
 from pureqwen.serve.protocol.messages_in import Message, Tool, check_schema, plain_messages, plain_tools
 from pureqwen.serve.protocol.refusal import Refusal
@@ -20,6 +20,7 @@ from pureqwen.serve.protocol.sampling import Count, Sampling, one_of, sampling_p
 
 class StreamOptions(Fields):
     include_usage: bool = False
+    include_obfuscation: Literal[False] | None = None
 
 
 class TemplateFields(Fields):
@@ -35,6 +36,21 @@ class NamedFunction(Fields):
 class NamedTool(Fields):
     type: Literal["function"]
     function: NamedFunction
+
+
+class Allowed(Fields):
+    mode: Literal["auto", "required"]
+    tools: Annotated[Objects[NamedTool], Field(min_length=1)]
+
+
+class AllowedTools(Fields):
+    """Only these tools are shown."""
+
+    type: Literal["allowed_tools"]
+    allowed_tools: Allowed
+
+
+Choice = Annotated[NamedTool | AllowedTools, Field(discriminator="type")]
 
 
 class PlainText(Fields):
@@ -73,7 +89,7 @@ class WithoutEffect(Fields):
     user: str | None = None
     metadata: dict[str, str] | None = None
     store: Literal[False] | None = None
-    service_tier: Literal["auto"] | None = None
+    service_tier: Literal["auto", "default"] | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
 
@@ -84,7 +100,7 @@ class ChatRequest(Sampling, WithoutEffect):
     model: str
     messages: Annotated[Objects[Message], Field(min_length=1)]
     tools: Objects[Tool] | None = None
-    tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
+    tool_choice: Literal["none", "auto", "required"] | Choice | None = None
     parallel_tool_calls: bool | None = None
     response_format: Format | None = None
     max_tokens: int | None = None
@@ -94,7 +110,7 @@ class ChatRequest(Sampling, WithoutEffect):
     top_logprobs: int | None = None
     stream: bool = False
     stream_options: StreamOptions | None = None
-    reasoning_effort: Literal["none", "minimal", "low", "medium", "high"] | None = None
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
     enable_thinking: bool | None = None
     thinking_budget: int | None = None
     chat_template_kwargs: TemplateFields | None = None
@@ -106,6 +122,7 @@ def chat_ask(request: ChatRequest, config: ServeConfig) -> Ask:
     limit = one_of(
         request.max_completion_tokens, request.max_tokens, names=("max_completion_tokens", "max_tokens")
     )
+    names = {} if request.max_completion_tokens is None else {"max_tokens": "max_completion_tokens"}
     thinking, effort = thinking_of(request, config)
     tools = plain_tools(request.tools or (), config)
     shown, form = chosen_tools(request, tools)
@@ -120,15 +137,17 @@ def chat_ask(request: ChatRequest, config: ServeConfig) -> Ask:
         params=sampling_params(
             request,
             config,
+            names=names,
             max_tokens=limit,
             logprobs=request.logprobs,
-            top_logprobs=top_logprobs(request.top_logprobs, config),
+            top_logprobs=top_logprobs(request, config),
             thinking_budget=request.thinking_budget,
         ),
         messages=plain_messages(request.messages),
         tools=shown,
         thinking=thinking,
         effort=effort,
+        names=names,
         n=request.n,
         form=wanted or form,
         parallel=request.parallel_tool_calls is not False,
@@ -137,12 +156,16 @@ def chat_ask(request: ChatRequest, config: ServeConfig) -> Ask:
     )
 
 
-def top_logprobs(count: int | None, config: ServeConfig) -> int | None:
+def top_logprobs(request: ChatRequest, config: ServeConfig) -> int | None:
+    """How many beside each token; they need logprobs."""
+    count = request.top_logprobs
     if count is not None and not 0 <= count <= config.max_logprobs:
         raise Refusal(
             f"top_logprobs is {count}: it must be an integer from 0 to {config.max_logprobs}",
             param="top_logprobs",
         )
+    if count and not request.logprobs:
+        raise Refusal("top_logprobs needs logprobs: set it to true", param="top_logprobs")
     return count
 
 
@@ -177,7 +200,7 @@ def thinking_of(request: ChatRequest, config: ServeConfig) -> tuple[bool | None,
             "thinking_budget is set, but this server does not think unless asked: set enable_thinking too",
             param="thinking_budget",
         )
-    return thinking, EFFORTS.get(effort or "")
+    return thinking, thoughts(effort)
 
 
 def chosen_tools(
@@ -191,16 +214,24 @@ def chosen_tools(
         return (), None
     if choice == "none":
         return (), None
-    if choice in (None, "auto"):
-        return tools, None
     if isinstance(choice, NamedTool):
-        name = choice.function.name
-        if name not in [tool["function"]["name"] for tool in tools]:
+        named(tools, [choice])
+        return tools, Form(kind="tools", names=(choice.function.name,))
+    if isinstance(choice, AllowedTools):
+        tools, choice = named(tools, choice.allowed_tools.tools), choice.allowed_tools.mode
+    return tools, None if choice in (None, "auto") else Form(kind="tools")
+
+
+def named(tools: tuple[dict[str, Any], ...], chosen: list[NamedTool]) -> tuple[dict[str, Any], ...]:
+    """Those of the tools that are named; Refusal for a name that none of them has."""
+    known = {tool["function"]["name"] for tool in tools}
+    names = [one.function.name for one in chosen]
+    for name in names:
+        if name not in known:
             raise Refusal(
                 f"tool_choice names {name[:80]!r}, which is not among the tools", param="tool_choice"
             )
-        return tools, Form(kind="tools", names=(name,))
-    return tools, Form(kind="tools")
+    return tuple(tool for tool in tools if tool["function"]["name"] in names)
 
 
 def form_of(format: PlainText | JsonObject | JsonSchema | Regex | None, config: ServeConfig) -> Form | None:

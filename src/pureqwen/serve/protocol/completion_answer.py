@@ -1,9 +1,12 @@
 """Answers of /v1/completions: one object, or the chunks of a stream that add up to it.
 
 The answers of the first prompt come first. With `echo` each begins with its prompt, and so do its
-log-probabilities; the first token of a prompt has none.
+log-probabilities; the first token of a prompt has none. A token that is no whole characters is called by its
+bytes, as at OpenAI's: bytes:\\xe6. So no two tokens have one name, and each has the offset of the character
+that it is a part of.
 """
 
+from codecs import getincrementaldecoder
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +26,7 @@ class CompletionAnswer:
         assert ask.prompts is not None
         self._ask, self._opening, self._prompts = ask, opening, len(ask.prompts)
         self._offsets = [0] * ask.rows
+        self._decoders = [getincrementaldecoder("utf-8")("replace") for _ in range(ask.rows)]
         self._echoed = [not ask.echo] * ask.rows
 
     def begin(self) -> str:
@@ -93,19 +97,37 @@ class CompletionAnswer:
         """OpenAI's four lists, an item for each token; text_offset counts characters."""
         if not self._ask.params.logprobs:
             return None
-        tokens = [self._opening.firsts[index] if one is None else one.text for one in logprobs]
-        offsets = []
-        for token in tokens:
+        rest = [b"" if one is None else self._opening.bytes_of(one.token_id) for one in logprobs]
+        offsets, tokens = [], []
+        for one, written in zip(logprobs, rest, strict=True):
+            data = self._first(index, sum(map(len, rest))) if one is None else written
             offsets.append(self._offsets[index])
-            self._offsets[index] += len(token)
+            tokens.append(_name(data))
+            self._offsets[index] += len(self._decoders[index].decode(data))
         return {
             "tokens": tokens,
             "token_logprobs": [None if one is None else finite(one.logprob) for one in logprobs],
-            "top_logprobs": [None if one is None else _top(one) for one in logprobs],
+            "top_logprobs": [None if one is None else self._top(one) for one in logprobs],
             "text_offset": offsets,
         }
 
+    def _first(self, index: int, rest: int) -> bytes:
+        """The bytes of the prompt's first token: the `rest` of them belongs to those behind it."""
+        text = self._opening.firsts[index]
+        if "\ufffd" not in text:
+            return text.encode()
+        whole = self._opening.texts[index].encode()
+        return whole[: len(whole) - rest]
 
-def _top(one: "Logprob") -> dict[str, float]:
-    """The likeliest tokens, and the one that stands there."""
-    return {text: finite(logprob) for _, text, logprob in one.top} | {one.text: finite(one.logprob)}
+    def _top(self, one: "Logprob") -> dict[str, float]:
+        """The likeliest tokens, and the one that stands there."""
+        scored = [*((id, logprob) for id, _, logprob in one.top), (one.token_id, one.logprob)]
+        return {_name(self._opening.bytes_of(id)): finite(logprob) for id, logprob in scored}
+
+
+def _name(data: bytes) -> str:
+    """A token by its text, or by its bytes where that is no text."""
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in data)

@@ -163,7 +163,7 @@ def document(config: ServeConfig) -> Schema:
 def _post(path: str, summary: str, request: str, answer: str, streams: bool) -> Schema:
     content: Schema = {"application/json": {"schema": ref(answer)}}
     if streams:
-        content["text/event-stream"] = {"schema": TEXT}
+        content["text/event-stream"] = {"schema": {"description": "Server-sent events."}}
     error = "AnthropicError" if path.startswith("/v1/messages") else "Error"
     return {
         "summary": summary,

@@ -1,18 +1,22 @@
 """A request for /v1/messages (Anthropic's) -> an Ask.
 
-Accepted without effect: metadata, cache_control (what can be kept is kept anyway), service_tier (auto), a
-thinking block's signature. Refused: images and documents, server tools, a last message of the assistant's.
+Where a request says nothing of thinking, the model does not think, if it can do without. Results of tools
+stand in the order of their calls.
+
+Accepted without effect: metadata, cache_control (what can be kept is kept anyway), service_tier (auto,
+standard_only), a thinking block's signature, thinking.display "summarized" (thoughts are told whole).
+Refused: images and documents, server tools, a last message of the assistant's.
 """
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from pureqwen.config import ServeConfig
-from pureqwen.config.serving import EFFORTS
-from pureqwen.serve.protocol.ask import Ask, Form
+from pureqwen.serve.protocol.ask import Ask, Form, thoughts
 from pureqwen.serve.protocol.body import Fields, Objects, Values
-from pureqwen.serve.protocol.messages_in import NAME, check_schema
+from pureqwen.serve.protocol.messages_in import NAME, check_schema, placed
 from pureqwen.serve.protocol.refusal import Refusal
 from pureqwen.serve.protocol.sampling import checked
 
@@ -87,6 +91,7 @@ class ToolChoice(Fields):
 class Thinking(Fields):
     type: Literal["enabled", "disabled", "adaptive"]
     budget_tokens: int | None = None
+    display: Literal["summarized", "omitted"] | None = None
 
 
 class Metadata(Fields):
@@ -99,7 +104,7 @@ class OutputFormat(Fields):
 
 
 class OutputConfig(Fields):
-    effort: Literal["low", "medium", "high"] | None = None
+    effort: Literal["low", "medium", "high", "xhigh", "max"] | None = None
     format: OutputFormat | None = None
 
 
@@ -125,7 +130,7 @@ class MessagesRequest(CountRequest):
     top_k: int | None = None
     stream: bool = False
     metadata: Metadata | None = None
-    service_tier: Literal["auto"] | None = None
+    service_tier: Literal["auto", "standard_only"] | None = None
 
 
 NAMES = {"stop": "stop_sequences", "thinking_budget": "thinking.budget_tokens"}
@@ -162,6 +167,9 @@ def messages_ask(request: CountRequest, config: ServeConfig) -> Ask:
         tools=tools,
         thinking=True if effort is not None else thinking,
         effort=effort,
+        quiet=request.thinking is None and thinking is None and effort is None,
+        hidden=request.thinking is not None and request.thinking.display == "omitted",
+        names=NAMES,
         form=wanted or form,
         parallel=parallel,
         stream=isinstance(request, MessagesRequest) and request.stream,
@@ -185,7 +193,7 @@ def output_of(request: CountRequest) -> tuple[int | None, Form | None]:
     if output.effort is not None and thinking is not None and thinking.type != "adaptive":
         raise Refusal("effort is for thinking that is adaptive", param="output_config.effort")
     form = None if output.format is None else Form(kind="json_schema", schema=output.format.definition)
-    return EFFORTS.get(output.effort or ""), form
+    return thoughts(output.effort), form
 
 
 def tools_of(
@@ -215,11 +223,16 @@ def tools_of(
 def conversation(request: CountRequest) -> tuple[dict[str, Any], ...]:
     """The messages for the template: results of tools become messages of their own."""
     told: list[dict[str, Any]] = []
+    calls: list[str] = []  # the ids of the last ones
     if request.system:
         told.append({"role": "system", "content": joined(request.system)})
     for number, turn in enumerate(request.messages):
         where = f"messages[{number}]"
-        told += user(turn, where) if isinstance(turn, UserTurn) else [assistant(turn, where)]
+        if isinstance(turn, UserTurn):
+            told += user(turn, calls, where)
+        else:
+            told.append(assistant(turn))
+            calls = [block.id for block in turn.content if isinstance(block, ToolUse)]
     if isinstance(request.messages[-1], AssistantTurn):
         raise Refusal(
             "the last message is the assistant's: an answer that is begun can't be continued here; "
@@ -229,15 +242,20 @@ def conversation(request: CountRequest) -> tuple[dict[str, Any], ...]:
     return tuple(told)
 
 
-def user(turn: UserTurn, where: str) -> list[dict[str, Any]]:
-    """A user's turn: first the results of tools, in their order, then what the user says."""
+def user(turn: UserTurn, calls: Sequence[str], where: str) -> list[dict[str, Any]]:
+    """A user's turn: first the results of tools, in the order of the calls, then what the user says."""
     if isinstance(turn.content, str):
         return [{"role": "user", "content": turn.content}]
-    results = [block for block in turn.content if isinstance(block, ToolResult)]
+    results: list[tuple[int, ToolResult]] = []
+    for number, block in enumerate(turn.content):
+        if isinstance(block, ToolResult):
+            at = f"{where}.content[{number}]"
+            results.append((placed(block.tool_use_id, calls, where=at, field="tool_use_id"), block))
+    results.sort(key=lambda item: item[0])
     texts = [block.text for block in turn.content if isinstance(block, TextBlock)]
     if not turn.content:
         raise Refusal(f"{where} has no content", param=f"{where}.content")
-    told = [{"role": "tool", "content": outcome(block)} for block in results]
+    told = [{"role": "tool", "content": outcome(block)} for _, block in results]
     return [*told, {"role": "user", "content": "\n".join(texts)}] if texts else told
 
 
@@ -247,15 +265,13 @@ def outcome(block: ToolResult) -> str:
     return f"Error: {text}" if block.is_error else text
 
 
-def assistant(turn: AssistantTurn, where: str) -> dict[str, Any]:
-    """An assistant's turn: its thought, its text, its calls."""
+def assistant(turn: AssistantTurn) -> dict[str, Any]:
+    """An assistant's turn: its thought, its text, its calls; none of them where it was cut."""
     if isinstance(turn.content, str):
         return {"role": "assistant", "content": turn.content}
     thoughts = [block.thinking for block in turn.content if isinstance(block, ThinkingBlock)]
     texts = [block.text for block in turn.content if isinstance(block, TextBlock)]
     calls = [block for block in turn.content if isinstance(block, ToolUse)]
-    if not texts and not calls:
-        raise Refusal(f"{where} has neither text nor tool_use", param=f"{where}.content")
     told: dict[str, Any] = {"role": "assistant", "content": "\n".join(texts)}
     if thoughts:
         told["reasoning_content"] = "\n".join(thoughts)

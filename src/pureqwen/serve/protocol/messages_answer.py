@@ -45,8 +45,9 @@ class MessagesAnswer:
         [result] = results
         blocks: list[dict[str, Any]] = []
         if result.reasoning is not None:
-            blocks.append({"type": "thinking", "thinking": result.reasoning, "signature": ""})
-        if result.content is not None:
+            thought = "" if self._ask.hidden else result.reasoning
+            blocks.append({"type": "thinking", "thinking": thought, "signature": ""})
+        if result.content is not None and not self._ask.forced:
             blocks.append({"type": "text", "text": result.content})
         for number, call in enumerate(result.tool_calls):
             blocks.append(
@@ -60,11 +61,11 @@ class MessagesAnswer:
     def _event(self, event: Event) -> str:
         match event:
             case Reasoning(text):
-                return self._delta("thinking", {"type": "thinking_delta", "thinking": text})
+                return self._thought(text)
             case Content(text):
-                return self._delta("text", {"type": "text_delta", "text": text})
+                return "" if self._ask.forced else self._delta("text", {"type": "text_delta", "text": text})
             case Recast(text):
-                return self._close() + self._delta("thinking", {"type": "thinking_delta", "thinking": text})
+                return self._close() + self._thought(text)
             case ToolCallDelta(number, _, name, arguments):
                 block: dict[str, Any] = {
                     "type": "tool_use",
@@ -79,6 +80,11 @@ class MessagesAnswer:
                 )
             case Finish():
                 return ""
+
+    def _thought(self, text: str) -> str:
+        """Where thoughts are not told, one is an empty delta."""
+        told = "" if self._ask.hidden else text
+        return self._delta("thinking", {"type": "thinking_delta", "thinking": told})
 
     def _delta(self, kind: str, delta: dict[str, Any]) -> str:
         start = ""

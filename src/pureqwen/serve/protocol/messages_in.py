@@ -2,6 +2,9 @@
 
 developer is system. Text parts are joined with line breaks. The arguments of a tool call, JSON text, are
 parsed. Results of tools are told in the order of the calls, since templates show no ids.
+
+Without effect: the name of a message, and what OpenAI's client adds to an answer that is sent back to it:
+parsed, parsed_arguments, empty annotations. What is null there (refusal, audio, function_call) is not set.
 """
 
 import json
@@ -27,12 +30,18 @@ class Text(Fields):
 Content = str | Objects[Text]
 
 
-class System(Fields):
+class Named(Fields):
+    """A message; templates show no name."""
+
+    name: str | None = None
+
+
+class System(Named):
     role: Literal["system", "developer"]
     content: Content
 
 
-class User(Fields):
+class User(Named):
     role: Literal["user"]
     content: Content
 
@@ -40,6 +49,7 @@ class User(Fields):
 class CalledFunction(Fields):
     name: Annotated[str, Field(min_length=1, max_length=200)]
     arguments: str
+    parsed_arguments: Any = None
 
 
 class Call(Fields):
@@ -51,14 +61,16 @@ class Call(Fields):
     index: int | None = None
 
 
-class Assistant(Fields):
+class Assistant(Named):
     role: Literal["assistant"]
     content: Content | None = None
     reasoning_content: str | None = None
     tool_calls: Objects[Call] | None = None
+    parsed: Any = None
+    annotations: Annotated[list[Any], Field(max_length=0)] | None = None
 
 
-class Outcome(Fields):
+class Outcome(Named):
     role: Literal["tool"]
     content: Content
     tool_call_id: str | None = None
@@ -89,9 +101,8 @@ def plain_messages(messages: Sequence[System | User | Assistant | Outcome]) -> t
     for number, message in enumerate(messages):
         where = f"messages[{number}]"
         if isinstance(message, Outcome):
-            waiting.append(
-                (_place(message, order, where), {"role": "tool", "content": joined(message.content)})
-            )
+            at = placed(message.tool_call_id, order, where=where, field="tool_call_id")
+            waiting.append((at, {"role": "tool", "content": joined(message.content)}))
             continue
         found += [told for _, told in sorted(waiting, key=lambda item: item[0])]
         waiting = []
@@ -141,7 +152,7 @@ def check_schema(schema: Mapping[str, Any] | None, config: ServeConfig, *, param
 
 
 def _assistant(message: Assistant, where: str) -> dict[str, Any]:
-    if message.content is None and not message.tool_calls:
+    if message.content is None and message.reasoning_content is None and not message.tool_calls:
         raise Refusal(f"{where} has neither content nor tool_calls", param=f"{where}.content")
     told: dict[str, Any] = {"role": "assistant", "content": joined(message.content or "")}
     if message.reasoning_content is not None:
@@ -162,14 +173,13 @@ def _call(call: Call, where: str) -> dict[str, Any]:
     return {"type": "function", "function": {"name": call.function.name, "arguments": arguments}}
 
 
-def _place(message: Outcome, order: Sequence[str], where: str) -> int:
-    """Which call a result belongs to."""
-    if message.tool_call_id is None:
+def placed(id: str | None, order: Sequence[str], *, where: str, field: str) -> int:
+    """Which of the calls `order` a result belongs to; behind them all where it does not say."""
+    if id is None:
         return len(order)
-    if message.tool_call_id not in order:
+    if id not in order:
         raise Refusal(
-            f"{where} answers the call {message.tool_call_id[:80]!r}, which the assistant's message "
-            "before it does not have",
-            param=f"{where}.tool_call_id",
+            f"{where} answers the call {id[:80]!r}, which the assistant's message before it does not have",
+            param=f"{where}.{field}",
         )
-    return order.index(message.tool_call_id)
+    return order.index(id)

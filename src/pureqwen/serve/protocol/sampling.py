@@ -10,6 +10,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from pureqwen.config import SamplingParams, ServeConfig
+from pureqwen.serve.protocol.ask import renamed
 from pureqwen.serve.protocol.body import Fields, Values
 from pureqwen.serve.protocol.refusal import Refusal
 
@@ -41,8 +42,13 @@ SAME = (
 )
 
 
-def sampling_params(request: Sampling, config: ServeConfig, **others: Any) -> SamplingParams:
-    """The parameters of a request, checked; `others` are fields of SamplingParams. Raises Refusal."""
+def sampling_params(
+    request: Sampling, config: ServeConfig, *, names: Mapping[str, str] | None = None, **others: Any
+) -> SamplingParams:
+    """The parameters of a request, checked; `others` are fields of SamplingParams, `names` as in `checked`.
+
+    A negative seed, which other servers take, stands for the one 2**63 above it. Raises Refusal.
+    """
     stop = [request.stop] if isinstance(request.stop, str) else request.stop
     if stop is not None and len(stop) > config.max_stops:
         raise Refusal(f"stop has {len(stop)} strings: at most {config.max_stops} are possible", param="stop")
@@ -50,7 +56,9 @@ def sampling_params(request: Sampling, config: ServeConfig, **others: Any) -> Sa
     values["stop"] = None if stop is None else tuple(stop)
     values["stop_token_ids"] = None if request.stop_token_ids is None else tuple(request.stop_token_ids)
     values["logit_bias"] = biases(request.logit_bias, config)
-    return checked(values | others)
+    if request.seed is not None and -(2**63) <= request.seed < 0:
+        values["seed"] = request.seed + 2**63
+    return checked(values | others, names=names)
 
 
 def checked(values: Mapping[str, Any], *, names: Mapping[str, str] | None = None) -> SamplingParams:
@@ -59,7 +67,7 @@ def checked(values: Mapping[str, Any], *, names: Mapping[str, str] | None = None
         return SamplingParams(**values)
     except ValueError as error:
         field = str(error).split(" ")[0].split("[")[0].removesuffix("'s")
-        raise Refusal(str(error), param=(names or {}).get(field, field)) from None
+        raise Refusal(renamed(str(error), names or {}), param=(names or {}).get(field, field)) from None
 
 
 def biases(given: Mapping[str, float] | None, config: ServeConfig) -> dict[int, float] | None:
