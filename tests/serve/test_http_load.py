@@ -291,3 +291,67 @@ def test_sigterm_drains_and_a_second_signal_does_not(twice: bool) -> None:
         client.close()
     assert "stopping" in [line["event"] for line in lines]
     assert not [line for line in lines if "traceback" in line]
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        (TEXT, {"prompt": "hello " * 650_000}),
+        (TEXT, {"prompt": [5] * 100_000}),
+        (CHAT, {"messages": [{"role": "user", "content": "hello " * 100_000}] * 6}),
+    ],
+    ids=["text", "ids", "chat"],
+)
+def test_a_prompt_that_can_t_fit_is_refused_before_it_is_encoded(
+    pocket: Qwen, monkeypatch: pytest.MonkeyPatch, path: str, body: Any
+) -> None:
+    encoded: list[Any] = []
+    monkeypatch.setattr("pureqwen.serve.http.make_rows", lambda *arguments: encoded.append(arguments))
+    with running(SimpleEngine(pocket), pocket, ServeConfig()) as server:
+        status, _, told = server.ask(path, {"model": "pocket", **body})
+    assert status == 400 and told["error"]["code"] == "context_length_exceeded", told
+    assert "the context holds" in told["error"]["message"] and not encoded
+
+
+def test_a_short_chat_does_not_wait_for_long_prompts(pocket: Qwen) -> None:
+    body = {"model": "pocket", "prompt": "hello " * 650_000, "max_tokens": 1}
+    with running(SimpleEngine(pocket), pocket, ServeConfig()) as server:
+        many = [threading.Thread(target=server.ask, args=(TEXT, body)) for _ in range(6)]
+        for one in many:
+            one.start()
+        began = time.monotonic()
+        status, _, _ = server.chat("Hi", max_tokens=2)
+        took = time.monotonic() - began
+        for one in many:
+            one.join()
+    assert status == 200 and took < 3.0
+
+
+def test_a_short_chat_does_not_queue_behind_what_is_prepared_for_long(
+    pocket: Qwen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pureqwen.serve import http
+
+    real, held, begun = http.make_rows, threading.Event(), threading.Semaphore(0)
+
+    def slow(ask: Any, *rest: Any) -> Any:
+        if ask.prompts is not None:
+            begun.release()
+            assert held.wait(30)
+        return real(ask, *rest)
+
+    monkeypatch.setattr(http, "make_rows", slow)
+    monkeypatch.setattr(http, "LONG", 1000)
+    body = {"model": "pocket", "prompt": "hello " * 300, "max_tokens": 1}
+    with running(SimpleEngine(pocket), pocket, ServeConfig()) as server:
+        many = [threading.Thread(target=server.ask, args=(TEXT, body)) for _ in range(6)]
+        for one in many:
+            one.start()
+        try:
+            assert begun.acquire(timeout=10)
+            time.sleep(0.1)  # the others queue
+            assert server.chat("Hi", max_tokens=2)[0] == 200
+        finally:
+            held.set()
+            for one in many:
+                one.join()

@@ -28,7 +28,7 @@ from pureqwen.qwen import Qwen
 from pureqwen.serve.engine import Engine
 from pureqwen.serve.guard import Guard, Visit
 from pureqwen.serve.metrics import Metrics
-from pureqwen.serve.prepare import make_rows, prompt_ids
+from pureqwen.serve.prepare import check_prompts, make_rows, prompt_ids
 from pureqwen.serve.protocol import body, chat, completions, messages, tokens
 from pureqwen.serve.protocol.answer import Opening, Writer
 from pureqwen.serve.protocol.ask import Ask, check_model, check_rows, no_model
@@ -45,6 +45,9 @@ Handler = Callable[[Request], Awaitable[Response]]
 ToAsk = Callable[[Any, ServeConfig], Ask]
 
 THREADS = 4
+LONG = (
+    64 * 1024
+)  # bytes of a body that is prepared in a thread of its own, so that shorter ones need not wait
 # A client hears that its body is too large only once it has sent it: so many times the limit is thrown away.
 DISCARDED = 8
 
@@ -107,6 +110,10 @@ class Service:
         self._entering = 0  # requests that are read and prepared
         self._created = int(time.time())
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="prepare")
+        self._long = ThreadPoolExecutor(1, thread_name_prefix="prepare-long")
+        tokenizer = qwen.tokenizer
+        sizes = [len(tokenizer.token_bytes(id)) for id in range(tokenizer.vocab_size)] if tokenizer else []
+        self._longest = max(sizes, default=1)  # bytes of a token
 
     def routes(self) -> list[tuple[str, str, Handler]]:
         return [
@@ -133,6 +140,7 @@ class Service:
             self.stopping = True
             await asyncio.to_thread(self.engine.stop)
             self._pool.shutdown(wait=False, cancel_futures=True)
+            self._long.shutdown(wait=False, cancel_futures=True)
 
     async def chat(self, request: Request) -> Response:
         return await self._answer(request, chat.ChatRequest, chat.chat_ask, ChatAnswer, "chatcmpl-")
@@ -147,18 +155,20 @@ class Service:
 
     async def count_tokens(self, request: Request) -> Response:
         data = await self._body(request)
-        ask, ignored = await self._aside(self._read, data, messages.CountRequest, messages.messages_ask)
-        ids = await self._aside(prompt_ids, ask, self.qwen)
+        model, to_ask, size = messages.CountRequest, messages.messages_ask, len(data)
+        ask, ignored = await self._aside(self._read, data, model, to_ask, size=size)
+        ids = await self._aside(prompt_ids, ask, self.qwen, size=size)
         return self._json({"input_tokens": len(ids)}, ignored)
 
     async def tokenize(self, request: Request) -> Response:
         data = await self._body(request)
-        ask, ignored = await self._aside(self._read, data, tokens.TokenizeRequest, tokens.tokenize_ask)
-        return await self._aside(self._tokenized, ask, ignored)
+        model, to_ask, size = tokens.TokenizeRequest, tokens.tokenize_ask, len(data)
+        ask, ignored = await self._aside(self._read, data, model, to_ask, size=size)
+        return await self._aside(self._tokenized, ask, ignored, size=size)
 
     async def detokenize(self, request: Request) -> Response:
         data = await self._body(request)
-        text, ignored = await self._aside(self._detokenized, data)
+        text, ignored = await self._aside(self._detokenized, data, size=len(data))
         return self._json({"prompt": text}, ignored)
 
     async def models(self, request: Request) -> Response:
@@ -199,8 +209,9 @@ class Service:
         visit = visit_of(request)
         with self._entered():
             data = await self._body(request)
-            ask, ignored = await self._aside(self._read, data, model, to_ask)
-            rows = await self._aside(make_rows, ask, self.qwen, self.grammars)
+            ask, ignored = await self._aside(self._read, data, model, to_ask, size=len(data))
+            check_prompts(ask, context=self.qwen.context, longest=self._longest)
+            rows = await self._aside(make_rows, ask, self.qwen, self.grammars, size=len(data))
         session = Session(self.engine, ask, rows, metrics=self.metrics, began=visit.began, salt=visit.salt)
         writer = style(ask, self._opening(ask, rows, prefix))
         visit.summary = functools.partial(session.summary, text=self.config.log_text)
@@ -256,9 +267,10 @@ class Service:
             headers={"Connection": "close"},
         )
 
-    async def _aside(self, function: Callable[..., T], *arguments: Any) -> T:
-        """The result of what may take long, computed in a thread."""
-        return await asyncio.get_running_loop().run_in_executor(self._pool, function, *arguments)
+    async def _aside(self, function: Callable[..., T], *arguments: Any, size: int = 0) -> T:
+        """The result of what may take long, computed in a thread. size: bytes of the body that it is for."""
+        pool = self._long if size > LONG else self._pool
+        return await asyncio.get_running_loop().run_in_executor(pool, function, *arguments)
 
     def _read(self, data: bytes, model: type[body.Fields], to_ask: ToAsk) -> tuple[Ask, list[str]]:
         request, ignored = body.read(model, body.parse(data), lenient=self.config.lenient)

@@ -19,6 +19,32 @@ if TYPE_CHECKING:
     from pureqwen.generate import Grammars
     from pureqwen.qwen import Qwen
 
+# Composing characters (NFC), before a text is cut into tokens, takes at most so many bytes to one.
+COMPOSED = 3
+
+
+def check_prompts(ask: Ask, *, context: int, longest: int) -> None:
+    """Refuse, before anything is encoded or copied, what can't fit into the context however it is cut.
+
+    longest: bytes of the longest token. Of a conversation only what every template writes as it is counts.
+    """
+    written = [one.get("content") for one in ask.messages if one.get("role") != "assistant"]
+    talk = "".join(text for text in written if isinstance(text, str))
+    param = "messages" if ask.prompts is None else "prompt"
+    for prompt in [talk] if ask.prompts is None else ask.prompts:
+        if isinstance(prompt, str):
+            size, what = len(prompt.encode("utf-8", "surrogatepass")), "bytes"
+            fits = size <= context * longest * COMPOSED
+        else:
+            size, what = len(prompt), "tokens"
+            fits = size < context
+        if not fits:
+            raise Refusal(
+                f"the prompt has {size} {what} and the context holds {context} tokens: shorten the prompt",
+                param=param,
+                code="context_length_exceeded",
+            )
+
 
 def make_rows(ask: Ask, qwen: "Qwen", grammars: "Grammars | None") -> list[Row]:
     """One row for each answer: those to the first prompt first. Raises Refusal."""

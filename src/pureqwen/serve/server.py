@@ -22,6 +22,8 @@ from pureqwen.serve.log import log
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 GRACE = 5  # seconds for the last bytes to leave, after the engine has stopped
+KEEP_ALIVE = 75  # seconds; longer than clients keep theirs, which else would write to one that just closed
+CONNECTIONS = 1024  # open at once, also those that send nothing; who comes beyond gets a 503
 DEAF = 60.0  # seconds after which the system cuts off whoever takes no byte; Linux only
 
 
@@ -69,6 +71,8 @@ class Server(uvicorn.Server):
             access_log=False,
             server_header=False,
             proxy_headers=False,
+            timeout_keep_alive=KEEP_ALIVE,
+            limit_concurrency=CONNECTIONS,
             timeout_graceful_shutdown=int(drain) + GRACE,
         )
         super().__init__(settings)
