@@ -421,6 +421,15 @@ def test_the_cache_holds_one_context_at_least_and_what_it_is_told(qwen: Qwen) ->
     assert Engine(qwen, config=EngineConfig(cache_tokens=100)).statistics().pages_total == 7
 
 
+def test_a_context_that_memory_can_t_hold_is_said_with_what_to_do(
+    qwen: Qwen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pureqwen.serve.runner.free_bytes", lambda device: 1)
+    with pytest.raises(ValueError, match=r"1 are free.*--context.*--cache-tokens"):
+        Engine(qwen)
+    Engine(qwen, config=EngineConfig(cache_tokens=32))
+
+
 def test_a_request_that_hangs_makes_the_engine_unhealthy(qwen: Qwen, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = Engine(qwen)
     slow = Slow(engine)

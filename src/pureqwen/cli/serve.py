@@ -42,7 +42,7 @@ class EngineOptions:
         EngineConfig.speculative
     )
     deterministic: Annotated[
-        bool, flag("The same bits whatever else is computed; slower.", ENGINE, negative="")
+        bool, flag("On CPUs, the same bits whatever else runs; slower.", ENGINE, negative="")
     ] = EngineConfig.deterministic
 
     def config(self) -> EngineConfig:

@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from torch import Tensor
 
 from pureqwen.cache import PagePool
+from pureqwen.cache.static import FEW
 from pureqwen.chat import Event
 from pureqwen.config import EngineConfig
 from pureqwen.generate import Result, Row
@@ -57,7 +58,7 @@ class Engine:
         self._scheduler = Scheduler(pool, config=self.config)
         model = deterministic(qwen.model) if self.config.deterministic else qwen.model
         self._runner = Runner(model, cache)
-        self._stretch = Stretch(self.config.stretch, least=cache.page_size)
+        self._stretch = Stretch(self.config.stretch, least=FEW)
         self._inbox = Inbox()
         self._live: dict[str, Request] = {}  # all that have not ended, but for the inbox
         self._thread: threading.Thread | None = None

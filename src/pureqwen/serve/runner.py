@@ -64,10 +64,20 @@ def advance(chunk: Chunk, logits: Tensor) -> Iterator[tuple[Row, Tensor]]:
 
 
 def make_cache(qwen: Qwen, config: EngineConfig) -> PagedCache:
-    """A cache of so many tokens as the settings say, or as fit; one context in any case."""
+    """A cache of so many tokens as the settings say, or as fit; one context in any case.
+
+    Raises ValueError where not even that has room.
+    """
     tokens = config.cache_tokens
     if tokens is None:
-        usual = min(USUAL, int(SHARE * free_bytes(qwen.device)) // bytes_per_token(qwen.config, qwen.dtype))
+        free, each = free_bytes(qwen.device), bytes_per_token(qwen.config, qwen.dtype)
+        usual = min(USUAL, int(SHARE * free) // each)
+        if qwen.context * each > free:
+            raise ValueError(
+                f"a cache of one context, {qwen.context} tokens, takes {qwen.context * each} bytes and "
+                f"{free} are free: load the model with a smaller context (--context), or give fewer "
+                "cache_tokens (--cache-tokens)"
+            )
         tokens = max(qwen.context, usual)
     return PagedCache(
         qwen.config,
