@@ -15,7 +15,8 @@ class EngineConfig:
 
     max_batch           most requests in one step
     step_tokens         most tokens that one step computes, those of answers and of prompts together
-    page_size           tokens of a page of the cache; what is shared between requests is whole pages
+    page_size           tokens of a page of the cache; what is shared between requests is whole pages;
+                        None: 256 on CUDA in bfloat16, as its attention over pages wants them, 16 elsewhere
     cache_tokens        tokens that the cache holds, over all requests; None: as many as the context, at least
                         32 * 1024, but no more than a share of the free memory (and always one context)
     max_queue           most requests that wait; one more is refused as Busy
@@ -29,7 +30,7 @@ class EngineConfig:
 
     max_batch: int = 32
     step_tokens: int = 512
-    page_size: int = 16
+    page_size: int | None = None
     cache_tokens: int | None = None
     max_queue: int = 256
     prefix_caching: bool = True
@@ -38,10 +39,13 @@ class EngineConfig:
     stretch: float = 2.0
 
     def __post_init__(self) -> None:
-        for name in ("max_batch", "step_tokens", "page_size", "max_queue"):
+        for name in ("max_batch", "step_tokens", "max_queue"):
             self._set(name, check_int(name, getattr(self, name), low=1))
+        if self.page_size is not None:
+            self._set("page_size", check_int("page_size", self.page_size, low=1))
         if self.cache_tokens is not None:
-            self._set("cache_tokens", check_int("cache_tokens", self.cache_tokens, low=self.page_size))
+            low = self.page_size or 16
+            self._set("cache_tokens", check_int("cache_tokens", self.cache_tokens, low=low))
         for name in ("prefix_caching", "deterministic"):
             check_bool(name, getattr(self, name))
         self._set("speculative", check_int("speculative", self.speculative))

@@ -180,7 +180,7 @@ class Engine:
         self, row: Row, listen: Listen, *, salt: str = "", room: Callable[[], float] = lambda: math.inf
     ) -> Ticket:
         def make(number: int) -> Request:
-            size = self.config.page_size
+            size = self._scheduler.pool.page_size
             return Request(row, number=number, page_size=size, salt=salt, listen=listen)
 
         row.start()

@@ -79,10 +79,12 @@ def make_cache(qwen: Qwen, config: EngineConfig) -> PagedCache:
                 "cache_tokens (--cache-tokens)"
             )
         tokens = max(qwen.context, usual)
+    large = qwen.device.type == "cuda" and qwen.dtype == torch.bfloat16
+    size = config.page_size or (256 if large else 16)
     return PagedCache(
         qwen.config,
-        num_pages=-(-tokens // config.page_size),
-        page_size=config.page_size,
+        num_pages=-(-tokens // size),
+        page_size=size,
         dtype=qwen.dtype,
         device=qwen.device,
         apart=config.deterministic,
