@@ -347,7 +347,7 @@ def test_several_answers_to_one_prompt_compute_it_once(qwen: Qwen) -> None:
 
 
 def test_a_long_prompt_comes_in_pieces_while_others_write_and_at_once_when_nobody_does(qwen: Qwen) -> None:
-    engine = Engine(qwen, config=EngineConfig(page_size=8))
+    engine = Engine(qwen, config=EngineConfig(page_size=8, step_tokens=240))
     plans, run = list[Any](), engine._runner
     engine._runner = lambda plan: plans.append(plan) or run(plan)  # type: ignore[assignment, func-returns-value]
     long = [n % 100 for n in range(200)]
@@ -359,9 +359,13 @@ def test_a_long_prompt_comes_in_pieces_while_others_write_and_at_once_when_nobod
     engine.submit(row(qwen, long[::-1], max_tokens=1), listen=Listener())
     engine._step()
     assert plans[2].num_tokens == 1  # nothing is known of what such a step takes
-    engine._stretch.writing, engine._stretch.reading = 1.0, 1 / 50
+    engine._stretch.writing, engine._stretch._size = 100.0, 50.0
     engine._step()
     assert (plans[3].num_writing, plans[3].num_read) == (1, 50)
+    engine.submit(row(qwen, [3] * 90, max_tokens=1), listen=Listener())
+    engine._step()
+    assert plans[4].num_writing == 1  # a short one need not wait behind a long one
+    assert [len(chunk.tokens) for chunk in plans[4].chunks] == [1, 60, 90]
     engine.stop()
     nothing_left(engine)
 

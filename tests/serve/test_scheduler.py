@@ -250,6 +250,21 @@ def test_a_prompt_beside_answers_is_cut_to_the_limit_and_alone_is_not() -> None:
     assert shares(one.plan(limit=3)) == [(2, 12)]
 
 
+def test_a_short_prompt_goes_beside_a_long_one_and_what_is_found_does_not_make_one_long() -> None:
+    one = scheduler(page_size=4)
+    memory = Memory(one)
+    one.add(request(1, [1, 2], page_size=4, max_tokens=9))
+    memory.compute(one.plan(limit=3, short=4))
+    one.add(request(2, [0] * 12, page_size=4))
+    one.add(request(3, [2] * 4, page_size=4))
+    plan = one.plan(limit=3, short=4)
+    assert shares(plan) == [(1, 1), (2, 3), (3, 4)] and plan.num_short == 4
+    memory.compute(plan)
+    one.add(request(4, [*[2] * 4, 1, 0], page_size=4))
+    plan = one.plan(limit=3, short=4)
+    assert shares(plan)[-1] == (4, 2) and plan.num_short == 2
+
+
 def test_a_beginning_that_somebody_computes_is_waited_for_and_computed_once() -> None:
     """Several answers to one prompt: the others take its pages and compute only what is behind them."""
     plans = run(scheduler(), [request(n, [1, 2, 0, 1, 2, 0, 1]) for n in (1, 2, 3)])

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -10,37 +11,59 @@ from pureqwen.serve.stretch import Stretch
 
 
 def test_the_first_answers_are_written_alone_so_that_it_is_known_what_that_takes() -> None:
-    stretch = Stretch(2.0, least=16)
+    stretch = Stretch(2.0, least=4, most=512)
     assert stretch.limit == 0
     stretch.saw(writes=False, num_read=512, seconds=1.0)
     assert stretch.limit == 0
     stretch.saw(writes=True, num_read=0, seconds=0.1)
-    assert stretch.limit == 512 // 10
+    assert stretch.limit == 4
 
 
-def test_a_step_gets_as_many_tokens_of_prompts_as_double_its_time() -> None:
-    stretch = Stretch(2.0, least=16)
-    stretch.saw(writes=True, num_read=0, seconds=0.1)
-    assert stretch.limit == 16
-    stretch.saw(writes=True, num_read=100, seconds=0.2)
-    assert stretch.limit == 100
-    assert Stretch(2.0, least=16).limit == 0
+def steps(stretch: Stretch, cost: Callable[[int, int], float], count: int) -> Iterator[float]:
+    """Seconds of steps of answers, which take 1 alone, beside a prompt: cost(tokens, read before)."""
+    stretch.saw(writes=True, num_read=0, seconds=1.0)
+    read = 0
+    for _ in range(count):
+        seconds = 1.0 + cost(stretch.limit, read)
+        stretch.saw(writes=True, num_read=stretch.limit, seconds=seconds)
+        read += stretch.limit
+        yield seconds
 
 
-def test_prompts_get_on_however_slow_they_are() -> None:
-    stretch = Stretch(1.5, least=16)
-    stretch.saw(writes=True, num_read=0, seconds=0.001)
-    stretch.saw(writes=False, num_read=10, seconds=10.0)
-    assert stretch.limit == 16
+@pytest.mark.parametrize(
+    "cost",
+    [
+        lambda n, read: n / 50,
+        lambda n, read: 0.5 + n / 100,  # every piece costs something
+        lambda n, read: n / 50 * (1 + read / 1000),  # what was read is read again by attention
+        lambda n, read: n / 5 if n < 12 else n / 60,  # small pieces are read by other code
+    ],
+)
+def test_steps_beside_a_prompt_take_less_than_three_times_as_long(cost: Callable[[int, int], float]) -> None:
+    found = list(steps(Stretch(2.0, least=4, most=512), cost, 200))
+    assert max(found) < 3.0
+    assert sum(found[100:]) / 100 > 1.5, "and a prompt gets what time there is"
+
+
+def test_prompts_get_on_however_slow_they_are_and_take_at_most_what_a_step_may_have() -> None:
+    slow, quick = Stretch(1.5, least=4, most=512), Stretch(1.5, least=4, most=512)
+    assert len(list(steps(slow, lambda n, read: 100.0, 50))) == 50 and slow.limit == 4
+    assert len(list(steps(quick, lambda n, read: 0.0, 50))) == 50 and quick.limit == 512
+
+
+def test_the_rest_of_a_prompt_does_not_show_that_more_would_fit() -> None:
+    stretch = Stretch(2.0, least=8, most=512)
+    stretch.saw(writes=True, num_read=0, seconds=1.0)
+    for _ in range(20):
+        stretch.saw(writes=True, num_read=1, seconds=1.0)
+    assert stretch.limit == 8
 
 
 def test_the_newest_steps_weigh_most() -> None:
-    stretch = Stretch(2.0, least=1)
+    stretch = Stretch(2.0, least=1, most=512)
     for seconds in [1.0, *[0.1] * 30]:
         stretch.saw(writes=True, num_read=0, seconds=seconds)
     assert stretch.writing == pytest.approx(0.1, rel=0.01)
-    stretch.saw(writes=True, num_read=5, seconds=0.05)  # quicker than without: a clock is no ruler
-    assert stretch.reading == 0 and stretch.limit == 1
 
 
 def test_an_idle_inbox_waits_and_a_note_or_the_end_wakes_it() -> None:

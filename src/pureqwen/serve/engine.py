@@ -58,7 +58,7 @@ class Engine:
         self._scheduler = Scheduler(pool, config=self.config)
         model = deterministic(qwen.model) if self.config.deterministic else qwen.model
         self._runner = Runner(model, cache)
-        self._stretch = Stretch(self.config.stretch, least=FEW)
+        self._stretch = Stretch(self.config.stretch, least=FEW, most=self.config.step_tokens)
         self._inbox = Inbox()
         self._live: dict[str, Request] = {}  # all that have not ended, but for the inbox
         self._thread: threading.Thread | None = None
@@ -206,7 +206,7 @@ class Engine:
         if not self._live:
             return
         self._began = began = time.monotonic()
-        plan = self._scheduler.plan(limit=self._stretch.limit)
+        plan = self._scheduler.plan(limit=self._stretch.limit, short=self.config.step_tokens // 2)
         assert plan.chunks, "requests are there, and none of them gets on"
         try:
             computed = self._runner(plan)
@@ -251,7 +251,8 @@ class Engine:
         self._seconds = self._last - began
         self._counts["steps"] += 1
         self._counts["computed_tokens"] += plan.num_tokens
-        self._stretch.saw(writes=plan.num_writing > 0, num_read=plan.num_read, seconds=self._seconds)
+        if not plan.num_short:
+            self._stretch.saw(writes=plan.num_writing > 0, num_read=plan.num_read, seconds=self._seconds)
 
     def _crash(self, plan: Plan, error: Exception) -> None:
         """The step raised: the requests in it fail."""

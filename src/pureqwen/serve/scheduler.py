@@ -54,9 +54,10 @@ class Chunk:
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """What one step computes."""
+    """What one step computes. num_short: tokens in it of prompts that no limit held for."""
 
     chunks: Sequence[Chunk]
+    num_short: int = 0
 
     @property
     def num_tokens(self) -> int:
@@ -83,7 +84,9 @@ class Scheduler:
         self.prompt_tokens = self.cached_tokens = self.num_preempted = 0
         self._chunks: dict[Request, Chunk] = {}  # of the plan that is being made,
         self._claimed: set[bytes] = set()  # the keys of pages that somebody in it is to compute,
-        self._left = 0  # and its tokens that are not given away
+        self._left = 0  # its tokens that are not given away,
+        self._limit = 0  # those of them that long prompts may have,
+        self._short = self._num_short = 0  # what is short, and what such prompts were given
 
     def add(self, request: Request) -> None:
         """The request waits for its turn."""
@@ -97,21 +100,24 @@ class Scheduler:
         pages, request.pages = request.pages, []
         self.pool.release(pages)
 
-    def plan(self, *, limit: int | None = None) -> Plan:
-        """The next step. limit: most tokens of prompts beside answers, so that these need not wait long."""
+    def plan(self, *, limit: int | None = None, short: int = 0) -> Plan:
+        """The next step. limit: most tokens of prompts beside answers, so that these need not wait long; it
+        does not hold for short ones, of at most `short` tokens: they stall nobody for long, and need not wait
+        behind a long one.
+        """
         self._chunks, self._left = {}, self.config.step_tokens
+        self._short, self._num_short = short, 0
         self._claimed = {r.key(r.next_page) for r in self.running if self._amid(r)}
         writing = [request for request in self.running if request.remaining == 1]
         for place, request in enumerate(writing, 1):
             if self._left and request in self.running:
                 self._write(request, others=len(writing) - place)
-        if self._chunks and limit is not None:
-            self._left = min(self._left, limit)
+        self._limit = self._left if limit is None or not self._chunks else limit
         for request in list(self.running):
             if request in self.running and request.remaining > 1:
                 self._read(request)
         self._admit()
-        return Plan(list(self._chunks.values()))
+        return Plan(list(self._chunks.values()), self._num_short)
 
     def commit(self, plan: Plan) -> None:
         """The plan's tokens are computed and counted in `num_computed`: full pages become known."""
@@ -157,12 +163,18 @@ class Scheduler:
             key = request.key(request.next_page)
             if key in self._claimed:
                 return
-        most = SCORED if request.row.wants_prompt_logprobs else self._left
-        count = self._room(request, min(request.remaining, self._left, most))
+        short = len(request.row.ids) - request.row.num_cached <= self._short
+        budget = self._left if short else min(self._left, self._limit)
+        most = SCORED if request.row.wants_prompt_logprobs else budget
+        count = self._room(request, min(request.remaining, budget, most)) if budget else 0
         if count:
             if key is not None:
                 self._claimed.add(key)
             self._schedule(request, count, [])
+            if short:
+                self._num_short += count
+            else:
+                self._limit -= count
 
     def _adopt(self, request: Request) -> None:
         """Take over the pages that are known already, as many as follow one another."""
