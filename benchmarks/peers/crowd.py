@@ -72,7 +72,7 @@ class Figures:
     first_99: float
     between: float  # two tokens of an answer
     between_99: float
-    longest: float  # of all waits between two tokens
+    longest: float  # of the waits between two tokens, since the last request came
 
 
 def figures(requests: Sequence[Request], times: Sequence[Sequence[float]], *, least: float = 0.9) -> Figures:
@@ -84,6 +84,7 @@ def figures(requests: Sequence[Request], times: Sequence[Sequence[float]], *, le
             raise ValueError(f"an answer of {request.tokens} tokens was seen in {len(got)} pieces")
     first = [got[0] - request.at for request, got in zip(requests, times, strict=True)]
     between = [b - a for got in times for a, b in pairwise(got)] or [0.0]
+    last = max(request.at for request in requests)
     span = max(got[-1] for got in times) - min(request.at for request in requests)
     return Figures(
         speed=sum(request.tokens for request in requests) / span,
@@ -91,7 +92,7 @@ def figures(requests: Sequence[Request], times: Sequence[Sequence[float]], *, le
         first_99=quantile(first, 0.99),
         between=statistics.median(between),
         between_99=quantile(between, 0.99),
-        longest=max(between),
+        longest=max((b - a for got in times for a, b in pairwise(got) if b > last), default=0.0),
     )
 
 

@@ -60,6 +60,8 @@ def test_the_figures_are_what_the_times_say() -> None:
     assert (found.first, found.first_99) == (0.75, 1.0)
     assert found.between == pytest.approx(0.15) and found.between_99 == pytest.approx(0.9)
     assert found.longest == pytest.approx(0.9)
+    later = figures([request(0.0), request(0.7, tokens=1)], [[0.1, 0.6, 0.8], [0.9]])
+    assert later.longest == pytest.approx(0.2), "what was before the last one came is not its doing"
 
 
 def test_an_answer_that_is_cut_or_comes_in_lumps_gives_no_figures() -> None:

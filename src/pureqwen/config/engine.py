@@ -23,7 +23,7 @@ class EngineConfig:
     prefix_caching      keep what was computed for a beginning, for whoever comes with the same
     deterministic       logits that do not depend, to the bit, on what else is computed beside them
     speculative         most tokens that are drafted ahead of a row's next one; 0: none
-    stretch             how much longer than a step without prompts one may take that has a piece of a long prompt
+    stretch             how much longer than a step without prompts one with a piece of a long prompt may take
 
     Raises ValueError naming the field, what it was and what it must be.
     """
