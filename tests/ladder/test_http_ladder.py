@@ -52,8 +52,8 @@ def served(qwen: Qwen) -> Iterator[Running]:
         yield server
 
 
-def tokens(qwen: Qwen, server: Running, prompt: list[int], *, stream: bool) -> list[int]:
-    """The ids of a completion: its log-probabilities tell the bytes of each token, the chat ones at least."""
+def tokens(qwen: Qwen, server: Running, prompt: list[int], *, stream: bool) -> list[str]:
+    """The tokens of a completion, as its log-probabilities name them."""
     assert qwen.tokenizer is not None
     asked = {"model": "pocket", "prompt": prompt, "temperature": 0, "max_tokens": LENGTH, "ignore_eos": True}
     if not stream:
@@ -65,8 +65,20 @@ def tokens(qwen: Qwen, server: Running, prompt: list[int], *, stream: bool) -> l
 
 
 def words(qwen: Qwen, ids: list[int]) -> list[str]:
+    """As a completion tells them: the text of a token, or its bytes where they are no whole characters."""
     assert qwen.tokenizer is not None
-    return [qwen.tokenizer.decode([id]) for id in ids]
+    texts = [(id, qwen.tokenizer.decode([id])) for id in ids]
+    return [
+        text
+        if "\ufffd" not in text
+        else "bytes:" + "".join(f"\\x{byte:02x}" for byte in token_bytes(qwen, id))
+        for id, text in texts
+    ]
+
+
+def token_bytes(qwen: Qwen, id: int) -> bytes:
+    assert qwen.tokenizer is not None
+    return qwen.tokenizer.token_bytes(id)
 
 
 def test_generate_equals_the_engine_among_strangers(
