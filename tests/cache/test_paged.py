@@ -11,6 +11,7 @@ from torch.fx.experimental import _config as shapes
 
 from pureqwen import kernels
 from pureqwen.cache import PagedCache
+from pureqwen.cache.paged import varlen_refusal
 from pureqwen.cache.static import FEW
 from pureqwen.rewrite import for_cpu
 
@@ -150,3 +151,15 @@ def test_fifty_mixed_steps_build_at_most_two_graphs_and_copy_no_page() -> None:
     ]
     assert not copies
     torch._dynamo.reset()
+
+
+def test_where_attention_over_all_rows_at_once_is_missing_that_is_said_and_nothing_crashes() -> None:
+    """As with a GPU, or a build of torch, that lacks it: tried once, before the first step."""
+    varlen_refusal.cache_clear()
+    with pytest.warns(
+        UserWarning, match="rows are attended to one by one, which takes longer: Could not run"
+    ):
+        reason = varlen_refusal(torch.device("cpu"), torch.bfloat16, 2, 64)
+    assert reason is not None
+    assert "'CPU' backend" in reason
+    assert varlen_refusal(torch.device("cpu"), torch.bfloat16, 2, 64) == reason

@@ -21,8 +21,10 @@ Kwon et al. 2023, "Efficient Memory Management for Large Language Model Serving 
 pages a row has is not decided here (pages.py).
 """
 
+import warnings
 from array import array
 from collections.abc import Sequence
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -35,6 +37,49 @@ from pureqwen.model.attention import scaled_dot_product
 VARLEN_PAGE = 256  # the kernel behind torch.nn.attention.varlen takes pages of a multiple of so many tokens
 
 Rows = Sequence[tuple[Sequence[int], int, int]]  # of each row: its pages, tokens cached, tokens now
+
+
+@cache
+def varlen_refusal(device: torch.device, dtype: torch.dtype, heads: int, head_dim: int) -> str | None:
+    """None where torch.nn.attention.varlen attends over pages, else why it does not; said once.
+
+    Found out by a trial: it depends on the GPU and on what torch was built with.
+    """
+    q = torch.zeros(2, heads, head_dim, dtype=dtype, device=device)
+    k = torch.zeros(1, VARLEN_PAGE, heads, head_dim, dtype=dtype, device=device)
+    starts, lengths = torch.tensor([[0, 2], [2, 0]], dtype=torch.int32, device=device)
+    try:
+        varlen(q, k, k, kernels.Table(lengths[1:, None], starts, lengths[:1]))
+    except (TypeError, RuntimeError) as error:
+        reason = str(error).partition(". ")[0].strip()
+        warnings.warn(f"rows are attended to one by one, which takes longer: {reason}", stacklevel=2)
+        return reason
+    return None
+
+
+def varlen(q: Tensor, k_pages: Tensor, v_pages: Tensor, table: kernels.Table) -> Tensor:
+    """All rows in one call. What bounds their lengths are shapes: the device is not asked for numbers.
+
+    One split: how a row's keys are cut must not depend on the longest row beside it.
+    """
+    from torch.nn.attention.varlen import varlen_attn  # which other devices need not load
+
+    out = varlen_attn(
+        q,
+        k_pages,
+        v_pages,
+        table.starts,
+        None,
+        len(q),
+        table.pages.shape[1] * k_pages.shape[1],
+        window_size=(-1, 0),
+        enable_gqa=q.shape[1] != k_pages.shape[2],
+        seqused_k=table.lengths,
+        block_table=table.pages,
+        num_splits=1,
+    )
+    assert isinstance(out, Tensor)
+    return out
 
 
 class PagedAttend:
@@ -53,9 +98,9 @@ class PagedAttend:
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         kernels.store_pages(k, v, self.k, self.v, self.slots)
-        if self.varlen(q):
-            return self.on_device(q)
         table = kernels.Table(self.pages, self.starts, self.lengths)
+        if self.at_once(q):
+            return varlen(q, self.k, self.v, table)
         if torch.compiler.is_compiling() or (len(self.many) == 0 and q.device.type == "cpu"):
             return kernels.paged_attention(q, self.k, self.v, table)
         return self.parted(q, table)
@@ -83,34 +128,10 @@ class PagedAttend:
         mask = places <= places[length - len(q) :, None]  # (S, length)
         return scaled_dot_product(q, k, v, mask=mask[None])
 
-    def varlen(self, q: Tensor) -> bool:
+    def at_once(self, q: Tensor) -> bool:
         """Whether one call of torch.nn.attention.varlen can do it."""
         fits = q.dtype in (torch.bfloat16, torch.float16) and self.k.shape[1] % VARLEN_PAGE == 0
-        return q.device.type == "cuda" and fits
-
-    def on_device(self, q: Tensor) -> Tensor:
-        """All rows in one call. What bounds their lengths are shapes: the device is not asked for numbers.
-
-        One split: how a row's keys are cut must not depend on the longest row beside it.
-        """
-        from torch.nn.attention.varlen import varlen_attn  # which other devices need not load
-
-        out = varlen_attn(
-            q,
-            self.k,
-            self.v,
-            self.starts,
-            None,
-            len(q),
-            self.pages.shape[1] * self.k.shape[1],
-            window_size=(-1, 0),
-            enable_gqa=q.shape[1] != self.k.shape[2],
-            seqused_k=self.lengths,
-            block_table=self.pages,
-            num_splits=1,
-        )
-        assert isinstance(out, Tensor)
-        return out
+        return q.device.type == "cuda" and fits and not varlen_refusal(q.device, q.dtype, *q.shape[1:])
 
 
 class PagedCache:
