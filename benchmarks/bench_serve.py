@@ -49,15 +49,6 @@ PREFIX = Crowd(name="prefix", count=16, prompt=32, tokens=16, shared=1000)
 STALL = Crowd(name="stall", count=8, tokens=192, late=4000, late_at=8.0)
 GROUPS = {"dense": CROWDS, "prefix": (PREFIX,), "stall": (STALL,), "bits": (Crowd(name="bits"),)}
 SMALL: dict[str, Any] = {"count": 3, "prompt": 8, "tokens": 6, "ids": 500, "least": 0.0}
-TINY: dict[str, Any] = {
-    "vocab_size": 512,
-    "hidden_size": 64,
-    "intermediate_size": 96,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 1,
-    "head_dim": 32,
-}
 Runs = dict[tuple[str, str, int], list[Figures]]  # of a crowd, a program, its bits
 
 
@@ -113,9 +104,7 @@ def parsed(arguments: list[str] | None) -> argparse.Namespace:
 def prepared(folder: Path, options: argparse.Namespace, failures: dict[str, str]) -> None:
     """The models, in every format, and ours beside a tokenizer whose tokens are all texts."""
     place = folder / "dense"
-    shape = models.shape("dense")
-    if options.quick:
-        shape = replace(shape, **TINY)
+    shape = models.shape("tiny" if options.quick else "dense")
     models.made(place / "bf16", lambda out: models.write_random(out, shape))
     models.made(place / "int8", lambda out: quantize_folder(place / "bf16", out, scheme="int8"))
     for format in ("bf16", "int8"):

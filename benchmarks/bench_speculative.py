@@ -19,7 +19,7 @@ import statistics
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -39,15 +39,6 @@ from pureqwen.generate import Cached, Row, Sampler, decode  # noqa: E402
 from pureqwen.weights.convert import quantize_folder  # noqa: E402
 
 RESULT = ROOT / "benchmarks" / "results" / "speculative.json"
-TINY: dict[str, Any] = {
-    "vocab_size": 512,
-    "hidden_size": 64,
-    "intermediate_size": 96,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 1,
-    "head_dim": 32,
-}
 LIMIT = 8  # tokens guessed at a time, at most
 
 PAGE = """The harbour office keeps a list of every ship that comes in. Each line has the name of the ship,
@@ -189,9 +180,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--quick", action="store_true", help="a tiny model: to see that everything works")
     parser.add_argument("--out", type=Path, default=RESULT)
     options = parser.parse_args(arguments)
-    shape = models.shape("dense")
-    if options.quick:
-        shape = replace(shape, **TINY)
+    shape = models.shape("tiny" if options.quick else "dense")
     rows, runs = [], {}
     with tempfile.TemporaryDirectory() as temporary:
         plain, small = Path(temporary) / "bf16", Path(temporary) / "int8"

@@ -46,11 +46,23 @@ MOE: dict[str, Any] = {
     "tie_word_embeddings": False,
 }
 
+TINY: dict[str, Any] = {
+    "vocab_size": 512,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 32,
+}
+
 
 def shape(kind: str) -> ModelConfig:
-    """dense: that of Qwen3-0.6B. moe: 3.2 billion parameters, a token meets 8 of a layer's 64 experts."""
+    """dense: that of Qwen3-0.6B. moe: 3.2 billion parameters, a token meets 8 of a layer's 64 experts. tiny:
+    to see that everything works.
+    """
     config = replace(ModelConfig.preset("Qwen3-0.6B"), torch_dtype="bfloat16")
-    return config if kind == "dense" else replace(config, **MOE)
+    return replace(config, **{"dense": {}, "moe": MOE, "tiny": TINY}[kind])
 
 
 def prepare(folder: Path, kind: str, python: Path) -> dict[str, str]:
