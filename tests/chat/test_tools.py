@@ -301,6 +301,36 @@ def test_a_search_reads_each_character_once_whatever_the_needle() -> None:
     assert time.process_time() - begin < 5
 
 
+def held(text: str, calls: Any, style: str = "hermes") -> tuple[str | None, list[str]]:
+    """An answer whose form says where calls may stand, letter by letter."""
+    parser = Parser(ReplyOptions(style=style, calls=calls))
+    for letter in text:
+        parser.feed(letter)
+    parser.close()
+    return parser.content, [call.name for call in parser.tool_calls]
+
+
+@pytest.mark.parametrize("style", ["hermes", "coder"])
+def test_an_answer_that_begins_as_text_has_no_calls_where_they_stand_alone(style: str) -> None:
+    one = '<tool_call>\n{"name": "f", "arguments": {}}\n</tool_call>' if style == "hermes" else coder()
+    for text in (f"Hi {one}", f'{{"a": "{one}"}} <'):
+        assert held(text, "alone", style) == (text, [])
+    assert held(f"Hi {one}", "whole", style) == ("Hi ", ["f"])
+    for calls in ("alone", "whole", "anywhere"):
+        assert held(f"\n{one}\n{one}\n{one}", calls, style) == (None, ["f"] * 3)
+
+
+@pytest.mark.parametrize("style", ["hermes", "coder"])
+def test_a_call_of_a_form_that_was_cut_is_not_told(style: str) -> None:
+    one = '<tool_call>\n{"name": "f", "arguments": {}}' if style == "hermes" else coder().split("</fun")[0]
+    for end in range(len(one)):
+        assert held(one[:end], "alone", style) == (None, [])
+        if end >= len("<tool_call>"):
+            assert held(f"Hi {one[:end]}", "whole", style) == ("Hi ", [])
+            assert held(one[:end], "anywhere", style) == (one[:end], [])
+    assert held("a <", "whole", style) == held("a <", "alone", style) == ("a <", [])
+
+
 def test_a_call_in_a_thought_that_the_prompt_had_opened_is_not_found() -> None:
     call = '<tool_call>\n{"name": "now", "arguments": {}}\n</tool_call>'
     assert parse_tool_calls(f"I could {call} here.\n</think>\n\nNo need.") == ("No need.", [])

@@ -230,11 +230,12 @@ def test_tools_are_shown_without_what_is_no_business_of_the_template() -> None:
 def test_tool_choice_decides_what_is_shown_and_what_must_come() -> None:
     named = {"type": "function", "function": {"name": "add"}}
     assert asked(tools=TOOLS, tool_choice="none").tools == ()
-    assert asked(tools=TOOLS, tool_choice="auto").form is None
+    assert asked(tools=TOOLS, tool_choice="auto").form == Form(kind="strict", names=("add",))
     assert asked(tools=TOOLS, tool_choice="required").form == Form(kind="tools")
     assert asked(tools=TOOLS, tool_choice=named).form == Form(kind="tools", names=("add",))
     assert asked(tool_choice="none") == asked()
-    for mode, form in (("auto", None), ("required", Form(kind="tools"))):
+    strict = Form(kind="strict", names=("add",))
+    for mode, form in (("auto", strict), ("required", Form(kind="tools"))):
         allowed = {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": [named]}}
         other = {"type": "function", "function": {"name": "sub"}}
         ask = asked(tools=[other, *TOOLS], tool_choice=allowed)
@@ -258,7 +259,7 @@ def test_tool_choice_decides_what_is_shown_and_what_must_come() -> None:
             {"tools": [{"type": "function", "function": {"name": f"f{n}"}} for n in range(129)]},
             "tools",
         ),
-        ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"response_format": {"type": "regex", "pattern": "a+"}}, "response_format"),
     ],
     ids=range(7),
 )
@@ -273,7 +274,47 @@ def test_response_format_is_a_form() -> None:
     assert asked(response_format=schema).form == Form(kind="json_schema", schema=SUM)
     assert asked(response_format={"type": "regex", "pattern": "a+"}).form == Form(kind="regex", pattern="a+")
     both = asked(tools=TOOLS, tool_choice="none", response_format={"type": "json_object"})
-    assert both.form == Form(kind="json_object")
+    assert both.form == Form(kind="json_object") and both.tools == ()
+
+
+def test_beside_tools_a_format_waits_for_forced_calls_and_stands_beside_free_ones() -> None:
+    wanted = {"response_format": {"type": "json_object"}}
+    free = asked(tools=TOOLS, **wanted)
+    assert (free.form, free.later) == (Form(kind="json_object"), None) and free.tools
+    named = {"type": "function", "function": {"name": "add"}}
+    for choice, names in (("required", None), (named, ("add",))):
+        forced = asked(tools=TOOLS, tool_choice=choice, **wanted)
+        assert (forced.form, forced.later) == (Form(kind="tools", names=names), Form(kind="json_object"))
+    pattern = {"response_format": {"type": "regex", "pattern": "a+"}}
+    assert asked(tools=TOOLS, tool_choice="required", **pattern).later == Form(kind="regex", pattern="a+")
+    assert asked(tools=TOOLS, tool_choice="none", **pattern).form == Form(kind="regex", pattern="a+")
+
+
+def test_strict_tools_are_held_to_their_schemas_where_they_may_be_called() -> None:
+    loose, strict = ({"type": "function", "function": {"name": n}} for n in "ab")
+    strict["function"] |= {"strict": True}
+    loose["function"] |= {"strict": False}
+    assert asked(tools=[loose, strict]).form == Form(kind="strict", names=("b",))
+    assert asked(tools=[loose], tool_choice="auto").form is None
+    named = {"type": "function", "function": {"name": "a"}}
+    allowed = {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": [named]}}
+    assert asked(tools=[loose, strict], tool_choice=allowed).form is None
+    assert asked(tools=[strict], tool_choice="none").form is None
+    assert not asked(tools=[strict]).forced
+
+
+def test_top_logprobs_need_logprobs() -> None:
+    for logprobs in ({}, {"logprobs": False}):
+        assert refused(top_logprobs=1, **logprobs).param == "top_logprobs"
+    assert asked(top_logprobs=1, logprobs=True).params.top_logprobs == 1
+
+
+def test_the_description_and_the_strictness_of_a_schema_have_no_effect() -> None:
+    told = [
+        asked(response_format={"type": "json_schema", "json_schema": {"name": "a", "schema": SUM, **more}})
+        for more in ({}, {"strict": False}, {"strict": True}, {"description": "A sum."})
+    ]
+    assert all(one == told[0] for one in told)
 
 
 @pytest.mark.parametrize(

@@ -141,6 +141,23 @@ def test_an_effort_is_a_limit_of_thinking_and_a_format_a_form() -> None:
         assert asked(output_config={"effort": effort}).effort == EFFORTS["high"]
 
 
+def test_beside_tools_a_format_waits_for_forced_calls_and_stands_beside_free_ones() -> None:
+    wanted = Form(kind="json_schema", schema={"type": "object"})
+    for choice in ({}, {"tool_choice": {"type": "auto"}}):
+        free = asked(output_config=FORMAT, tools=[TOOL], **choice)
+        assert (free.form, free.later) == (wanted, None) and free.tools
+    forced = asked(output_config=FORMAT, tools=[TOOL], tool_choice={"type": "any"})
+    assert (forced.form, forced.later) == (Form(kind="tools"), wanted)
+    none = asked(output_config=FORMAT, tools=[TOOL], tool_choice={"type": "none"})
+    assert (none.form, none.tools) == (wanted, ())
+    assert refused(output_config=LARGE, tools=[TOOL]) == "output_config.format.schema"
+
+
+def test_strict_tools_are_held_to_their_schemas_where_they_may_be_called() -> None:
+    assert asked(tools=[{**TOOL, "strict": True}, BARE]).form == Form(kind="strict", names=("add",))
+    assert asked(tools=[{**TOOL, "strict": False}, {**BARE, "strict": False}]).form is None
+
+
 def test_thoughts_are_hidden_where_they_shall_be_omitted() -> None:
     assert asked(thinking={"type": "adaptive", "display": "omitted"}).hidden
     assert not asked(thinking={"type": "adaptive", "display": "summarized"}).hidden
@@ -172,10 +189,9 @@ def test_thoughts_are_hidden_where_they_shall_be_omitted() -> None:
         ({"container": "a"}, "container"),
         ({"output_config": {"effort": "most"}}, "output_config.effort"),
         ({"output_config": {"effort": "low"}, "thinking": {"type": "disabled"}}, "output_config.effort"),
-        ({"output_config": FORMAT, "tools": [TOOL]}, "output_config.format"),
         ({"output_config": LARGE}, "output_config.format.schema"),
     ],
-    ids=range(25),
+    ids=range(24),
 )
 def test_what_is_wrong_or_unsupported_is_named(fields: dict[str, Any], param: str) -> None:
     assert refused(**fields) == param

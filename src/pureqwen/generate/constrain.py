@@ -25,13 +25,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from pureqwen.chat import Calls
 from pureqwen.generate import forms
-from pureqwen.generate.forms import GrammarError, regex_form, schema_form, tools_form, walk
+from pureqwen.generate.forms import GrammarError, mixed_form, regex_form, schema_form, tools_form, walk
 from pureqwen.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
 
+OPEN, CLOSE = "<tool_call>", "</tool_call>"
 KEPT = 32  # grammars
 COMPILING = 4  # at a time; one that was given up goes on until it reaches its own limits
 BREAKS = 2  # line breaks that may stand between a thought and the answer
@@ -39,10 +41,13 @@ STATES = 20_000  # of a grammar's lexer, of about 2 kB each
 
 
 class Grammar:
-    """A compiled grammar, for one tokenizer: what the rows that follow it share. It does not change."""
+    """A compiled grammar, for one tokenizer: what the rows that follow it share. It does not change.
 
-    def __init__(self, matcher: "LLMatcher", *, breaks: Mapping[int, int]) -> None:
-        self._matcher, self.breaks = matcher, breaks
+    calls: where calls of tools may stand in its text, as in ReplyOptions.
+    """
+
+    def __init__(self, matcher: "LLMatcher", *, breaks: Mapping[int, int], calls: Calls) -> None:
+        self._matcher, self.breaks, self.calls = matcher, breaks, calls
 
     def matcher(self) -> "LLMatcher":
         """At its beginning, for one row; the rows' matchers share nothing that one of them could spoil."""
@@ -73,7 +78,8 @@ class Grammars:
 
         A keyword that a grammar can't enforce (uniqueItems, not, ...) is an error; oneOf is taken as anyOf.
         """
-        return self._grammar(schema_form(schema), lambda error: self._place(schema, error))
+        text = schema_form(schema)
+        return self._grammar(text, calls="alone", place=lambda error: self._place(schema, error))
 
     def json_object(self) -> Grammar:
         """Any JSON object."""
@@ -90,20 +96,40 @@ class Grammars:
         style: str,
         names: Sequence[str] | None = None,
         parallel: bool = True,
+        otherwise: Mapping[str, Any] | None = None,
     ) -> Grammar:
         """A call of one of the tools, or several where they may be `parallel`.
 
-        style: as in ChatTemplate.tool_style. names: only these tools may be called; None: any. Of the coder's
-        bare texts only enum and const are enforced: they have no other form than ending at their tag.
+        style: as in ChatTemplate.tool_style. names: only these tools may be called; None: any. otherwise: a
+        schema; JSON of it may come in the place of calls. Of the coder's bare texts only enum and const are
+        enforced: they have no other form than ending at their tag.
         """
-        tags = {tag: self._tag(tag) for tag in ("<tool_call>", "</tool_call>")}
-        return self._grammar(tools_form(tools, style=style, names=names, parallel=parallel, tags=tags))
+        how: Any = {"style": style, "names": names, "parallel": parallel, "otherwise": otherwise}
+        return self._grammar(tools_form(tools, tags=self._tags(), **how), calls="alone")
 
-    def _tag(self, tag: str) -> str:
-        """As a rule: the control token, or its text where the tokenizer has none."""
-        return tag if self._tokenizer.token_id(tag) is not None else json.dumps(tag)
+    def mixed(
+        self,
+        tools: Sequence[Mapping[str, Any]],
+        *,
+        style: str,
+        strict: Sequence[str],
+        parallel: bool = True,
+    ) -> Grammar:
+        """Free text, and behind it, if the model wants, calls as in `tools`, which end the answer.
 
-    def _grammar(self, form: str, place: Callable[[str], str] = lambda error: "") -> Grammar:
+        strict: the names of the tools whose arguments fit their schemas; those of the others are free.
+        """
+        form = mixed_form(tools, style=style, strict=strict, parallel=parallel, tags=self._tags())
+        return self._grammar(form, calls="whole")
+
+    def _tags(self) -> dict[str, str]:
+        """As rules: the control tokens, or their texts where the tokenizer has none."""
+        known = self._tokenizer.token_id
+        return {tag: tag if known(tag) is not None else json.dumps(tag) for tag in (OPEN, CLOSE)}
+
+    def _grammar(
+        self, form: str, *, calls: Calls = "anywhere", place: Callable[[str], str] = lambda error: ""
+    ) -> Grammar:
         """Compiled, or one that is kept. `place` finds out where a form has its error."""
         with self._lock:
             if form in self._kept:
@@ -112,7 +138,7 @@ class Grammars:
         matcher, error = self._compile(form)
         if error:
             raise GrammarError(f"this can't be made a grammar{place(error)}: {error}")
-        grammar = Grammar(matcher, breaks=self._breaks)
+        grammar = Grammar(matcher, breaks=self._breaks, calls=calls)
         with self._lock:
             self._kept[form] = grammar
             while len(self._kept) > KEPT:

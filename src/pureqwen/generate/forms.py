@@ -36,6 +36,16 @@ OPTIONS = MappingProxyType(
 # A bare text of a call in the coder's way: all up to the tag that ends it, but no other tag of a call.
 TEXT = r"(/(?s:.*)/ & ~/(?s:.*)<\/?(parameter|function|tool_call)(?s:.*)/)"
 
+# A text beside calls: anything that holds no tag which begins one.
+FREE = MappingProxyType(
+    {
+        "hermes": r"/(?s:.*)/ & ~/(?s:.*)<tool_call>(?s:.*)/",
+        "coder": r"/(?s:.*)/ & ~/(?s:.*)<(tool_call>|function=)(?s:.*)/",
+    }
+)
+# A parameter of a call in the coder's way, whatever its name.
+ANY = rf'"<parameter=" /[^<>\n]+/ ">\n" {TEXT} "\n</parameter>\n"'
+
 _BRACES = re.compile(r"\{(\d+)(?:(,)(\d*))?\}")
 _CLASS = re.compile(r"\[\^?\]?(?:\\.|[^\]\\])*\]", re.DOTALL)
 
@@ -87,14 +97,52 @@ def tools_form(
     names: Sequence[str] | None,
     parallel: bool,
     tags: Mapping[str, str],
+    otherwise: Mapping[str, Any] | None = None,
 ) -> str:
     """One call, or several: `tags` are the rules for <tool_call> and </tool_call>, a token's or a text's.
 
     Written exactly as chat/answer/hermes.py and coder.py show it, the arguments as the tools' schemas say.
+    otherwise: JSON of this schema may stand in the place of calls.
     """
+    rules, schemas = _calls(_choose(tools, names), style=style, tags=tags)
+    calls = _several(parallel)
+    if otherwise is None:
+        return form(f"start: {calls}\n{rules}", schemas)
+    check_schema(otherwise, "the schema")
+    return form(f"start: @answer | {calls}\n{rules}", {**schemas, "answer": otherwise})
+
+
+def mixed_form(
+    tools: Sequence[Mapping[str, Any]],
+    *,
+    style: str,
+    strict: Sequence[str],
+    parallel: bool,
+    tags: Mapping[str, str],
+) -> str:
+    """Free text, and behind it perhaps calls: arguments fit the schema where the tool's name is in `strict`.
+
+    A tag that is a token ends the text by itself. Where it is a text, the lexer must stop at its first end:
+    the text and the tag are one lazy lexeme.
+    """
+    rules, schemas = _calls(_choose(tools, None, strict=strict), style=style, tags=tags)
+    tag, rules = tags["<tool_call>"], f"FREE: {FREE[style]}\n{rules}"
+    if not tag.startswith('"'):
+        return form(f"start: FREE ({_several(parallel)})?\n{rules}", schemas)
+    start = f"start: FREE | {_several(parallel, first='opened rest')}\n"
+    return form(f"{start}opened[lazy]: OPENED\nOPENED: FREE {tag}\n{rules}", schemas)
+
+
+def _several(parallel: bool, *, first: str = "call") -> str:
+    return f'{first} ("\\n" call)*' if parallel else first
+
+
+def _calls(
+    chosen: Mapping[str, dict[str, Any] | None], *, style: str, tags: Mapping[str, str]
+) -> tuple[str, dict[str, Any]]:
+    """The rules for `call`, and for its `rest` after the tag; and the schemas that they name."""
     if style not in ("hermes", "coder"):
         raise GrammarError(f"style is 'hermes' or 'coder', not {style!r}")
-    chosen = _choose(tools, names)
     rules, schemas = [], {}
     for n, (name, parameters) in enumerate(chosen.items()):
         write = _hermes if style == "hermes" else _coder
@@ -103,20 +151,26 @@ def tools_form(
         schemas.update(used)
     if len(json.dumps(schemas)) > MAX_BYTES:
         raise GrammarError(f"the schemas of the tools have more than {MAX_BYTES} bytes")
-    more = ' ("\\n" call)*' if parallel else ""
     body = " | ".join(f"tool_{n}" for n in range(len(chosen)))
-    head = f'start: call{more}\ncall: {tags["<tool_call>"]} "\\n" body "\\n" {tags["</tool_call>"]}\n'
-    return form(f"{head}body: {body}\n{''.join(rules)}", schemas)
+    head = f'call: {tags["<tool_call>"]} rest\nrest: "\\n" body "\\n" {tags["</tool_call>"]}\n'
+    return f"{head}body: {body}\n{''.join(rules)}", schemas
 
 
-def _choose(tools: Sequence[Mapping[str, Any]], names: Sequence[str] | None) -> dict[str, dict[str, Any]]:
-    """Name -> the schema of its parameters, of the tools that may be called."""
-    found = {}
+def _choose(
+    tools: Sequence[Mapping[str, Any]], names: Sequence[str] | None, *, strict: Sequence[str] | None = None
+) -> dict[str, dict[str, Any] | None]:
+    """Name -> the schema of its parameters, of the tools that may be called; None: not held to it, since
+    `strict` names others.
+    """
+    found: dict[str, dict[str, Any] | None] = {}
     for n, tool in enumerate(tools):
         function = tool.get("function", tool) if isinstance(tool, Mapping) else None
         name = function.get("name") if isinstance(function, Mapping) else None
         if not isinstance(function, Mapping) or not isinstance(name, str) or not name:
             raise GrammarError(f"tools[{n}] has no function with a name")
+        if strict is not None and name not in strict:
+            found[name] = None
+            continue
         nothing = {"type": "object", "properties": {}, "additionalProperties": False}
         parameters = function.get("parameters") or nothing
         check_schema(parameters, f"the parameters of the tool {name!r}")
@@ -130,14 +184,18 @@ def _choose(tools: Sequence[Mapping[str, Any]], names: Sequence[str] | None) -> 
     return found
 
 
-def _hermes(rule: str, name: str, parameters: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+def _hermes(rule: str, name: str, parameters: dict[str, Any] | None) -> tuple[str, dict[str, Any]]:
+    parameters = {"type": "object"} if parameters is None else parameters
     head = literal('{"name": ' + json.dumps(name, ensure_ascii=False) + ', "arguments": ')
     return f'{rule}: {head} @{rule}_args "}}"\n', {f"{rule}_args": parameters}
 
 
-def _coder(rule: str, name: str, parameters: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+def _coder(rule: str, name: str, parameters: dict[str, Any] | None) -> tuple[str, dict[str, Any]]:
     """One parameter after the other in the schema's order: a bare text for a string, else JSON."""
     _check_word(name, "the tool's name")
+    head = literal(f"<function={name}>\n")
+    if parameters is None:
+        return f'{rule}: {head} {rule.upper()}* "</function>"\n{rule.upper()}: {ANY}\n', {}
     required = parameters.get("required", ())
     lines, rules, schemas = [], [], {}
     shared = {key: parameters[key] for key in ("$defs", "definitions") if key in parameters}
@@ -153,7 +211,6 @@ def _coder(rule: str, name: str, parameters: dict[str, Any]) -> tuple[str, dict[
             value = part.upper()
         rules.append(f"{part}: {literal(f'<parameter={key}>{chr(10)}')} {value}\n")
         lines.append(part if key in required else f"{part}?")
-    head = literal(f"<function={name}>\n")
     return f'{rule}: {head} {" ".join(lines)} "</function>"\n{"".join(rules)}', schemas
 
 

@@ -15,17 +15,22 @@ How a call is written is the business of a `CallReader` (hermes.py, coder.py); h
 - A malformed call is never executed and not lost: it is content, unless it is directly followed by a good one
   (the model tried again). So it waits, with the blanks after it, for what comes.
 - What is unfinished at the end of the reply was no call: it is content.
+An answer that is held to a form has its calls where the form says (`Calls`), and what is unfinished there was
+cut: it is not told.
 Each character is read once, or twice where a tag was begun and not completed.
 """
 
 from enum import Enum
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from pureqwen.chat.answer.search import Search
 from pureqwen.chat.answer.tools import ToolCall
 
 OPEN = "<tool_call>"
 CLOSE = "</tool_call>"
+# Where calls may stand. anywhere: wherever the model writes one. whole: likewise, each of them well-formed
+# unless the answer was cut. alone: likewise, and none in an answer that begins as text.
+Calls = Literal["anywhere", "whole", "alone"]
 
 
 class Verdict(Enum):
@@ -69,8 +74,10 @@ class State(Enum):
 class CallFinder:
     """Text in, content and calls out. `prefix` begins the calls' ids, their index ends them."""
 
-    def __init__(self, reader: CallReader, *, prefix: str = "call_") -> None:
+    def __init__(self, reader: CallReader, *, prefix: str = "call_", calls: Calls = "anywhere") -> None:
         self._reader = reader
+        self._calls = calls
+        self._spoke = False  # there was text before any call
         self._prefix = prefix
         self._state = State.TEXT
         self._tags = Search(reader.opens)
@@ -87,9 +94,13 @@ class CallFinder:
 
     def close(self) -> list[str | ToolCall]:
         """What was held back, now that the answer ended; ready for another answer."""
-        held = self._tags.flush() + "".join(self._candidate) + self._ends.flush()
-        self._candidate, self._state = [], State.TEXT
-        self._release(held)
+        tag, call = self._tags.flush(), "".join(self._candidate) + self._ends.flush()
+        if self._calls != "anywhere":
+            call = ""
+        if self._calls == "alone" and not self._spoke:  # the beginning of a tag
+            tag = ""
+        self._candidate, self._state, self._spoke = [], State.TEXT, False
+        self._release(tag + call)
         return self._told()
 
     def _read(self, text: str) -> None:
@@ -99,7 +110,10 @@ class CallFinder:
                 case State.TEXT:
                     before, tag, at = self._tags.find(text, at)
                     self._say(before)
-                    if tag:
+                    self._spoke |= not self._count and bool(before.strip())
+                    if tag and self._calls == "alone" and self._spoke:
+                        self._say(tag)
+                    elif tag:
                         self._begin(tag)
                 case State.CALL:
                     at = self._read_call(text, at)

@@ -14,7 +14,7 @@ knows no ids, no incomplete characters and no reason to finish: that is `Reply`'
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from pureqwen.chat.answer.calls import CallFinder
+from pureqwen.chat.answer.calls import CallFinder, Calls
 from pureqwen.chat.answer.coder import Coder
 from pureqwen.chat.answer.events import Content, Event, Reasoning, Recast, ToolCallDelta
 from pureqwen.chat.answer.hermes import Hermes
@@ -33,7 +33,8 @@ class ReplyOptions:
     inside: the prompt ended within <think>. enabled: part reasoning from content (False: a tag is text).
     style: how tool calls are written; None: they are text. tools: their JSON schemas, which type the
     arguments of "coder". stop: strings that end the answer, looked for once it has `min_tokens` ids. end_ids:
-    ids that end it, excluded from the text. call_prefix: calls are named by it and their index.
+    ids that end it, excluded from the text. call_prefix: calls are named by it and their index. calls: where
+    they may stand, as its form has it.
     """
 
     inside: bool = False
@@ -45,6 +46,7 @@ class ReplyOptions:
     min_tokens: int = 0
     end_ids: frozenset[int] = frozenset()
     call_prefix: str = "call_"
+    calls: Calls = "anywhere"
 
     def __post_init__(self) -> None:
         if self.style not in STYLES:
@@ -210,4 +212,4 @@ def _finder(options: ReplyOptions) -> CallFinder | None:
     if options.style is None:
         return None
     reader = Hermes() if options.style == "hermes" else Coder(options.tools)
-    return CallFinder(reader, prefix=options.call_prefix)
+    return CallFinder(reader, prefix=options.call_prefix, calls=options.calls)

@@ -17,10 +17,12 @@ from pureqwen.serve.protocol.refusal import Refusal
 class Form:
     """What the answer must look like: any JSON object, JSON of a schema, a regular expression, tool calls.
 
-    kind "tools": at least one call of one of the tools `names` (None: of any).
+    Where tools are shown, calls of them may come in the place of the JSON. kind "tools": at least one call of
+    one of the tools `names` (None: of any). kind "strict": what the model wants, but calls of the tools
+    `names` fit their schemas.
     """
 
-    kind: Literal["json_object", "json_schema", "regex", "tools"]
+    kind: Literal["json_object", "json_schema", "regex", "tools", "strict"]
     schema: Mapping[str, Any] = field(default_factory=dict)
     pattern: str = ""
     names: tuple[str, ...] | None = None
@@ -33,9 +35,10 @@ class Ask:
     prompts: texts or ids that are continued; None for a chat. tools: what the template shows. effort: most
     tokens of thinking, at most half of the room; params.thinking_budget likewise, but of all the room that
     leaves an answer. quiet: nobody asked for thinking, and a model that can do without does. hidden: thoughts
-    are made, and not told. parallel: whether one answer may call several tools. names: what the request
-    calls parameters that have another name here. echo: the prompt is a part of the answer. score_prompt:
-    with the log-probabilities of its tokens. answerless: nothing but the prompt is wanted.
+    are made, and not told. later: a form that calls go before, which must be one all the same. parallel:
+    whether one answer may call several tools. names: what the request calls parameters that have another name
+    here. echo: the prompt is a part of the answer. score_prompt: with the log-probabilities of its tokens.
+    answerless: nothing but the prompt is wanted.
     """
 
     model: str | None
@@ -50,6 +53,7 @@ class Ask:
     names: Mapping[str, str] = field(default_factory=dict)
     n: int = 1
     form: Form | None = None
+    later: Form | None = None
     parallel: bool = True
     echo: bool = False
     score_prompt: bool = False
@@ -73,6 +77,24 @@ class Ask:
         if choice == 0 or self.params.seed is None:
             return self.params
         return replace(self.params, seed=(self.params.seed + choice) % 2**63)
+
+
+def forms_of(
+    calls: Form | None, wanted: Form | None, *, tools: bool, param: str
+) -> tuple[Form | None, Form | None]:
+    """(Ask's form, its later one), of what is said of calls and, in the field `param`, of the answer.
+
+    Calls that must come go before; those that may come stand beside an answer of JSON.
+    """
+    if calls is not None and calls.kind == "tools":
+        return calls, wanted
+    if wanted is not None and wanted.kind == "regex" and tools:
+        raise Refusal(
+            "a regular expression and tools that may be called exclude one another: "
+            'set tool_choice to "none", or leave one out',
+            param=param,
+        )
+    return wanted or calls, None
 
 
 def thoughts(effort: str | None) -> int | None:

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from pureqwen.config import ServeConfig
-from pureqwen.serve.protocol.ask import Ask, Form, thoughts
+from pureqwen.serve.protocol.ask import Ask, Form, forms_of, thoughts
 from pureqwen.serve.protocol.body import Fields, Objects, Values
 from pureqwen.serve.protocol.messages_in import Message, Tool, check_schema, plain_messages, plain_tools
 from pureqwen.serve.protocol.refusal import Refusal
@@ -125,13 +125,9 @@ def chat_ask(request: ChatRequest, config: ServeConfig) -> Ask:
     names = {} if request.max_completion_tokens is None else {"max_tokens": "max_completion_tokens"}
     thinking, effort = thinking_of(request, config)
     tools = plain_tools(request.tools or (), config)
-    shown, form = chosen_tools(request, tools)
+    shown, calls = chosen_tools(request, tools)
     wanted = form_of(request.response_format, config)
-    if wanted is not None and shown:
-        raise Refusal(
-            'response_format and tools exclude one another: set tool_choice to "none", or leave one out',
-            param="response_format",
-        )
+    form, later = forms_of(calls, wanted, tools=bool(shown), param="response_format")
     return Ask(
         model=request.model,
         params=sampling_params(
@@ -149,7 +145,8 @@ def chat_ask(request: ChatRequest, config: ServeConfig) -> Ask:
         effort=effort,
         names=names,
         n=request.n,
-        form=wanted or form,
+        form=form,
+        later=later,
         parallel=request.parallel_tool_calls is not False,
         stream=request.stream,
         usage=wants_usage(request.stream, request.stream_options),
@@ -219,7 +216,11 @@ def chosen_tools(
         return tools, Form(kind="tools", names=(choice.function.name,))
     if isinstance(choice, AllowedTools):
         tools, choice = named(tools, choice.allowed_tools.tools), choice.allowed_tools.mode
-    return tools, None if choice in (None, "auto") else Form(kind="tools")
+    if choice == "required":
+        return tools, Form(kind="tools")
+    strict = {tool.function.name for tool in request.tools or () if tool.function.strict}
+    names = tuple(name for tool in tools if (name := tool["function"]["name"]) in strict)
+    return tools, Form(kind="strict", names=names) if names else None
 
 
 def named(tools: tuple[dict[str, Any], ...], chosen: list[NamedTool]) -> tuple[dict[str, Any], ...]:

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from pureqwen.config import ServeConfig
-from pureqwen.serve.protocol.ask import Ask, Form, thoughts
+from pureqwen.serve.protocol.ask import Ask, Form, forms_of, thoughts
 from pureqwen.serve.protocol.body import Fields, Objects, Values
 from pureqwen.serve.protocol.messages_in import NAME, check_schema, placed
 from pureqwen.serve.protocol.refusal import Refusal
@@ -133,7 +133,11 @@ class MessagesRequest(CountRequest):
     service_tier: Literal["auto", "standard_only"] | None = None
 
 
-NAMES = {"stop": "stop_sequences", "thinking_budget": "thinking.budget_tokens"}
+NAMES = {
+    "stop": "stop_sequences",
+    "thinking_budget": "thinking.budget_tokens",
+    "response_format": "output_config.format",
+}
 
 
 def messages_ask(request: CountRequest, config: ServeConfig) -> Ask:
@@ -154,12 +158,11 @@ def messages_ask(request: CountRequest, config: ServeConfig) -> Ask:
             "stop": None if stops is None else tuple(stops),
         }
     thinking, budget = thinking_of(request.thinking, config)
-    tools, form, parallel = tools_of(request, config)
+    tools, calls, parallel = tools_of(request, config)
     effort, wanted = output_of(request)
     if wanted is not None:
-        if tools:
-            raise Refusal("output_config.format and tools exclude one another", param="output_config.format")
         check_schema(wanted.schema, config, param="output_config.format.schema")
+    form, later = forms_of(calls, wanted, tools=bool(tools), param=NAMES["response_format"])
     return Ask(
         model=request.model,
         params=checked({**values, "thinking_budget": budget}, names=NAMES),
@@ -170,7 +173,8 @@ def messages_ask(request: CountRequest, config: ServeConfig) -> Ask:
         quiet=request.thinking is None and thinking is None and effort is None,
         hidden=request.thinking is not None and request.thinking.display == "omitted",
         names=NAMES,
-        form=wanted or form,
+        form=form,
+        later=later,
         parallel=parallel,
         stream=isinstance(request, MessagesRequest) and request.stream,
     )
@@ -215,9 +219,14 @@ def tools_of(
         raise Refusal("tool_choice asks for a tool that is not there", param="tool_choice")
     if choice.type == "none" or not tools:
         return (), None, True
-    forms = {"any": Form(kind="tools"), "tool": Form(kind="tools", names=(choice.name or "",))}
+    strict = tuple(tool.name for tool in tools if tool.strict)
+    forms = {
+        "any": Form(kind="tools"),
+        "tool": Form(kind="tools", names=(choice.name or "",)),
+        "auto": Form(kind="strict", names=strict) if strict else None,
+    }
     shown = tuple({"type": "function", "function": _function(tool)} for tool in tools)
-    return shown, forms.get(choice.type), not choice.disable_parallel_tool_use
+    return shown, forms[choice.type], not choice.disable_parallel_tool_use
 
 
 def conversation(request: CountRequest) -> tuple[dict[str, Any], ...]:

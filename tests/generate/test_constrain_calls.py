@@ -1,0 +1,173 @@
+"""Calls beside another answer: JSON in their place, or free text in front of them."""
+
+import json
+from typing import Any
+
+import pytest
+import torch
+from test_constrain import CITY, CLOCK, WEATHER, grammars, ids, qwen, row, tool, wander
+
+from pureqwen import Qwen, SamplingParams, parse_tool_calls
+from pureqwen.chat import Content, Reply, ReplyOptions
+from pureqwen.generate import GrammarError, Grammars, forms
+
+__all__ = ["grammars", "qwen"]  # fixtures
+
+TOOLS = [WEATHER, CLOCK]
+STYLES = pytest.mark.parametrize("style", ["hermes", "coder"])
+
+
+def called(name: str, key: str, value: str, *, style: str) -> str:
+    if style == "hermes":
+        return f'<tool_call>\n{{"name": "{name}", "arguments": {{"{key}": "{value}"}}}}\n</tool_call>'
+    body = f"<function={name}>\n<parameter={key}>\n{value}\n</parameter>\n</function>"
+    return f"<tool_call>\n{body}\n</tool_call>"
+
+
+def fits(qwen: Qwen, grammar: Any, text: str) -> bool:
+    """Whether the model may write the whole text, and end there."""
+    matcher, tokens = grammar.matcher(), ids(qwen, text)
+    return matcher.try_consume_tokens(tokens) == len(tokens) and matcher.is_accepting()
+
+
+@STYLES
+@pytest.mark.parametrize("seed", range(6))
+def test_an_answer_is_calls_or_json_of_the_schema_and_nothing_else(qwen: Qwen, style: str, seed: int) -> None:
+    first = "<tool_call>" if seed % 2 else "{"
+    clock = tool("clock", zone={"enum": ["CET", "UTC"]})
+    grammar = qwen.grammars.tools([clock], style=style, parallel=False, otherwise=CITY)
+    one = wander(row(qwen, grammar), seed=seed, wish=ids(qwen, first))
+    content, calls = parse_tool_calls(one.reply.text, style=style, tools=[clock])
+    assert one.reply.finish_reason == "stop"
+    if seed % 2:
+        assert content is None and [call.arguments for call in calls] in (
+            [{"zone": "CET"}],
+            [{"zone": "UTC"}],
+        )
+    else:
+        assert not calls and [*json.loads(content or "")] == [*CITY["properties"]]
+
+
+@STYLES
+def test_beside_json_the_calls_are_held_to_their_schemas_and_may_be_several(qwen: Qwen, style: str) -> None:
+    right, wrong = (called("clock", "zone", zone, style=style) for zone in ("UTC", "Mars"))
+    many, single = (
+        qwen.grammars.tools(TOOLS, style=style, parallel=parallel, otherwise={"type": "object"})
+        for parallel in (True, False)
+    )
+    assert fits(qwen, many, right) and fits(qwen, many, f"{right}\n{right}")
+    assert fits(qwen, single, right) and not fits(qwen, single, f"{right}\n{right}")
+    for text in (wrong, f"So: {right}", f'{{"a": 1}}{right}', f'{right}\n{{"a": 1}}', "[1]", "So."):
+        assert not fits(qwen, many, text), text
+    assert fits(qwen, many, '{"a": 1}')
+
+
+@STYLES
+def test_free_text_stays_possible_beside_a_strict_tool(qwen: Qwen, style: str) -> None:
+    grammar = qwen.grammars.mixed(TOOLS, style=style, strict=["clock"])
+    for text in ("", "Good day.\n\n- a <b> {c}", "3 < 4", "\n", "a <tool_ b"):
+        assert fits(qwen, grammar, text), text
+
+
+@STYLES
+def test_a_call_of_a_strict_tool_fits_its_schema_and_others_are_free(qwen: Qwen, style: str) -> None:
+    grammar = qwen.grammars.mixed(TOOLS, style=style, strict=["clock"])
+    right, wrong = (called("clock", "zone", zone, style=style) for zone in ("UTC", "Mars"))
+    loose = called("weather", "planet", "Mars", style=style)
+    for text in (right, f"Well.\n{right}", f"{right}\n{right}", loose, f"{loose}\n{right}"):
+        assert fits(qwen, grammar, text), text
+    for text in (wrong, f"Well. {wrong}", f"{right} and", called("none", "a", "b", style=style)):
+        assert not fits(qwen, grammar, text), text
+    single = qwen.grammars.mixed(TOOLS, style=style, strict=["clock"], parallel=False)
+    assert fits(qwen, single, right) and not fits(qwen, single, f"{right}\n{right}")
+
+
+@STYLES
+def test_a_tag_that_is_spelled_in_letters_opens_no_call_that_is_not_held(qwen: Qwen, style: str) -> None:
+    """What reads an answer knows letters only: a tag in free text would be a call past the schema."""
+    assert qwen.tokenizer is not None
+    grammar = qwen.grammars.mixed(TOOLS, style=style, strict=["clock"])
+    tags = ["<tool_call>"] if style == "hermes" else ["<tool_call>", "<function=clock>"]
+    for tag in tags:
+        matcher, tokens = grammar.matcher(), qwen.tokenizer.encode(f"a {tag}")
+        assert matcher.try_consume_tokens(tokens) < len(tokens)
+
+
+@STYLES
+def test_where_the_tags_are_no_tokens_the_text_of_one_begins_a_call(qwen: Qwen, style: str) -> None:
+    assert qwen.tokenizer is not None
+    tags = {tag: json.dumps(tag) for tag in ("<tool_call>", "</tool_call>")}
+    form = forms.mixed_form(TOOLS, style=style, strict=["clock"], parallel=True, tags=tags)
+    grammar = qwen.grammars._grammar(form)
+    right, wrong = (called("clock", "zone", zone, style=style) for zone in ("UTC", "Mars"))
+    expected = {"a < b": True, right: True, f"a {right}\n{right}": True, f"a {wrong}": False}
+    for text, whole in expected.items():
+        matcher, tokens = grammar.matcher(), qwen.tokenizer.encode(text)
+        took = matcher.try_consume_tokens(tokens) == len(tokens)
+        assert (took and matcher.is_accepting()) == whole, text
+
+
+@STYLES
+def test_tools_that_are_not_strict_need_no_schema_that_a_grammar_can_be_made_of(
+    grammars: Grammars, style: str
+) -> None:
+    odd = tool("odd", a={"type": "array", "uniqueItems": True})
+    grammars.mixed([odd, CLOCK], style=style, strict=["clock"])
+    with pytest.raises(GrammarError, match="uniqueItems"):
+        grammars.mixed([odd, CLOCK], style=style, strict=["odd"])
+
+
+@pytest.mark.parametrize(
+    ("otherwise", "message"),
+    [
+        ({"type": "wat"}, "wat"),
+        ({"pattern": "a{99999}"}, "repeats its parts"),
+        ({"a": "x" * forms.MAX_BYTES}, "bytes"),
+        ([1], "a JSON object"),
+    ],
+)
+def test_a_bad_schema_beside_calls_is_an_error_as_it_is_alone(
+    grammars: Grammars, otherwise: Any, message: str
+) -> None:
+    with pytest.raises(GrammarError, match=message):
+        grammars.tools(TOOLS, style="hermes", otherwise=otherwise)
+
+
+@STYLES
+def test_json_that_quotes_a_call_is_no_call(qwen: Qwen, style: str) -> None:
+    """A text in a JSON answer, which may come from anybody, would run a tool."""
+    assert qwen.tokenizer is not None
+    text = json.dumps({"a": "<function=clock></function>", "b": "<tool_call>\n"})
+    text += '<tool_call>\n{"name": "clock", "arguments": {}}\n</tool_call>' if style == "hermes" else ""
+    for calls, count in (("alone", 0), ("anywhere", 1)):
+        reply = Reply(qwen.tokenizer, options=ReplyOptions(style=style, calls=calls))  # type: ignore[arg-type]
+        for id in qwen.tokenizer.encode(text):
+            reply.push(id)
+        reply.finish("stop")
+        assert len(reply.tool_calls) == count
+        assert count or reply.content == text
+
+
+@pytest.mark.parametrize("kind", ["forced", "beside JSON", "strict"])
+def test_a_call_that_is_cut_leaves_no_markup_in_the_content(qwen: Qwen, kind: str) -> None:
+    text = called("clock", "zone", "UTC", style="hermes")
+    how: dict[str, Any] = {"style": "hermes", "parallel": True}
+    make = qwen.grammars.tools
+    match kind:
+        case "beside JSON":
+            how["otherwise"] = CITY
+        case "strict":
+            make, how["strict"] = qwen.grammars.mixed, ["clock"]  # type: ignore[assignment]
+    wish = ids(qwen, f"{text}\n{text}<|im_end|>")
+    whole = len(ids(qwen, text))
+    for room in range(1, len(wish) + 1):
+        params = SamplingParams(temperature=0.0, max_tokens=room)
+        one = qwen.intake.chat("hello", TOOLS, False, params, constraint=make(TOOLS, **how))
+        events: list[Any] = []
+        for token in wish[:room]:
+            events += one.accept(torch.eye(1024)[token])
+        assert one.reply.content is None, room
+        assert not [event for event in events if isinstance(event, Content)]
+        assert (one.reply.finish_reason == "length") == (room < len(wish))
+        assert room < whole or one.reply.tool_calls
+        assert room < len(wish) or len(one.reply.tool_calls) == 2
