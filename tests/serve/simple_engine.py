@@ -21,7 +21,7 @@ class SimpleEngine:
     """
 
     def __init__(self, qwen: Qwen, *, config: EngineConfig | None = None) -> None:
-        self.qwen, self.config = qwen, config or EngineConfig()
+        self.qwen, self.config, self.intake = qwen, config or EngineConfig(), qwen.intake
         self.fail = self.full = False
         self.pause = 0.0
         self.alive = True

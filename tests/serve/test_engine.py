@@ -10,6 +10,7 @@ import torch
 from peers import build, tiny
 
 from pureqwen import Engine, EngineConfig, Qwen, Result, SamplingParams
+from pureqwen.cache import bytes_per_token
 from pureqwen.chat import Finish
 from pureqwen.generate import Row
 from pureqwen.serve.engine import Busy, Failed, Stopping, Ticket, Update
@@ -276,16 +277,59 @@ def test_a_full_queue_is_busy_and_run_is_not(qwen: Qwen) -> None:
     assert all(listen.wait().error is None for listen in listeners)
 
 
-def test_what_can_never_fit_is_refused_with_what_to_do(qwen: Qwen) -> None:
+def test_a_prompt_that_can_never_fit_is_refused_with_what_to_do(qwen: Qwen) -> None:
     engine = Engine(qwen, config=EngineConfig(cache_tokens=32))
-    with pytest.raises(ValueError, match=r"20 tokens and max_tokens is 14.* holds 32.*cache_tokens"):
-        engine.submit(row(qwen, [1] * 20, max_tokens=14), listen=Listener())
-    with pytest.raises(ValueError, match="20 tokens"):
-        engine.run([row(qwen, [1]), row(qwen, [1] * 20, max_tokens=14)])
+    for make in (engine.intake.text, qwen.intake.text):
+        with pytest.raises(ValueError, match=r"33 tokens and the cache holds 32.*--cache-tokens"):
+            engine.submit(make([1] * 33, GREEDY), listen=Listener())
+    with pytest.raises(ValueError, match="33 tokens"):
+        engine.run([row(qwen, [1]), row(qwen, [1] * 33)])
     assert engine.statistics().waiting == 0
-    [fits] = engine.run([row(qwen, [1] * 20, max_tokens=13)])  # the last token is not computed any more
-    assert fits.usage.completion_tokens == 13
+    [fits] = engine.run([row(qwen, [1] * 32)])  # the one token of its answer is not computed any more
+    assert (fits.usage.completion_tokens, fits.finish_reason) == (1, "length")
     nothing_left(engine)
+
+
+@pytest.mark.parametrize("max_tokens", [None, 200])
+def test_an_answer_ends_by_length_where_a_cache_smaller_than_the_context_is_full(
+    qwen: Qwen, max_tokens: int | None
+) -> None:
+    """It was refused, though max_tokens was left open. Several of them push each other out, but all end."""
+    engine = Engine(qwen, config=EngineConfig(cache_tokens=64, page_size=4))
+    params = SamplingParams(temperature=0.0, max_tokens=max_tokens, ignore_eos=True)
+    made = [intake.text([n] * 20, params) for intake in (engine.intake, qwen.intake) for n in range(3)]
+    results = engine.run(made[1:])
+    listen = Listener()
+    engine.submit(made[0], listen=listen)
+    while not listen.ended.is_set():
+        engine._step()
+    results.insert(0, listen.wait().row.result())
+    expected = [qwen.generate([n] * 20, GREEDY, max_tokens=45) for n in range(3)]
+    same(results, [*expected, *expected])
+    assert {r.finish_reason for r in results} == {"length"}
+    assert 0 < engine.statistics().preemptions < 50
+    nothing_left(engine)
+
+
+def test_what_asks_for_more_than_a_small_cache_has_room_for_is_refused(pocket: Qwen) -> None:
+    engine = Engine(pocket, config=EngineConfig(cache_tokens=64))
+    for intake in (engine.intake, pocket.intake):
+        for fields, match in (
+            ({"min_tokens": 60}, "min_tokens is 60"),
+            ({"thinking_budget": 60}, "is 60 and"),
+        ):
+            with pytest.raises(ValueError, match=match):
+                engine.run([intake.chat("Hi", None, None, SamplingParams(**fields))])
+    nothing_left(engine)
+
+
+def test_a_thinking_budget_leaves_room_for_the_answer_in_a_small_cache(pocket: Qwen) -> None:
+    engine = Engine(pocket, config=EngineConfig(cache_tokens=96))
+    params = SamplingParams(temperature=0.0, thinking_budget=8)
+    rows = [one.chat("What is 347 * 86?", None, None, params) for one in (engine.intake, pocket.intake)]
+    results = engine.run(rows)
+    assert results[0].usage.forced_tokens > 0 and results[0].content
+    same(results, [pocket.chat("What is 347 * 86?", params=params, max_tokens=len(results[0].token_ids))] * 2)
 
 
 def test_stop_lets_running_answers_end_and_refuses_new_ones(qwen: Qwen) -> None:
@@ -429,9 +473,26 @@ def test_a_context_that_memory_can_t_hold_is_said_with_what_to_do(
     qwen: Qwen, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pureqwen.serve.runner.free_bytes", lambda device: 1)
-    with pytest.raises(ValueError, match=r"1 are free.*--context.*--cache-tokens"):
+    with pytest.raises(
+        ValueError, match=r"256 tokens takes \d+ bytes and 1 are free.*--cache-tokens.*--context"
+    ):
         Engine(qwen)
-    Engine(qwen, config=EngineConfig(cache_tokens=32))
+
+
+def test_a_cache_that_is_larger_than_the_free_memory_is_refused_before_it_is_made(qwen: Qwen) -> None:
+    """A CPU's memory is given when it is written to: the process was killed then, amid its answers."""
+    with pytest.raises(
+        ValueError, match=r"of 1000000000000 tokens takes .*room for \d+ tokens.*--cache-tokens\)$"
+    ):
+        Engine(qwen, config=EngineConfig(cache_tokens=10**12))
+
+
+def test_a_cache_that_just_fits_is_made(qwen: Qwen, monkeypatch: pytest.MonkeyPatch) -> None:
+    each = bytes_per_token(qwen.config, qwen.dtype)
+    monkeypatch.setattr("pureqwen.serve.runner.free_bytes", lambda device: 64 * each)
+    assert Engine(qwen, config=EngineConfig(cache_tokens=64)).statistics().pages_total == 4
+    with pytest.raises(ValueError, match="room for 64 tokens"):
+        Engine(qwen, config=EngineConfig(cache_tokens=65))
 
 
 def test_a_request_that_hangs_makes_the_engine_unhealthy(qwen: Qwen, monkeypatch: pytest.MonkeyPatch) -> None:

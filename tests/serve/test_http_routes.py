@@ -11,7 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from running import Running, running
 from simple_engine import SimpleEngine
 
-from pureqwen import Qwen, SamplingParams
+from pureqwen import EngineConfig, Qwen, SamplingParams
 from pureqwen.config import ServeConfig
 from pureqwen.serve.engine import Engine
 from pureqwen.serve.http import create_app
@@ -55,6 +55,23 @@ def test_wrong_ids_and_fields_are_named(served: Running, path: str, body: Any, p
 def test_the_server_lives_and_is_ready(served: Running) -> None:
     assert served.ask("/health")[::2] == (200, {"status": "ok"})
     assert served.ask("/ready")[::2] == (200, {"status": "ready"})
+
+
+def test_a_chat_that_names_no_max_tokens_is_answered_by_a_server_with_a_small_cache(pocket: Qwen) -> None:
+    """It was a 400: all the rest of the context was asked of a cache that does not hold it. An effort, which
+    is a share of the room, leaves half of it for the answer; what can't fit is named.
+    """
+    with running(Engine(pocket, config=EngineConfig(cache_tokens=128)), pocket) as server:
+        assert server.ask("/v1/models")[2]["data"][0]["max_model_len"] == 129
+        for fields in ({}, {"max_tokens": 4000}):
+            status, _, told = server.chat(temperature=0, **fields)
+            assert status == 200, told
+            assert told["choices"][0]["finish_reason"] == "length" and told["usage"]["total_tokens"] == 129
+        [choice] = server.chat(temperature=0, reasoning_effort="high")[2]["choices"]
+        assert choice["finish_reason"] == "stop" and choice["message"]["content"]
+        status, _, told = server.chat("why " * 200)
+        assert (status, told["error"]["code"]) == (400, "context_length_exceeded")
+        assert "the cache holds 128" in told["error"]["message"]
 
 
 def test_a_server_whose_engine_has_died_says_so(pocket: Qwen) -> None:

@@ -18,7 +18,8 @@ class EngineConfig:
     page_size           tokens of a page of the cache; what is shared between requests is whole pages;
                         None: 256 on CUDA in bfloat16, as its attention over pages wants them, 16 elsewhere
     cache_tokens        tokens that the cache holds, over all requests; None: as many as the context, at least
-                        32 * 1024, but no more than a share of the free memory (and always one context)
+                        32 * 1024, but no more than a share of the free memory (and always one context);
+                        an answer ends where they are full, if they are fewer than the context
     max_queue           most requests that wait; one more is refused as Busy
     prefix_caching      keep what was computed for a beginning, for whoever comes with the same
     deterministic       logits that do not depend, to the bit, on what else is computed beside them

@@ -34,7 +34,7 @@ class Intake:
     """What turns prompts into rows, for one model.
 
     name: how errors call the model. context: most tokens of prompt and answer. eos_ids: the ids that end a
-    text.
+    text. cache_tokens: tokens that the cache holds which the rows are for; None: as many as they need.
     """
 
     name: str
@@ -44,6 +44,12 @@ class Intake:
     template: ChatTemplate | None
     defaults: SamplingParams
     eos_ids: frozenset[int]
+    cache_tokens: int | None = None
+
+    @property
+    def limit(self) -> int:
+        """Most tokens of prompt and answer; the last one is not computed, so no cache has to hold it."""
+        return self.context if self.cache_tokens is None else min(self.context, self.cache_tokens + 1)
 
     def text(
         self,
@@ -97,9 +103,13 @@ class Intake:
             enabled=thinking is not False,
             style=template.tool_style if tools else None,
             tools=list(tools) if tools else None,
-            calls="anywhere" if constraint is None else constraint.calls,
         )
         return self._row(ids, params.over(self.defaults), options, constraint)
+
+    def fit(self, row: Row) -> None:
+        """A row that was made elsewhere ends where one that is made here does. Raises ValueError."""
+        self._check_room(row.num_prompt)
+        row.shorten(self.limit - row.num_prompt)
 
     def _constraint(self, grammar: Grammar | None, options: ReplyOptions) -> Constraint | None:
         """Where the model may think first, the tag that begins a thought is allowed before the grammar."""
@@ -115,7 +125,7 @@ class Intake:
     ) -> Row:
         params = params.over(NEUTRAL)
         self._check(ids, params)
-        room = self.context - len(ids)
+        room = self.limit - len(ids)
         params = dataclasses.replace(params, max_tokens=min(params.max_tokens or room, room))
         ends = frozenset(params.stop_token_ids or ()) | (frozenset() if params.ignore_eos else self.eos_ids)
         ends = frozenset(end for end in ends if end < self.config.vocab_size)  # others never come
@@ -167,27 +177,31 @@ class Intake:
         assert params.thinking_end is not None and params.max_tokens is not None
         before, _, after = params.thinking_end.partition(END_THINK)
         ending = (*tokenizer.encode(before), close, *tokenizer.encode(after))
-        least = params.thinking_budget + len(ending) + 1
-        if params.max_tokens < least:
-            raise ValueError(
-                f"thinking_budget is {params.thinking_budget} and its closing sentence has {len(ending)} "
-                f"tokens, which leaves nothing of max_tokens {params.max_tokens} for the answer: "
-                f"give at least {least}"
-            )
-        return Budget(tokens=params.thinking_budget, ending=ending)
+        budget = Budget(tokens=params.thinking_budget, ending=ending)
+        budget.check(params.max_tokens)
+        return budget
 
     def _check(self, ids: Sequence[int], params: SamplingParams) -> None:
         """Refuse what can't be computed: no ids, too many, or ids that have no row in the embedding."""
         if not ids:
             raise ValueError("the prompt is empty: there is nothing to continue")
-        if len(ids) >= self.context:
-            raise ValueError(
-                f"the prompt has {len(ids)} tokens and the context holds {self.context}: nothing is left for "
-                "an answer; shorten the prompt, or load the model with a larger context"
-            )
+        self._check_room(len(ids))
         self._check_ids("the prompt", ids)
         self._check_ids("logit_bias", params.logit_bias or {})
         self._check_ids("stop_token_ids", params.stop_token_ids or ())
+
+    def _check_room(self, num_prompt: int) -> None:
+        """Refuse a prompt that leaves no room for one token of an answer."""
+        if num_prompt >= self.context:
+            raise ValueError(
+                f"the prompt has {num_prompt} tokens and the context holds {self.context}: nothing is left "
+                "for an answer; shorten the prompt, or load the model with a larger context"
+            )
+        if num_prompt >= self.limit:
+            raise ValueError(
+                f"the prompt has {num_prompt} tokens and the cache holds {self.cache_tokens}: shorten the "
+                "prompt, or give the engine more cache_tokens (--cache-tokens)"
+            )
 
     def _check_ids(self, place: str, ids: Iterable[int]) -> None:
         rows = self.config.vocab_size

@@ -4,6 +4,7 @@ ids   [ p p p p p p | o o o o ]          p prompt, o output
         ^ num_computed ----^             what lies in the cache; the next step computes the rest
 """
 
+import dataclasses
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -30,6 +31,16 @@ class Budget:
 
     tokens: int
     ending: tuple[int, ...]
+
+    def check(self, max_tokens: int) -> None:
+        """ValueError where so many tokens leave none for the answer."""
+        least = self.tokens + len(self.ending) + 1
+        if max_tokens < least:
+            raise ValueError(
+                f"thinking_budget is {self.tokens} and its closing sentence has {len(self.ending)} "
+                f"tokens, which leaves nothing of max_tokens {max_tokens} for the answer: "
+                f"give at least {least}"
+            )
 
 
 class Row:
@@ -67,6 +78,17 @@ class Row:
     def start(self) -> None:
         """The clock runs from here."""
         self.started = self.first = self.last = time.perf_counter()
+
+    def shorten(self, max_tokens: int) -> None:
+        """The answer has at most so many tokens, if not fewer anyway.
+
+        Raises ValueError where the parameters ask for more: min_tokens, a thinking budget.
+        """
+        assert self.params.max_tokens is not None
+        if max_tokens < self.params.max_tokens:
+            if self.budget is not None:
+                self.budget.check(max_tokens)
+            self.params = dataclasses.replace(self.params, max_tokens=max_tokens)
 
     @property
     def output(self) -> list[int]:

@@ -9,6 +9,7 @@ request that is aborted is gone before the next step is planned. A step that cra
 requests that were in it, and nothing else; a listener that raises loses its own request.
 """
 
+import dataclasses
 import logging
 import math
 import threading
@@ -22,6 +23,7 @@ from pureqwen.cache.static import FEW
 from pureqwen.chat import Event
 from pureqwen.config import EngineConfig
 from pureqwen.generate import Result, Row
+from pureqwen.generate.intake import Intake
 from pureqwen.qwen import Qwen
 from pureqwen.rewrite import deterministic
 from pureqwen.serve.inbox import Inbox
@@ -68,6 +70,12 @@ class Engine:
         self._seconds = 0.0
         self._counts = dict.fromkeys(COUNTS, 0)
 
+    @property
+    def intake(self) -> Intake:
+        """What turns prompts into rows whose answers end where this cache is full, if not before."""
+        pool = self._scheduler.pool
+        return dataclasses.replace(self.qwen.intake, cache_tokens=pool.num_pages * pool.page_size)
+
     def start(self) -> None:
         """Start the thread that steps; nothing if it runs. Stopping where the engine was stopped."""
         if self._inbox.closed:
@@ -86,13 +94,13 @@ class Engine:
                 self._end_all()
 
     def submit(self, row: Row, *, listen: Listen, salt: str = "") -> Ticket:
-        """Queue a row. Thread-safe.
+        """Queue a row; its answer ends, by "length", where the cache is full. Thread-safe.
 
         listen: is called from the engine's thread, and must be quick. salt: only rows of the same one share
         what was computed. Busy when the queue is full, Stopping when there will be no more steps, ValueError
-        when the row could never fit into the cache.
+        when the cache has no room for the prompt and a token.
         """
-        self._check(row)
+        self.intake.fit(row)
         queue, most = self._scheduler.waiting, self.config.max_queue
         return self._submit(row, listen, salt=salt, room=lambda: most - len(queue))
 
@@ -140,7 +148,7 @@ class Engine:
                 ended.release()
 
         for row in rows:
-            self._check(row)
+            self.intake.fit(row)
         tickets = [self._submit(row, listen) for row in rows]
         left = len(tickets)
         try:
@@ -164,17 +172,6 @@ class Engine:
         while not ended.acquire(blocking=False):
             with self._stepping:
                 self._step()
-
-    def _check(self, row: Row) -> None:
-        """ValueError where the cache could not hold it even if nobody else were there."""
-        pool = self._scheduler.pool
-        assert row.params.max_tokens is not None
-        if pool.pages_for(row.num_prompt + row.params.max_tokens - 1) > pool.num_pages:
-            raise ValueError(
-                f"the prompt has {row.num_prompt} tokens and max_tokens is {row.params.max_tokens}, but the "
-                f"cache holds {pool.num_pages * pool.page_size}: ask for fewer, or give the engine more "
-                "cache_tokens"
-            )
 
     def _submit(
         self, row: Row, listen: Listen, *, salt: str = "", room: Callable[[], float] = lambda: math.inf

@@ -157,7 +157,7 @@ class Service:
         data = await self._body(request)
         model, to_ask, size = messages.CountRequest, messages.messages_ask, len(data)
         ask, ignored = await self._aside(self._read, data, model, to_ask, size=size)
-        ids = await self._aside(prompt_ids, ask, self.qwen, size=size)
+        ids = await self._aside(prompt_ids, ask, self.engine.intake, size=size)
         return self._json({"input_tokens": len(ids)}, ignored)
 
     async def tokenize(self, request: Request) -> Response:
@@ -211,7 +211,7 @@ class Service:
             data = await self._body(request)
             ask, ignored = await self._aside(self._read, data, model, to_ask, size=len(data))
             check_prompts(ask, context=self.qwen.context, longest=self._longest)
-            rows = await self._aside(make_rows, ask, self.qwen, self.grammars, size=len(data))
+            rows = await self._aside(make_rows, ask, self.engine.intake, self.grammars, size=len(data))
         session = Session(self.engine, ask, rows, metrics=self.metrics, began=visit.began, salt=visit.salt)
         writer = style(ask, self._opening(ask, rows, prefix))
         visit.summary = functools.partial(session.summary, text=self.config.log_text)
@@ -280,8 +280,8 @@ class Service:
         return ask, ignored
 
     def _tokenized(self, ask: Ask, ignored: list[str]) -> Response:
-        ids = prompt_ids(ask, self.qwen)
-        told: dict[str, Any] = {"count": len(ids), "max_model_len": self.qwen.context, "tokens": ids}
+        ids = prompt_ids(ask, self.engine.intake)
+        told: dict[str, Any] = {"count": len(ids), "max_model_len": self.engine.intake.limit, "tokens": ids}
         if ask.echo:
             assert self.qwen.tokenizer is not None
             told["token_strs"] = [self.qwen.tokenizer.decode([id]) for id in ids]
@@ -319,7 +319,7 @@ class Service:
             "object": "model",
             "created": self._created,
             "owned_by": "pureqwen",
-            "max_model_len": self.qwen.context,
+            "max_model_len": self.engine.intake.limit,
         }
 
     def _json(self, value: Any, ignored: list[str]) -> Response:

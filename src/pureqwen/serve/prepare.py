@@ -10,15 +10,13 @@ from typing import TYPE_CHECKING
 
 from pureqwen.chat import TemplateError
 from pureqwen.config import SamplingParams
-from pureqwen.generate import Grammar, Row
-from pureqwen.generate.intake import END_THINK
-from pureqwen.serve.form import grammar_of
-from pureqwen.serve.protocol.ask import Ask, renamed
+from pureqwen.generate import Grammar, GrammarError, Row
+from pureqwen.generate.intake import END_THINK, Intake
+from pureqwen.serve.protocol.ask import Ask, Form, renamed
 from pureqwen.serve.protocol.refusal import Refusal
 
 if TYPE_CHECKING:
     from pureqwen.generate import Grammars
-    from pureqwen.qwen import Qwen
 
 # Composing characters (NFC), before a text is cut into tokens, takes at most so many bytes to one.
 COMPOSED = 3
@@ -47,18 +45,21 @@ def check_prompts(ask: Ask, *, context: int, longest: int) -> None:
             )
 
 
-def make_rows(ask: Ask, qwen: "Qwen", grammars: "Grammars | None") -> list[Row]:
+def make_rows(ask: Ask, intake: Intake, grammars: "Grammars | None") -> list[Row]:
     """One row for each answer: those to the first prompt first. Raises Refusal."""
     try:
-        grammar = grammar_of(ask, qwen.template, grammars)
-        ask = dataclasses.replace(ask, thinking=thinking_for(ask, qwen))
-        ask = dataclasses.replace(ask, params=params_for(ask, qwen))
+        grammar = None if ask.form is None else make_grammar(ask, ask.form, intake, grammars)
+        ask = dataclasses.replace(ask, thinking=thinking_for(ask, intake))
+        ask = dataclasses.replace(ask, params=params_for(ask, intake))
         params = [ask.params_of(choice) for choice in range(ask.n)]
         if ask.prompts is None:
-            return [_chat(ask, one, qwen, grammar) for one in params]
-        return [_text(ask, prompt, one, qwen, grammar) for prompt in ask.prompts for one in params]
+            return [_chat(ask, one, intake, grammar) for one in params]
+        return [_text(ask, prompt, one, intake, grammar) for prompt in ask.prompts for one in params]
     except Refusal:
         raise
+    except GrammarError as error:
+        param = "tools" if ask.form is not None and ask.form.kind == "tools" else "response_format"
+        raise Refusal(str(error), param=param, code="invalid_grammar") from error
     except TemplateError as error:
         raise Refusal(str(error), param="messages", code="template_error") from error
     except ValueError as error:
@@ -68,7 +69,7 @@ def make_rows(ask: Ask, qwen: "Qwen", grammars: "Grammars | None") -> list[Row]:
 def blamed(error: ValueError, ask: Ask) -> Refusal:
     """What the model can't do, with the field of the request that asks for it."""
     text, prompt = str(error), "messages" if ask.prompts is None else "prompt"
-    if "the context holds" in text:
+    if "the context holds" in text or "the cache holds" in text:
         return Refusal(text, param=prompt, code="context_length_exceeded")
     field = text.split(" ")[0].split("=")[0]
     known = {one.name for one in dataclasses.fields(SamplingParams)} | {"thinking"}
@@ -76,26 +77,45 @@ def blamed(error: ValueError, ask: Ask) -> Refusal:
     return Refusal(renamed(text, ask.names) if field in known else text, param=param)
 
 
-def thinking_for(ask: Ask, qwen: "Qwen") -> bool | None:
+def make_grammar(ask: Ask, form: Form, intake: Intake, grammars: "Grammars | None") -> Grammar:
+    """The grammar of the form that is asked for."""
+    if grammars is None:
+        raise Refusal(
+            "this model has no tokenizer.json, which a demanded form needs", param="response_format"
+        )
+    match form.kind:
+        case "json_object":
+            return grammars.json_object()
+        case "json_schema":
+            return grammars.json_schema(form.schema)
+        case "regex":
+            return grammars.regex(form.pattern)
+        case "tools":
+            assert intake.template is not None
+            style = intake.template.tool_style
+            return grammars.tools(ask.tools, style=style, names=form.names, parallel=ask.parallel)
+
+
+def thinking_for(ask: Ask, intake: Intake) -> bool | None:
     """Whether to think: a quiet request does not where the model has both ways."""
-    hybrid = qwen.template is not None and qwen.template.thinking == "hybrid"
+    hybrid = intake.template is not None and intake.template.thinking == "hybrid"
     return False if ask.quiet and hybrid else ask.thinking
 
 
-def params_for(ask: Ask, qwen: "Qwen") -> SamplingParams:
+def params_for(ask: Ask, intake: Intake) -> SamplingParams:
     """The parameters; an effort, or a budget, is what leaves room for the closing sentence and an answer.
 
     An effort takes at most half of the room. In less room than the sentence has it is no limit, for
     max_tokens is a lower one; a budget that is lower yet is refused.
     """
     budget = ask.effort if ask.params.thinking_budget is None else ask.params.thinking_budget
-    if budget is None or ask.prompts is not None or qwen.tokenizer is None:
+    if budget is None or ask.prompts is not None or intake.tokenizer is None:
         return ask.params
     free = dataclasses.replace(ask.params, thinking_budget=None)
-    params = _chat(ask, free, qwen, None).params
+    params = _chat(ask, free, intake, None).params
     assert params.max_tokens is not None and params.thinking_end is not None
     before, _, after = params.thinking_end.partition(END_THINK)
-    ending = len(qwen.tokenizer.encode(before)) + 1 + len(qwen.tokenizer.encode(after))
+    ending = len(intake.tokenizer.encode(before)) + 1 + len(intake.tokenizer.encode(after))
     most = params.max_tokens - ending - 1
     if most >= 0:
         half = budget if ask.effort is None else params.max_tokens // 2
@@ -110,35 +130,33 @@ def params_for(ask: Ask, qwen: "Qwen") -> SamplingParams:
     return free
 
 
-def _chat(ask: Ask, params: SamplingParams, qwen: "Qwen", grammar: Grammar | None) -> Row:
+def _chat(ask: Ask, params: SamplingParams, intake: Intake, grammar: Grammar | None) -> Row:
     tools = list(ask.tools) or None
-    return qwen.intake.chat(list(ask.messages), tools, ask.thinking, params, constraint=grammar)
+    return intake.chat(list(ask.messages), tools, ask.thinking, params, constraint=grammar)
 
 
 def _text(
-    ask: Ask, prompt: str | Sequence[int], params: SamplingParams, qwen: "Qwen", grammar: Grammar | None
+    ask: Ask, prompt: str | Sequence[int], params: SamplingParams, intake: Intake, grammar: Grammar | None
 ) -> Row:
     top = params.top_logprobs or 0
-    return qwen.intake.text(
-        prompt, params, constraint=grammar, prompt_logprobs=top if ask.score_prompt else None
-    )
+    return intake.text(prompt, params, constraint=grammar, prompt_logprobs=top if ask.score_prompt else None)
 
 
-def prompt_ids(ask: Ask, qwen: "Qwen") -> list[int]:
+def prompt_ids(ask: Ask, intake: Intake) -> list[int]:
     """The ids of a prompt, or of a conversation as the template writes it, however long."""
     try:
-        if qwen.tokenizer is None or (ask.prompts is None and qwen.template is None):
+        if intake.tokenizer is None or (ask.prompts is None and intake.template is None):
             raise Refusal("this model has no tokenizer.json, or no chat template")
         if ask.prompts is not None:
             [prompt] = ask.prompts
             assert isinstance(prompt, str)
-            return qwen.tokenizer.encode(prompt, allow_special=True)
-        assert qwen.template is not None
-        thinking = thinking_for(ask, qwen)
-        qwen.template.check_thinking(thinking)
+            return intake.tokenizer.encode(prompt, allow_special=True)
+        assert intake.template is not None
+        thinking = thinking_for(ask, intake)
+        intake.template.check_thinking(thinking)
         variables = {} if thinking is None else {"enable_thinking": thinking}
-        messages = qwen.template.prepare(ask.messages)
-        return qwen.template.encode(qwen.tokenizer, messages, tools=ask.tools or None, **variables)
+        messages = intake.template.prepare(ask.messages)
+        return intake.template.encode(intake.tokenizer, messages, tools=ask.tools or None, **variables)
     except Refusal:
         raise
     except ValueError as error:

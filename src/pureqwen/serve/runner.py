@@ -64,21 +64,20 @@ def advance(chunk: Chunk, logits: Tensor) -> Iterator[tuple[Row, Tensor]]:
 
 
 def make_cache(qwen: Qwen, config: EngineConfig) -> PagedCache:
-    """A cache of so many tokens as the settings say, or as fit; one context in any case.
+    """A cache of so many tokens as the settings say, or as fit, but then one context at least.
 
-    Raises ValueError where not even that has room.
+    Raises ValueError where it needs more memory than is free: the system may give it all the same, and kill
+    the process once it is full.
     """
-    tokens = config.cache_tokens
-    if tokens is None:
-        free, each = free_bytes(qwen.device), bytes_per_token(qwen.config, qwen.dtype)
-        usual = min(USUAL, int(SHARE * free) // each)
-        if qwen.context * each > free:
-            raise ValueError(
-                f"a cache of one context, {qwen.context} tokens, takes {qwen.context * each} bytes and "
-                f"{free} are free: load the model with a smaller context (--context), or give fewer "
-                "cache_tokens (--cache-tokens)"
-            )
-        tokens = max(qwen.context, usual)
+    free, each = free_bytes(qwen.device), bytes_per_token(qwen.config, qwen.dtype)
+    usual = max(qwen.context, min(USUAL, int(SHARE * free) // each))
+    tokens = usual if config.cache_tokens is None else config.cache_tokens
+    if tokens * each > free:
+        smaller = "" if config.cache_tokens else ", or load the model with a smaller context (--context)"
+        raise ValueError(
+            f"a cache of {tokens} tokens takes {tokens * each} bytes and {free} are free, room for "
+            f"{free // each} tokens: give fewer cache_tokens (--cache-tokens){smaller}"
+        )
     large = qwen.device.type == "cuda" and qwen.dtype == torch.bfloat16
     size = config.page_size or (256 if large else 16)
     return PagedCache(
