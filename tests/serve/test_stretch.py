@@ -24,9 +24,10 @@ def steps(stretch: Stretch, cost: Callable[[int, int], float], count: int) -> It
     stretch.saw(writes=True, num_read=0, seconds=1.0)
     read = 0
     for _ in range(count):
-        seconds = 1.0 + cost(stretch.limit, read)
-        stretch.saw(writes=True, num_read=stretch.limit, seconds=seconds)
-        read += stretch.limit
+        size = stretch.limit
+        seconds = 1.0 + (cost(size, read) if size else 0.0)
+        stretch.saw(writes=True, num_read=size, seconds=seconds)
+        read += size
         yield seconds
 
 
@@ -47,16 +48,50 @@ def test_steps_beside_a_prompt_take_less_than_three_times_as_long(cost: Callable
 
 def test_prompts_get_on_however_slow_they_are_and_take_at_most_what_a_step_may_have() -> None:
     slow, quick = Stretch(1.5, least=4, most=512), Stretch(1.5, least=4, most=512)
-    assert len(list(steps(slow, lambda n, read: 100.0, 50))) == 50 and slow.limit == 4
-    assert len(list(steps(quick, lambda n, read: 0.0, 50))) == 50 and quick.limit == 512
+    assert len(list(steps(slow, lambda n, read: 100.0, 60))) == 60 and slow.limit == 4
+    assert len(list(steps(quick, lambda n, read: 0.0, 60))) == 60 and quick.limit == 512
 
 
 def test_the_rest_of_a_prompt_does_not_show_that_more_would_fit() -> None:
     stretch = Stretch(2.0, least=8, most=512)
     stretch.saw(writes=True, num_read=0, seconds=1.0)
-    for _ in range(20):
+    for _ in range(12):
         stretch.saw(writes=True, num_read=1, seconds=1.0)
     assert stretch.limit == 8
+
+
+@pytest.mark.parametrize(("before", "now"), [(1.0, 5.0), (5.0, 1.0)])
+def test_what_answers_take_is_known_anew_when_their_number_changes_in_an_endless_flow_of_prompts(
+    before: float, now: float
+) -> None:
+    """It was once seen only in steps without prompts. When one answer had become thirty, which took longer
+    than a step might, every piece shrank to the least, for ever; and the other way round one answer waited
+    as long as thirty had.
+    """
+    stretch = Stretch(2.0, least=4, most=512)
+    stretch.saw(writes=True, num_read=0, seconds=before)
+    stretch._size = 100.0
+    pieces, alone, took = list[int](), 0, 0.0
+    for _ in range(300):
+        size = stretch.limit
+        took = now + size / 50
+        stretch.saw(writes=True, num_read=size, seconds=took)
+        pieces.append(size)
+        alone += not size
+    assert 0.4 * 50 * now < min(filter(None, pieces[-50:])), "prompts starve"
+    assert max(pieces[-50:]) < 1.4 * 50 * now, "answers wait"
+    assert alone == 300 // 17, "and prompts wait no longer for it than they must"
+
+
+def test_long_prompts_do_not_wait_until_no_short_one_comes() -> None:
+    stretch = Stretch(2.0, least=4, most=512)
+    stretch.saw(writes=True, num_read=0, seconds=1.0)
+    while stretch.limit:
+        stretch.saw(writes=True, num_read=4, seconds=1.0)
+    size, writing = stretch._size, stretch.writing
+    stretch.saw(writes=True, num_read=300, num_short=300, seconds=9.0)
+    assert stretch.limit == int(size) > 4
+    assert (stretch._size, stretch.writing) == (size, writing)
 
 
 def test_the_newest_steps_weigh_most() -> None:

@@ -248,8 +248,12 @@ class Engine:
         self._seconds = self._last - began
         self._counts["steps"] += 1
         self._counts["computed_tokens"] += plan.num_tokens
-        if not plan.num_short:
-            self._stretch.saw(writes=plan.num_writing > 0, num_read=plan.num_read, seconds=self._seconds)
+        self._stretch.saw(
+            writes=plan.num_writing > 0,
+            num_read=plan.num_read,
+            num_short=plan.num_short,
+            seconds=self._seconds,
+        )
 
     def _crash(self, plan: Plan, error: Exception) -> None:
         """The step raised: the requests in it fail."""
