@@ -15,6 +15,7 @@ from peers import VARIANTS, build, tiny
 from pureqwen import Engine, EngineConfig, Qwen, SamplingParams
 from pureqwen.generate import Full, Row, Sampler, decode
 from pureqwen.rewrite import for_cpu
+from pureqwen.serve.scheduler import Plan
 
 STEPS = 32
 PROMPTS = ([3, 17, 250, 9, 101], [200], [*range(40, 60), 5, 5, 88, 31, 7, 64, 190, 2, 44, 121, 13, 6, 99])
@@ -55,12 +56,12 @@ def rung(request: pytest.FixtureRequest) -> tuple[Qwen, list[Row]]:
     return qwen, rows
 
 
-def strangers(qwen: Qwen, count: int) -> list[Row]:
+def strangers(qwen: Qwen, count: int, *, least: int = 4) -> list[Row]:
     """Other prompts, of all lengths, sampled in all ways, that end at different times."""
     rows = []
     for n in range(count):
         prompt = [(n * 37 + 11 * at) % 256 for at in range(1 + n * 3 % 70)]
-        params = SamplingParams(temperature=n % 3 / 2, seed=n, max_tokens=4 + n, ignore_eos=True)
+        params = SamplingParams(temperature=n % 3 / 2, seed=n, max_tokens=least + n, ignore_eos=True)
         rows.append(row(qwen, prompt, params))
     return rows
 
@@ -82,10 +83,16 @@ def test_alone_it_gives_the_tokens_of_the_full_forward(rung: tuple[Qwen, list[Ro
 
 def test_among_strangers_and_in_chunks_it_gives_the_same(rung: tuple[Qwen, list[Row]]) -> None:
     qwen, expected = rung
-    rows, others = [row(qwen, prompt) for prompt in PROMPTS], strangers(qwen, 29)
-    engine = Engine(qwen, config=EngineConfig(step_tokens=40))
-    engine.run([*others[:12], *rows, *others[12:]])
+    rows, others = [row(qwen, prompt) for prompt in PROMPTS], strangers(qwen, 31, least=20)
+    # Every prompt is short for this budget, so no clock decides when it is read; our third comes in two.
+    engine = Engine(qwen, config=EngineConfig(step_tokens=144, max_batch=34))
+    plans, run = list[Plan](), engine._runner
+    engine._runner = lambda plan: plans.append(plan) or run(plan)  # type: ignore[assignment, func-returns-value]
+    engine.run([*others[:9], *rows, *others[9:]])
     assert_equal(rows, expected)
+    assert any(chunk.request.row is rows[2] and not chunk.keep for plan in plans for chunk in plan.chunks)
+    together = [{chunk.request.row for chunk in plan.chunks} for plan in plans if len(plan.chunks) == 34]
+    assert len(together) >= 10 and all(set(rows) <= found for found in together)
 
 
 def test_a_beginning_that_is_found_gives_the_same(rung: tuple[Qwen, list[Row]]) -> None:
