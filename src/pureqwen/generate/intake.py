@@ -103,6 +103,7 @@ class Intake:
             enabled=thinking is not False,
             style=template.tool_style if tools else None,
             tools=list(tools) if tools else None,
+            calls="anywhere" if constraint is None else constraint.calls,
         )
         return self._row(ids, params.over(self.defaults), options, constraint)
 

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 
 from pureqwen.chat import TemplateError
 from pureqwen.config import SamplingParams
-from pureqwen.generate import Grammar, GrammarError, Row
+from pureqwen.generate import Grammar, Row
 from pureqwen.generate.intake import END_THINK, Intake
-from pureqwen.serve.protocol.ask import Ask, Form, renamed
+from pureqwen.serve.form import grammar_of
+from pureqwen.serve.protocol.ask import Ask, renamed
 from pureqwen.serve.protocol.refusal import Refusal
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def check_prompts(ask: Ask, *, context: int, longest: int) -> None:
 def make_rows(ask: Ask, intake: Intake, grammars: "Grammars | None") -> list[Row]:
     """One row for each answer: those to the first prompt first. Raises Refusal."""
     try:
-        grammar = None if ask.form is None else make_grammar(ask, ask.form, intake, grammars)
+        grammar = grammar_of(ask, intake.template, grammars)
         ask = dataclasses.replace(ask, thinking=thinking_for(ask, intake))
         ask = dataclasses.replace(ask, params=params_for(ask, intake))
         params = [ask.params_of(choice) for choice in range(ask.n)]
@@ -57,9 +58,6 @@ def make_rows(ask: Ask, intake: Intake, grammars: "Grammars | None") -> list[Row
         return [_text(ask, prompt, one, intake, grammar) for prompt in ask.prompts for one in params]
     except Refusal:
         raise
-    except GrammarError as error:
-        param = "tools" if ask.form is not None and ask.form.kind == "tools" else "response_format"
-        raise Refusal(str(error), param=param, code="invalid_grammar") from error
     except TemplateError as error:
         raise Refusal(str(error), param="messages", code="template_error") from error
     except ValueError as error:
@@ -75,25 +73,6 @@ def blamed(error: ValueError, ask: Ask) -> Refusal:
     known = {one.name for one in dataclasses.fields(SamplingParams)} | {"thinking"}
     param = ask.names.get(field, field) if field in known else prompt
     return Refusal(renamed(text, ask.names) if field in known else text, param=param)
-
-
-def make_grammar(ask: Ask, form: Form, intake: Intake, grammars: "Grammars | None") -> Grammar:
-    """The grammar of the form that is asked for."""
-    if grammars is None:
-        raise Refusal(
-            "this model has no tokenizer.json, which a demanded form needs", param="response_format"
-        )
-    match form.kind:
-        case "json_object":
-            return grammars.json_object()
-        case "json_schema":
-            return grammars.json_schema(form.schema)
-        case "regex":
-            return grammars.regex(form.pattern)
-        case "tools":
-            assert intake.template is not None
-            style = intake.template.tool_style
-            return grammars.tools(ask.tools, style=style, names=form.names, parallel=ask.parallel)
 
 
 def thinking_for(ask: Ask, intake: Intake) -> bool | None:
