@@ -58,7 +58,7 @@ def test_each_flag_is_a_setting(settings: Any, tmp_path: Path) -> None:
         *("--api-key", "first", "--api-key-file", str(keys), "--allowed-host", "box", "--drain", "2"),
         *("--allowed-origin", "http://a:1", "--request-seconds", "5", "--log-json", "--deterministic"),
         *("--max-batch", "3", "--step-tokens", "40", "--cache-tokens", "5000", "--max-queue", "4"),
-        *("--no-prefix-caching", "--speculative", "2"),
+        *("--no-prefix-caching", "--speculative", "2", "--max-prompt", "70"),
     )
     assert config == ServeConfig(
         name="a",
@@ -68,6 +68,7 @@ def test_each_flag_is_a_setting(settings: Any, tmp_path: Path) -> None:
         origins=("http://a:1",),
         lenient=True,
         log_text=True,
+        max_prompt=70,
         request_seconds=5.0,
     )
     assert engine == EngineConfig(
@@ -103,6 +104,8 @@ def test_a_key_file_without_a_key_opens_nothing(settings: Any, tmp_path: Path) -
         {"origins": ("*",)},
         {"request_seconds": float("nan")},
         {"request_seconds": 0},
+        {"head_seconds": 0},
+        {"max_prompt": 0},
         {"max_body": 0},
         {"max_logprobs": 21},
         {"lenient": 1},

@@ -7,14 +7,11 @@ from typing import Any
 
 import anthropic
 import pytest
-from running import Running
+from running import PARIS, PLACE, SUM, Running
 
 from pureqwen import Qwen
 
 THINK: Any = {"type": "adaptive"}
-SUM: Any = [{"role": "user", "content": "What is 3 + 4?"}]
-PARIS: Any = [{"role": "user", "content": "What is the weather in Paris?"}]
-PLACE = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 WEATHER: Any = {"name": "get_weather", "description": "The weather of a place", "input_schema": PLACE}
 CLOCK: Any = {"name": "clock", "input_schema": {"type": "object"}}
 

@@ -7,8 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from running import Running, running
-from simple_engine import SimpleEngine
+from running import Running, Watched, running
 
 from pureqwen import Qwen
 from pureqwen.config import ServeConfig
@@ -26,7 +25,7 @@ ROUTES = [
 def guarded(pocket: Qwen) -> Iterator[Running]:
     """Two keys, one name, one page."""
     config = ServeConfig(api_keys=("first", "second"), hosts=("box.example",), origins=(PAGE,))
-    with running(SimpleEngine(pocket), pocket, config) as server:
+    with running(Watched(pocket), pocket, config) as server:
         yield server
 
 
@@ -79,7 +78,7 @@ def test_two_keys_share_no_prefix_and_one_key_shares_with_itself(guarded: Runnin
 
 
 def test_a_single_key_needs_no_salt(pocket: Qwen) -> None:
-    with running(SimpleEngine(pocket), pocket, ServeConfig(api_keys=("one",))) as server:
+    with running(Watched(pocket), pocket, ServeConfig(api_keys=("one",))) as server:
         assert server.ask("/v1/chat/completions", HI, Authorization="Bearer one")[0] == 200
         assert server.engine.salts == [""]
 

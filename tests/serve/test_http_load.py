@@ -1,20 +1,14 @@
 """When it gets hard: full queues, clients that leave or do not read, steps that crash, the server's end."""
 
-import contextlib
 import json
-import os
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from running import Running, running, wait_for
-from simple_engine import SimpleEngine
+from running import Client, Running, Watched, running, started, wait_for
 
 from pureqwen import EngineConfig, Qwen
 from pureqwen.config import ServeConfig
@@ -26,51 +20,9 @@ LONG: Any = {**HI, "max_tokens": 3000, "ignore_eos": True, "logprobs": True, "to
 CHAT, TEXT, MESSAGES = "/v1/chat/completions", "/v1/completions", "/v1/messages"
 
 
-class Client:
-    """A connection that reads what and when the test wants."""
-
-    def __init__(self, server: Running, path: str, body: Any, *, buffer: int | None = None) -> None:
-        self.link = socket.socket()
-        self.link.settimeout(30)
-        if buffer is not None:
-            self.link.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
-        self.link.connect(("127.0.0.1", server.port))
-        data = json.dumps(body).encode()
-        head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-        self.link.sendall(f"{head}Content-Length: {len(data)}\r\n\r\n".encode() + data)
-        self.got = b""
-
-    def until(self, mark: bytes) -> bytes:
-        while mark not in self.got:
-            more = self.link.recv(65536)
-            assert more, self.got[-500:]
-            self.got += more
-        return self.got
-
-    def rest(self) -> bytes:
-        """All that comes until the connection ends."""
-        try:
-            while more := self.link.recv(65536):
-                self.got += more
-        except ConnectionResetError:
-            pass
-        return self.got
-
-    def close(self) -> None:
-        self.link.close()
-
-
 def idle(engine: Any) -> bool:
     now = engine.statistics()
     return bool(now.waiting == now.running == now.pages_used == 0)
-
-
-@pytest.fixture
-def simple(pocket: Qwen) -> Iterator[Running]:
-    """The engine that obeys the test, and little patience."""
-    config = ServeConfig(keepalive_seconds=0.05, request_seconds=0.6)
-    with running(SimpleEngine(pocket), pocket, config) as server:
-        yield server
 
 
 def test_a_full_queue_says_when_to_come_again(pocket: Qwen) -> None:
@@ -147,24 +99,28 @@ def test_a_body_that_comes_too_slowly_is_not_waited_for(pocket: Qwen) -> None:
             assert link.recv(4096).startswith(b"HTTP/1.1 408")
 
 
-def test_silence_is_filled_with_comments_that_clients_skip(simple: Running) -> None:
-    simple.engine.pause = 0.15
-    events = simple.events(CHAT, {**HI, "max_tokens": 2})
+def test_silence_is_filled_with_comments_that_clients_skip(pocket: Qwen) -> None:
+    engine = Watched(pocket)
+    engine.pause = 0.15
+    with running(engine, pocket, ServeConfig(keepalive_seconds=0.05)) as server:
+        events = server.events(CHAT, {**HI, "max_tokens": 2})
     assert ": keep-alive" in events and events[-1] == "data: [DONE]"
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_a_request_that_takes_too_long_ends_with_an_error(simple: Running, stream: bool) -> None:
-    simple.engine.pause = 0.3
-    if stream:
-        *_, last = simple.events(CHAT, {**HI, "max_tokens": 50})
-        error = json.loads(last.removeprefix("data: "))["error"]
-    else:
-        status, headers, told = simple.chat(max_tokens=50)
-        assert status == 504 and headers["x-should-retry"] == "false"
-        error = told["error"]
-    assert error["code"] == "request_timeout" and "0.6 s" in error["message"]
-    wait_for(lambda: len(simple.engine.aborted) == 1)
+def test_a_request_that_takes_too_long_ends_with_an_error(pocket: Qwen, stream: bool) -> None:
+    engine = Watched(pocket)
+    engine.pause = 0.3
+    with running(engine, pocket, ServeConfig(request_seconds=0.6)) as server:
+        if stream:
+            *_, last = server.events(CHAT, {**HI, "max_tokens": 50})
+            error = json.loads(last.removeprefix("data: "))["error"]
+        else:
+            status, headers, told = server.chat(max_tokens=50)
+            assert status == 504 and headers["x-should-retry"] == "false"
+            error = told["error"]
+        assert error["code"] == "request_timeout" and "0.6 s" in error["message"]
+        wait_for(lambda: len(engine.aborted) == 1 and idle(engine))
 
 
 # ---- a step that crashes ----
@@ -215,13 +171,16 @@ def test_an_engine_that_died_is_not_ready_and_its_requests_have_an_answer(pocket
         wait_for(lambda: not engine.healthy)
         assert server.ask("/ready")[0] == server.ask("/health")[0] == 503
         assert server.chat("Hi")[0] == 503
+        server.server._service.stopping = True
+        assert server.ask("/ready")[::2] == (503, {"status": "stopping"})
+        assert server.ask("/health")[0] == 200, "whoever stops needs not be restarted"
 
 
 # ---- the end ----
 
 
 def test_a_server_that_stops_lets_answers_end(pocket: Qwen) -> None:
-    engine = SimpleEngine(pocket)
+    engine = Watched(pocket)
     engine.pause = 0.02
     with running(engine, pocket, drain=10) as server:
         client = Client(server, CHAT, {**HI, "max_tokens": 12, "stream": True})
@@ -233,7 +192,7 @@ def test_a_server_that_stops_lets_answers_end(pocket: Qwen) -> None:
 
 @pytest.mark.parametrize(("path", "mark"), [(CHAT, b'"code":"stopping"'), (MESSAGES, b"event: error")])
 def test_answers_that_do_not_end_in_time_end_with_an_error(pocket: Qwen, path: str, mark: bytes) -> None:
-    engine = SimpleEngine(pocket)
+    engine = Watched(pocket)
     engine.pause = 0.02
     with running(engine, pocket, drain=0.1) as server:
         client = Client(server, path, {**HI, "max_tokens": 3000, "stream": True})
@@ -241,7 +200,7 @@ def test_answers_that_do_not_end_in_time_end_with_an_error(pocket: Qwen, path: s
         told: list[Any] = []
         whole = threading.Thread(target=lambda: told.append(server.chat(max_tokens=3000)))
         whole.start()
-        wait_for(lambda: engine.submitted == 2)
+        wait_for(lambda: len(engine.salts) == 2)
         server.server.should_exit = True
         assert mark in client.rest() and b"[DONE]" not in client.got and b"message_stop" not in client.got
         whole.join()
@@ -257,20 +216,6 @@ def test_a_port_in_use_is_told_in_words() -> None:
         listen("no.such.host.invalid", 0)
     with pytest.raises(ValueError, match="from 0 to 65535"):
         listen("127.0.0.1", 65536 + 8000)
-
-
-@contextlib.contextmanager
-def started(*options: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
-    """The process `pureqwen serve`, and its port once it is up."""
-    command = [sys.executable, "-m", "pureqwen", "serve", "--port", "0", *options]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
-        assert process.stderr is not None
-        try:
-            line = next(line for line in process.stderr if "http://127.0.0.1:" in line)
-            yield process, int(line.partition("http://127.0.0.1:")[2].partition("/")[0])
-        finally:
-            process.kill()
 
 
 @pytest.mark.long
@@ -303,55 +248,54 @@ def test_sigterm_drains_and_a_second_signal_does_not(twice: bool) -> None:
     ids=["text", "ids", "chat"],
 )
 def test_a_prompt_that_can_t_fit_is_refused_before_it_is_encoded(
-    pocket: Qwen, monkeypatch: pytest.MonkeyPatch, path: str, body: Any
+    served: Running, monkeypatch: pytest.MonkeyPatch, path: str, body: Any
 ) -> None:
     encoded: list[Any] = []
     monkeypatch.setattr("pureqwen.serve.http.make_rows", lambda *arguments: encoded.append(arguments))
-    with running(SimpleEngine(pocket), pocket, ServeConfig()) as server:
-        status, _, told = server.ask(path, {"model": "pocket", **body})
+    status, _, told = served.ask(path, {"model": "pocket", **body})
     assert status == 400 and told["error"]["code"] == "context_length_exceeded", told
     assert "the context holds" in told["error"]["message"] and not encoded
 
 
-def test_a_short_chat_does_not_wait_for_long_prompts(pocket: Qwen) -> None:
+def test_a_short_chat_does_not_wait_for_long_prompts(served: Running) -> None:
     body = {"model": "pocket", "prompt": "hello " * 650_000, "max_tokens": 1}
-    with running(SimpleEngine(pocket), pocket, ServeConfig()) as server:
-        many = [threading.Thread(target=server.ask, args=(TEXT, body)) for _ in range(6)]
-        for one in many:
-            one.start()
-        began = time.monotonic()
-        status, _, _ = server.chat("Hi", max_tokens=2)
-        took = time.monotonic() - began
-        for one in many:
-            one.join()
+    many = [threading.Thread(target=served.ask, args=(TEXT, body)) for _ in range(6)]
+    for one in many:
+        one.start()
+    began = time.monotonic()
+    status, _, _ = served.chat("Hi", max_tokens=2)
+    took = time.monotonic() - began
+    for one in many:
+        one.join()
     assert status == 200 and took < 3.0
 
 
-def test_a_short_chat_does_not_queue_behind_what_is_prepared_for_long(
-    pocket: Qwen, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("path", "name"), [(TEXT, "make_rows"), ("/tokenize", "prompt_ids")])
+def test_what_is_short_does_not_queue_behind_what_is_prepared_for_long(
+    served: Running, monkeypatch: pytest.MonkeyPatch, path: str, name: str
 ) -> None:
     from pureqwen.serve import http
 
-    real, held, begun = http.make_rows, threading.Event(), threading.Semaphore(0)
+    real, held, begun = getattr(http, name), threading.Event(), threading.Semaphore(0)
 
     def slow(ask: Any, *rest: Any) -> Any:
-        if ask.prompts is not None:
+        if len((ask.prompts or [""])[0]) > 1000:
             begun.release()
             assert held.wait(30)
         return real(ask, *rest)
 
-    monkeypatch.setattr(http, "make_rows", slow)
+    monkeypatch.setattr(http, name, slow)
     monkeypatch.setattr(http, "LONG", 1000)
-    body = {"model": "pocket", "prompt": "hello " * 300, "max_tokens": 1}
-    with running(SimpleEngine(pocket), pocket, ServeConfig()) as server:
-        many = [threading.Thread(target=server.ask, args=(TEXT, body)) for _ in range(6)]
+    body = {"model": "pocket", "prompt": "hello " * 300}
+    many = [threading.Thread(target=served.ask, args=(path, body)) for _ in range(6)]
+    for one in many:
+        one.start()
+    try:
+        assert begun.acquire(timeout=10)
+        time.sleep(0.1)  # the others queue
+        assert served.ask("/tokenize", {"prompt": "Hi"})[0] == 200
+        assert served.chat("Hi", max_tokens=2)[0] == 200
+    finally:
+        held.set()
         for one in many:
-            one.start()
-        try:
-            assert begun.acquire(timeout=10)
-            time.sleep(0.1)  # the others queue
-            assert server.chat("Hi", max_tokens=2)[0] == 200
-        finally:
-            held.set()
-            for one in many:
-                one.join()
+            one.join()

@@ -7,16 +7,13 @@ from typing import Any
 import openai
 import pytest
 from pydantic import BaseModel
-from running import Running
+from running import PARIS, PLACE, SUM, Running
 
 from pureqwen import Qwen
 
-PLACE = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 FUNCTION = {"name": "get_weather", "description": "The weather of a place", "parameters": PLACE}
 WEATHER: Any = {"type": "function", "function": FUNCTION}
 CLOCK: Any = {"type": "function", "function": {"name": "clock", "parameters": {"type": "object"}}}
-SUM: Any = [{"role": "user", "content": "What is 3 + 4?"}]
-PARIS: Any = [{"role": "user", "content": "What is the weather in Paris?"}]
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,6 @@ import signal
 import socket
 import statistics
 import subprocess
-import sys
 import threading
 import time
 from collections import Counter
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from running import PLACE, started
 
 SECONDS = float(os.environ.get("PUREQWEN_SOAK_SECONDS", "600"))
 CLIENTS = 12
@@ -37,42 +37,20 @@ WORDS = [
     "<|im_end|>",
     "json",
 ]
-PLACE = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 
 
 @pytest.fixture
 def process() -> Iterator[tuple[subprocess.Popen[str], int]]:
-    command = [
-        sys.executable,
-        "-m",
-        "pureqwen",
-        "serve",
-        "--port",
-        "0",
-        "--max-queue",
-        "8",
-        "--max-batch",
-        "8",
-    ]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    found = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
-    assert found.stderr is not None
-    for line in found.stderr:
-        if "http://127.0.0.1:" in line:
-            break
-    errors: list[str] = []
-    drain = threading.Thread(
-        target=lambda: errors.extend(t for t in found.stderr or () if "level=error" in t)
-    )
-    drain.start()
-    try:
-        yield found, int(line.partition("http://127.0.0.1:")[2].partition("/")[0])
+    with started("--max-queue", "8", "--max-batch", "8") as (found, port):
+        errors: list[str] = []
+        drain = threading.Thread(
+            target=lambda: errors.extend(t for t in found.stderr or () if "level=error" in t)
+        )
+        drain.start()
+        yield found, port
         found.send_signal(signal.SIGTERM)
         assert found.wait(60) == 0
-    finally:
-        found.kill()
-    drain.join()
-    found.stderr.close()
+        drain.join()
     assert not errors, errors[:3]
 
 

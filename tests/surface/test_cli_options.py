@@ -23,10 +23,10 @@ OPTIONS = {
     ),
     "serve": (
         "MODEL",
-        """--host --port --served-name --thinking --no-thinking --lenient --request-seconds --drain --log-json
-        --log-text --api-key --api-key-file --allowed-host --allowed-origin --max-batch --step-tokens
-        --cache-tokens --max-queue --prefix-caching --no-prefix-caching --speculative --deterministic --dtype
-        --device --revision --context""",
+        """--host --port --served-name --thinking --no-thinking --lenient --max-prompt --request-seconds
+        --drain --log-json --log-text --api-key --api-key-file --allowed-host --allowed-origin --max-batch
+        --step-tokens --cache-tokens --max-queue --prefix-caching --no-prefix-caching --speculative
+        --deterministic --dtype --device --revision --context""",
     ),
     "info": ("MODEL", "--dtype --revision --json"),
     "models": ("", "--json"),

@@ -108,6 +108,9 @@ def serve(
     lenient: Annotated[
         bool, flag("Accept fields that are not supported, and warn, instead of refusing them.", negative="")
     ] = False,
+    max_prompt: Annotated[
+        int | None, flag("Most tokens of a prompt. [default: what the context allows]")
+    ] = ServeConfig.max_prompt,
     request_seconds: Annotated[float, flag("Most seconds of one request.")] = ServeConfig.request_seconds,
     drain: Annotated[float, flag("Seconds that running answers have when the server stops.")] = 30.0,
     log_json: Annotated[bool, flag("Log lines as JSON.", negative="")] = False,
@@ -136,6 +139,7 @@ def serve(
         origins=access.allowed_origin,
         lenient=lenient,
         log_text=log_text,
+        max_prompt=max_prompt,
         request_seconds=request_seconds,
     )
     run(source, config, engine.config(), Place(host=host, port=port, drain=drain, log_json=log_json))

@@ -32,12 +32,14 @@ class ServeConfig:
     lenient             accept unsupported fields, and warn, instead of refusing them
     log_text            write prompts and answers into the log
     max_body            bytes of a request
+    max_prompt          tokens of a prompt; None: what the context allows
     max_rows            answers of one request: n times the number of prompts
     max_stops           stop strings of a request
     max_biases          entries of logit_bias
     max_logprobs        log-probabilities per token, at most 20
     max_tools           tools of a request
     max_schema          bytes of a JSON schema or a regular expression
+    head_seconds        a client that takes longer for a request's head is cut off
     request_seconds     most seconds from a request's arrival to the end of its answer
     keepalive_seconds   silence after which a stream gets a comment
     stall_seconds       a reader that takes nothing for so long is cut off
@@ -53,12 +55,14 @@ class ServeConfig:
     lenient: bool = False
     log_text: bool = False
     max_body: int = 4 * 1024 * 1024
+    max_prompt: int | None = None
     max_rows: int = 16
     max_stops: int = 16
     max_biases: int = 1024
     max_logprobs: int = 20
     max_tools: int = 128
     max_schema: int = 64 * 1024
+    head_seconds: float = 20.0
     request_seconds: float = 600.0
     keepalive_seconds: float = 15.0
     stall_seconds: float = 60.0
@@ -71,8 +75,10 @@ class ServeConfig:
             check_bool("thinking", self.thinking)
         for field in ("max_body", "max_rows", "max_stops", "max_biases", "max_tools", "max_schema"):
             check_int(field, getattr(self, field), low=1)
+        if self.max_prompt is not None:
+            check_int("max_prompt", self.max_prompt, low=1)
         check_int("max_logprobs", self.max_logprobs, high=20)
-        for field in ("request_seconds", "keepalive_seconds", "stall_seconds"):
+        for field in ("head_seconds", "request_seconds", "keepalive_seconds", "stall_seconds"):
             check_float(field, getattr(self, field), low=0, above=True)
         for key in self.api_keys:
             if (

@@ -11,7 +11,7 @@ import functools
 import re
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, TypeVar
@@ -23,12 +23,12 @@ from starlette.responses import JSONResponse, Response
 
 from pureqwen import __version__
 from pureqwen.config import ServeConfig
-from pureqwen.generate import Grammars, Row
+from pureqwen.generate import Grammars, Result, Row
 from pureqwen.qwen import Qwen
 from pureqwen.serve.engine import Engine
 from pureqwen.serve.guard import Guard, Visit
 from pureqwen.serve.metrics import Metrics
-from pureqwen.serve.prepare import check_prompts, make_rows, prompt_ids
+from pureqwen.serve.prepare import check_lengths, check_prompts, make_rows, prompt_ids
 from pureqwen.serve.protocol import body, chat, completions, messages, tokens
 from pureqwen.serve.protocol.answer import Opening, Writer
 from pureqwen.serve.protocol.ask import Ask, check_model, check_rows, no_model
@@ -50,6 +50,8 @@ LONG = (
 )  # bytes of a body that is prepared in a thread of its own, so that shorter ones need not wait
 # A client hears that its body is too large only once it has sent it: so many times the limit is thrown away.
 DISCARDED = 8
+# Bytes of a body, for each token of the context, that are counted or decoded: prompts of several contexts.
+COUNTED = 32
 
 
 def create_app(engine: Engine, qwen: Qwen, config: ServeConfig) -> FastAPI:
@@ -114,6 +116,7 @@ class Service:
         tokenizer = qwen.tokenizer
         sizes = [len(tokenizer.token_bytes(id)) for id in range(tokenizer.vocab_size)] if tokenizer else []
         self._longest = max(sizes, default=1)  # bytes of a token
+        self._most_counted = min(config.max_body, max(LONG, COUNTED * qwen.context))  # bytes
 
     def routes(self) -> list[tuple[str, str, Handler]]:
         return [
@@ -154,22 +157,21 @@ class Service:
         return await self._answer(request, model, to_ask, MessagesAnswer, "msg_")
 
     async def count_tokens(self, request: Request) -> Response:
-        data = await self._body(request)
+        data = await self._body(request, counted=True)
         model, to_ask, size = messages.CountRequest, messages.messages_ask, len(data)
         ask, ignored = await self._aside(self._read, data, model, to_ask, size=size)
         ids = await self._aside(prompt_ids, ask, self.engine.intake, size=size)
         return self._json({"input_tokens": len(ids)}, ignored)
 
     async def tokenize(self, request: Request) -> Response:
-        data = await self._body(request)
+        data = await self._body(request, counted=True)
         model, to_ask, size = tokens.TokenizeRequest, tokens.tokenize_ask, len(data)
         ask, ignored = await self._aside(self._read, data, model, to_ask, size=size)
         return await self._aside(self._tokenized, ask, ignored, size=size)
 
     async def detokenize(self, request: Request) -> Response:
-        data = await self._body(request)
-        text, ignored = await self._aside(self._detokenized, data, size=len(data))
-        return self._json({"prompt": text}, ignored)
+        data = await self._body(request, counted=True)
+        return await self._aside(self._detokenized, data, size=len(data))
 
     async def models(self, request: Request) -> Response:
         return JSONResponse({"object": "list", "data": [self._model()]})
@@ -209,11 +211,10 @@ class Service:
         visit = visit_of(request)
         with self._entered():
             data = await self._body(request)
-            ask, ignored = await self._aside(self._read, data, model, to_ask, size=len(data))
-            check_prompts(ask, context=self.qwen.context, longest=self._longest)
-            rows = await self._aside(make_rows, ask, self.engine.intake, self.grammars, size=len(data))
+            ask, ignored = await self._aside(self._read_prompts, data, model, to_ask, size=len(data))
+            rows, opening = await self._aside(self._prepared, ask, prefix, size=len(data))
         session = Session(self.engine, ask, rows, metrics=self.metrics, began=visit.began, salt=visit.salt)
-        writer = style(ask, self._opening(ask, rows, prefix))
+        writer = style(ask, opening)
         visit.summary = functools.partial(session.summary, text=self.config.log_text)
         try:
             await self._aside(session.submit)
@@ -225,7 +226,7 @@ class Service:
             stream.headers.update(warning(ignored))
             return stream
         results = await collected(session, self.config, visit, request.receive)
-        return self._json(writer.whole(results), ignored)
+        return await self._aside(self._whole, writer, results, ignored)
 
     @contextmanager
     def _entered(self) -> Iterator[None]:
@@ -238,15 +239,16 @@ class Service:
         finally:
             self._entering -= 1
 
-    async def _body(self, request: Request) -> bytes:
-        """The bytes of a request, as many as may be. Raises Refusal."""
-        limit = self.config.max_body
+    async def _body(self, request: Request, *, counted: bool = False) -> bytes:
+        """The bytes of a request, as many as may be: fewer where tokens are only counted. Raises Refusal."""
+        limit = self._most_counted if counted else self.config.max_body
+        most = self.config.max_body * DISCARDED
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind != "application/json":
             raise Refusal("send the header Content-Type: application/json", status=415, code="not_json")
         length = request.headers.get("content-length", "0")
         data, size = bytearray(), int(length if length.isascii() and length.isdigit() else 0)
-        if size <= limit * DISCARDED:
+        if size <= most:
             size = 0
             try:
                 async with asyncio.timeout(self.config.stall_seconds):
@@ -254,18 +256,15 @@ class Service:
                         size += len(piece)
                         if size <= limit:
                             data += piece
-                        elif size > limit * DISCARDED:
+                        elif size > most:
                             break
             except TimeoutError:
-                raise Refusal("the body came too slowly", status=408, code="slow_body") from None
+                raise cut("the body came too slowly", status=408, code="slow_body") from None
         if size <= limit:
             return bytes(data)
-        raise Refusal(
-            f"the body has more than {limit} bytes",
-            status=413,
-            code="body_too_large",
-            headers={"Connection": "close"},
-        )
+        many = counted and limit == COUNTED * self.qwen.context
+        why = f", {COUNTED} for each token of the context" if many else ""
+        raise cut(f"the body has more than {limit} bytes{why}: send less", status=413, code="body_too_large")
 
     async def _aside(self, function: Callable[..., T], *arguments: Any, size: int = 0) -> T:
         """The result of what may take long, computed in a thread. size: bytes of the body that it is for."""
@@ -279,6 +278,22 @@ class Service:
         check_rows(ask, self.config)
         return ask, ignored
 
+    def _read_prompts(self, data: bytes, model: type[body.Fields], to_ask: ToAsk) -> tuple[Ask, list[str]]:
+        """What is asked for, without prompts that can't fit."""
+        ask, ignored = self._read(data, model, to_ask)
+        most = self.config.max_prompt
+        check_prompts(ask, context=self.qwen.context, most=most, longest=self._longest)
+        return ask, ignored
+
+    def _prepared(self, ask: Ask, prefix: str) -> tuple[list[Row], Opening]:
+        """What the engine gets, and what the answer begins with."""
+        rows = make_rows(ask, self.engine.intake, self.grammars)
+        check_lengths(ask, rows, context=self.qwen.context, most=self.config.max_prompt)
+        return rows, self._opening(ask, rows, prefix)
+
+    def _whole(self, writer: Writer, results: Sequence[Result], ignored: list[str]) -> Response:
+        return self._json(writer.whole(results), ignored)
+
     def _tokenized(self, ask: Ask, ignored: list[str]) -> Response:
         ids = prompt_ids(ask, self.engine.intake)
         told: dict[str, Any] = {"count": len(ids), "max_model_len": self.engine.intake.limit, "tokens": ids}
@@ -287,7 +302,7 @@ class Service:
             told["token_strs"] = [self.qwen.tokenizer.decode([id]) for id in ids]
         return self._json(told, ignored)
 
-    def _detokenized(self, data: bytes) -> tuple[str, list[str]]:
+    def _detokenized(self, data: bytes) -> Response:
         request, ignored = body.read(tokens.DetokenizeRequest, body.parse(data), lenient=self.config.lenient)
         if request.model not in (None, self.config.name):
             raise no_model(request.model or "", self.config)
@@ -296,7 +311,7 @@ class Service:
         size = self.qwen.tokenizer.vocab_size
         if wrong := [id for id in request.tokens if id >= size]:
             raise Refusal(f"tokens holds {wrong[0]}, but the ids are 0 to {size - 1}", param="tokens")
-        return self.qwen.tokenizer.decode(request.tokens), ignored
+        return self._json({"prompt": self.qwen.tokenizer.decode(request.tokens)}, ignored)
 
     def _opening(self, ask: Ask, rows: list[Row], prefix: str) -> Opening:
         tokenizer = self.qwen.tokenizer
@@ -324,6 +339,11 @@ class Service:
 
     def _json(self, value: Any, ignored: list[str]) -> Response:
         return JSONResponse(value, headers=warning(ignored))
+
+
+def cut(text: str, *, status: int, code: str) -> Refusal:
+    """A refusal before the body has come: the connection is of no use any more."""
+    return Refusal(text, status=status, code=code, headers={"Connection": "close"})
 
 
 def warning(ignored: list[str]) -> dict[str, str]:

@@ -23,27 +23,43 @@ if TYPE_CHECKING:
 COMPOSED = 3
 
 
-def check_prompts(ask: Ask, *, context: int, longest: int) -> None:
-    """Refuse, before anything is encoded or copied, what can't fit into the context however it is cut.
+def check_prompts(ask: Ask, *, context: int, most: int | None, longest: int) -> None:
+    """Refuse, before anything is encoded, what can't fit into the context however it is cut.
 
-    longest: bytes of the longest token. Of a conversation only what every template writes as it is counts.
+    most: tokens of a prompt, where fewer are allowed. longest: bytes of the longest token. Of a conversation
+    only what every template writes as it is counts.
     """
+    limit = context - 1 if most is None else min(most, context - 1)
     written = [one.get("content") for one in ask.messages if one.get("role") != "assistant"]
     talk = "".join(text for text in written if isinstance(text, str))
-    param = "messages" if ask.prompts is None else "prompt"
     for prompt in [talk] if ask.prompts is None else ask.prompts:
         if isinstance(prompt, str):
             size, what = len(prompt.encode("utf-8", "surrogatepass")), "bytes"
-            fits = size <= context * longest * COMPOSED
+            fits = size <= limit * longest * COMPOSED
         else:
             size, what = len(prompt), "tokens"
-            fits = size < context
+            fits = size <= limit
         if not fits:
-            raise Refusal(
-                f"the prompt has {size} {what} and the context holds {context} tokens: shorten the prompt",
-                param=param,
-                code="context_length_exceeded",
-            )
+            raise too_long(ask, f"{size} {what}", context=context, most=most)
+
+
+def check_lengths(ask: Ask, rows: Sequence[Row], *, context: int, most: int | None) -> None:
+    """Refuse what was encoded and has more tokens than are allowed."""
+    longest = max(row.num_prompt for row in rows)
+    if most is not None and longest > most:
+        raise too_long(ask, f"{longest} tokens", context=context, most=most)
+
+
+def too_long(ask: Ask, size: str, *, context: int, most: int | None) -> Refusal:
+    """400: a prompt of this size, with the limit that it is above."""
+    limit = f"the context holds {context} tokens"
+    if most is not None and most < context:
+        limit = f"this server takes at most {most} tokens of a prompt (--max-prompt)"
+    return Refusal(
+        f"the prompt has {size} and {limit}: shorten the prompt",
+        param="messages" if ask.prompts is None else "prompt",
+        code="context_length_exceeded",
+    )
 
 
 def make_rows(ask: Ask, intake: Intake, grammars: "Grammars | None") -> list[Row]:

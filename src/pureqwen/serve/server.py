@@ -3,7 +3,7 @@
     SIGTERM, SIGINT -> no new connections; running answers have `drain` seconds, then they end with an error
     once more       -> at once
 
-uvicorn (h11) speaks HTTP.
+uvicorn speaks HTTP (connection.py).
 """
 
 import asyncio
@@ -17,13 +17,14 @@ from types import FrameType
 import uvicorn
 from fastapi import FastAPI
 
+from pureqwen.serve.connection import Connection
 from pureqwen.serve.http import Service
 from pureqwen.serve.log import log
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 GRACE = 5  # seconds for the last bytes to leave, after the engine has stopped
 KEEP_ALIVE = 75  # seconds; longer than clients keep theirs, which else would write to one that just closed
-CONNECTIONS = 1024  # open at once, also those that send nothing; who comes beyond gets a 503
+CONNECTIONS = 1024  # open at once, also those that send nothing; while they are so many, requests get a 503
 DEAF = 60.0  # seconds after which the system cuts off whoever takes no byte; Linux only
 
 
@@ -64,7 +65,7 @@ class Server(uvicorn.Server):
     def __init__(self, app: FastAPI, *, drain: float = 0.0, ready: Callable[[], None] | None = None) -> None:
         settings = uvicorn.Config(
             app,
-            http="h11",
+            http=Connection,
             ws="none",
             lifespan="on",
             log_config=None,

@@ -19,7 +19,7 @@ from starlette.types import Receive, Scope, Send
 from pureqwen.config import ServeConfig
 from pureqwen.generate import Result
 from pureqwen.serve.guard import Visit
-from pureqwen.serve.protocol.answer import KEEPALIVE, Writer
+from pureqwen.serve.protocol.answer import KEEPALIVE, Piece, Writer
 from pureqwen.serve.protocol.refusal import Refusal, late
 from pureqwen.serve.session import Session
 
@@ -81,8 +81,14 @@ async def each(
         pieces = await session.take(timeout=min(config.keepalive_seconds, left))
         if pieces is None:
             await tell(KEEPALIVE)
+        elif any(piece.prompt_logprobs for piece in pieces):  # of a long prompt it is much to write
+            await tell(await asyncio.to_thread(written, writer, pieces))
         else:
-            await tell("".join(writer.piece(piece) for piece in pieces))
+            await tell(written(writer, pieces))
+
+
+def written(writer: Writer, pieces: Sequence[Piece]) -> str:
+    return "".join(writer.piece(piece) for piece in pieces)
 
 
 async def collected(
