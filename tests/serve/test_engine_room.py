@@ -1,6 +1,4 @@
-"""The engine's room: what is computed and what is found, in how many steps and in how much memory, and what is
-done where that is full.
-"""
+"""The engine's room: what is found, what is computed, in how much memory, and what comes where it is full."""
 
 from typing import Any
 
