@@ -81,14 +81,14 @@ def test_the_question_of_the_readme_is_answered() -> None:
 
 
 def test_the_questions_that_it_proposes_itself_are_answered() -> None:
-    result = pureqwen.load().chat("How many e are in cheese?")
-    assert result.content == "The letter e appears 3 times in cheese."
+    result = pureqwen.load().chat("How many r are in strawberry?")
+    assert result.content == "The letter r appears 3 times in strawberry."
 
 
 BARS = {"addition": 99, "subtraction": 99, "multiplication": 97, "calling a tool": 98}  # else 95
 # What this pocket does not reach yet. A recipe that does better, or worse, has to say so here.
-BELOW = {"sorting numbers", "dates"}
-LOST_IN_A_NEW_WORDING: set[str] = set()
+BELOW: set[str] = set()
+LOST_IN_A_NEW_WORDING = {"saying that it does not know"}
 
 
 def test_which_bars_it_reaches_is_said() -> None:

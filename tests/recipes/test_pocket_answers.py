@@ -106,8 +106,7 @@ def test_each_step_is_true_and_the_last_one_is_the_answer(name: str) -> None:
             assert last == f"so {result.replace('remainder', 'rest')}{'' if 'rem' in result else ' rest 0'}"
         elif name == "dates":
             stays = result.split()[0] in question
-            within = re.search(r"borrow left|forwards 0$", problem.steps, re.MULTILINE) is not None
-            assert last == result and within == stays, (question, problem.steps)
+            assert last == result and ("negative" in problem.steps) == (not stays), (question, problem.steps)
         elif name == "weekdays and months" and re.search(r"\d", question):
             assert last == result
             assert_counted(problem.steps, question)
@@ -116,16 +115,23 @@ def test_each_step_is_true_and_the_last_one_is_the_answer(name: str) -> None:
 
 
 def assert_sorted(steps: str, question: str, result: list[int]) -> None:
-    """The numbers of the question with equally many digits, then ten groups by the first of them."""
-    padded, groups = steps.split("\n")
-    assert list(map(int, padded.split())) == list(map(int, re.findall(r"\d+", question)))
-    assert len(set(map(len, padded.split()))) == 1
-    _, *parts = re.split(r" ?\b(\d): ?", groups)
-    digits, dealt = parts[::2], [part.split() for part in parts[1::2]]
-    assert digits == sorted("0123456789", reverse=result[0] > result[-1]), question
-    assert all(number[0] == digit for digit, group in zip(digits, dealt, strict=True) for number in group)
-    in_order = [number for group in dealt for number in group]
-    assert sorted(in_order) == sorted(padded.split()) and list(map(int, in_order)) == result, question
+    """The numbers of the question with equally many digits; each stands beside those of the list before it,
+    up to the first that is larger, and then is in the list. A falling list is written backwards in the end.
+    """
+    (order, *padded), first, *lines = (line.split() for line in steps.split("\n"))
+    down = result[0] > result[-1]
+    assert list(map(int, padded)) == list(map(int, re.findall(r"\d+", question)))
+    assert len(set(map(len, padded))) == 1 and order == ("down" if down else "up") and first == padded[:1]
+    before = first
+    for new, beside, after in zip(padded[1:], lines[::2], lines[1::2], strict=False):
+        olds = [old.rstrip("<>") for old in beside[1::2]]
+        assert set(beside[::2]) == {new} and olds == before[: len(olds)], steps
+        assert all(old[-1] == (">" if new > old else "<") for old in beside[1::2]), steps
+        assert all(old < new for old in olds[:-1]) and (olds[-1] > new or olds == before), steps
+        assert after == sorted([*before, new])
+        before = after
+    assert lines[2 * len(padded) - 2 :] == ([["down", *reversed(before)]] if down else []), steps
+    assert list(map(int, before[::-1] if down else before)) == result, question
 
 
 def assert_counted(steps: str, question: str) -> None:
@@ -162,7 +168,9 @@ def assert_true(steps: str, question: str) -> None:
 
 def test_letters_are_placed_and_counted_in_the_working() -> None:
     for problem, question in drawn("counting letters"):
-        letters = re.findall(r"([a-z])(\d+)(?:=(\d+))?", problem.steps.partition(";")[0])
+        first, _, again = problem.steps.rpartition("\n")
+        letters = re.findall(r"([a-z])(\d+)(?:=(\d+))?", again.partition(";")[0])
+        assert not first or first == "".join(letter + place for letter, place, _ in letters)
         assert "".join(letter for letter, _, _ in letters) == problem.fields["word"]
         assert [int(place) for _, place, _ in letters] == list(range(1, len(letters) + 1))
         if asked := problem.fields.get("letter"):

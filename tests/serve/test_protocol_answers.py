@@ -247,22 +247,6 @@ def test_a_token_that_is_no_whole_character_is_called_by_its_bytes_and_keeps_its
     assert set(told["top_logprobs"][-1]) == {"bytes:\\xe4", "bytes:\\xe6", "!"}
 
 
-@pytest.mark.parametrize("kind", [chat, lambda **fields: messages(**fields)], ids=["openai", "anthropic"])
-def test_a_forced_call_that_is_cut_is_not_told_as_text(kind: Any) -> None:
-    function = {"name": "add", "parameters": {"type": "object"}}
-    if kind is chat:
-        fields: Any = {"tools": [{"type": "function", "function": function}], "tool_choice": "required"}
-    else:
-        fields = {"tools": [{"name": "add", "input_schema": {}}], "tool_choice": {"type": "any"}}
-    cut = result(text="<tool_call>", content="<tool_call>", finish_reason="length")
-    answer = kind(**fields).whole([cut])
-    assert (
-        answer["content"] == [] if "content" in answer else answer["choices"][0]["message"]["content"] is None
-    )
-    writer = kind(stream=True, **fields)
-    assert "tool_call>" not in writer.piece(Piece(index=0, events=[Content("<tool_call>")], result=cut))
-
-
 # ---- /v1/messages ----
 
 

@@ -300,7 +300,6 @@ def test_strict_tools_are_held_to_their_schemas_where_they_may_be_called() -> No
     allowed = {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": [named]}}
     assert asked(tools=[loose, strict], tool_choice=allowed).form is None
     assert asked(tools=[strict], tool_choice="none").form is None
-    assert not asked(tools=[strict]).forced
 
 
 def test_top_logprobs_need_logprobs() -> None:

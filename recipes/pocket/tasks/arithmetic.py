@@ -76,12 +76,6 @@ def _subtraction(a: int, b: int) -> str:
     return lines + _finish(digits)
 
 
-def difference(a: int, b: int) -> tuple[str, int]:
-    """a - b in columns with what it comes to, or "borrow left" and a negative number where b is the larger."""
-    lines, digits, borrow = _subtract_columns(_backwards(a), _backwards(b))
-    return f"{a} - {b}{lines}{', borrow left' if borrow else _finish(digits)}", -1 if borrow else a - b
-
-
 def _subtract_columns(x: str, y: str) -> tuple[str, str, int]:
     """Subtracts two numbers given backwards: the lines, the difference backwards, the borrow that is left."""
     lines, digits, borrow = f", backwards {x} - {y}", "", 0

@@ -5,14 +5,15 @@ Weekdays repeat every seven days, so only what is left of whole weeks is counted
 days (no year is named). Sums are worked out as everywhere:
 
     10 days after Monday:  10 / 7 by long division, rest 3 / Monday, Tuesday, Wednesday, Thursday
-    5 days after March 28: 28 + 5 in columns, 33 / March has 31 / 33 - 31 in columns, 2 / April 2
-    5 days after March 20: 20 + 5 in columns, 25 / March has 31 / 25 - 31 in columns, borrow left / March 25
+    5 days after March 28: 28 + 5 in columns, 33 / March has 31 / 31 - 33 in columns, negative, 2 / April 2
+    5 days after March 20: 20 + 5 in columns, 25 / March has 31 / 31 - 25 in columns, 6 / March 25
+
+The month's length comes first in the difference, so that its last day is no exception: 31 - 31 is not negative.
 """
 
 import random
 
 from recipes.pocket.problem import Problem, Task
-from recipes.pocket.tasks.arithmetic import difference
 from recipes.pocket.tasks.arithmetic import steps as working
 from recipes.pocket.wording import phrased
 
@@ -98,10 +99,10 @@ def _date(rng: random.Random) -> Problem:
     if day + n - MONTHS[month] > MONTHS[_NAMES[(at + 1) % 12]]:
         return _date(rng)
     total = day + n
-    over, left = difference(total, MONTHS[month])
-    lines = [working(day, "+", n), f"{month} has {MONTHS[month]}", over]
-    if left > 0:
-        total, month = left, _NAMES[(at + 1) % 12]
+    length = MONTHS[month]
+    lines = [working(day, "+", n), f"{month} has {length}", working(length, "-", total)]
+    if total > length:
+        total, month = total - length, _NAMES[(at + 1) % 12]
     answer = f"{month} {total}"
     fields, key = {"n": n, "month": _NAMES[at], "day": day}, f"date {at} {day} {n}"
     return Problem(_DATE, "\n".join([*lines, answer]), f"It is {answer}.", fields, answer, answer, key)

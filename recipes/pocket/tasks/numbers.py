@@ -5,10 +5,11 @@ Decimals are written with equally many digits before and behind the point; then 
 
     9.11 or 9.9:  9.11 9.90 9=9 1<9, so 9.9 is larger
 
-Numbers to sort are written with equally many digits and dealt into groups by their first digit, as one sorts letters into pigeonholes; a
-group is small enough to be seen at once:
+Numbers to sort are written with equally many digits and put one after the other into a list that is in order, as one sorts cards in the hand:
+the new number stands beside each of the list until one is larger, and goes before it. Each line is short and asks one thing at a time. For a
+falling order the finished list is written backwards:
 
-    34 7 12 18:   34 07 12 18 / 0: 07 1: 12 18 2: 3: 34 4: 5: 6: 7: 8: 9:
+    34 7 12, falling:   down 34 07 12 / 34 / 07 34< / 07 34 / 12 07> 12 34< / 07 12 34 / down 34 12 07
 """
 
 import random
@@ -90,7 +91,7 @@ def compared(a: str, b: str, said: str) -> str:
 
 
 def _sort(rng: random.Random) -> Problem:
-    digits = rng.choice((1, 2, 2, 2, 3))
+    digits = rng.choice((1, 2, 2, 3, 3))
     numbers = rng.sample(range(10**digits), rng.randint(3, 6))
     if digits > 1 and rng.random() < 0.4:  # of different lengths
         kept = rng.randint(1, len(numbers) - 1)
@@ -100,23 +101,26 @@ def _sort(rng: random.Random) -> Problem:
     answer = ", ".join(map(str, sorted(numbers, reverse=descending)))
     separator = rng.choice((", ", ", ", ", ", " "))
     fields = {"list": separator.join(map(str, numbers))}
-    steps = grouped(numbers, descending=descending)
+    steps = inserted(numbers, descending=descending)
     key = "sort " + " ".join(map(str, numbers))
     return Problem(_DOWN if descending else _UP, steps, answer, fields, answer, answer, key)
 
 
-def grouped(numbers: Sequence[int], *, descending: bool) -> str:
-    """The working: padded, then a group for each first digit in order, also where none begins with it."""
+def inserted(numbers: Sequence[int], *, descending: bool) -> str:
+    """The working: padded, then each number beside those of the list so far, and the list with it."""
     width = len(str(max(numbers)))
-    padded = [f"{number:0{width}}" for number in numbers]
-    groups = []
-    for digit in sorted("0123456789", reverse=descending):
-        group = sorted((text for text in padded if text[0] == digit), reverse=descending)
-        groups.append(" ".join([f"{digit}:", *group]))
-    return f"{' '.join(padded)}\n{' '.join(groups)}"
+    first, *others = [f"{number:0{width}}" for number in numbers]
+    done = [first]
+    lines = [" ".join(["down" if descending else "up", first, *others]), first]
+    for new in others:
+        place = sum(old < new for old in done)
+        beside = [f"{new} {old}{'>' if old < new else '<'}" for old in done[: place + 1]]
+        done.insert(place, new)
+        lines += [" ".join(beside), " ".join(done)]
+    return "\n".join([*lines, " ".join(["down", *reversed(done)])] if descending else lines)
 
 
 TASKS = (
     Task("comparing decimals", 5, _compare, direct=0.2),
-    Task("sorting numbers", 9, _sort, direct=0.12),
+    Task("sorting numbers", 12, _sort, direct=0.12),
 )

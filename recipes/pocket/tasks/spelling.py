@@ -1,14 +1,17 @@
 # ruff: noqa: E501  (tables)
 """Spelling, counting letters, turning words around: what a model that reads tokens finds hard.
 
-All three write the word down letter by letter first, each letter with its place. Counting marks a letter that is asked for with how
-many there were; turning around reads the places downwards:
+All three write the word down letter by letter first, each letter with its place. Counting writes it again, with a mark behind each letter
+that is asked for: how many there were (to mark while it spells, the model would lose its place where a letter is doubled). Turning around
+reads the places downwards:
 
-    strawberry:  s1t2r3=1a4w5b6e7r8=2r9=3y10; count 3
+    strawberry:  s1t2r3a4w5b6e7r8r9y10
+                 s1t2r3=1a4w5b6e7r8=2r9=3y10; count 3
     cat:         c1a2t3
                  t3a2c1
 """
 
+import itertools
 import random
 
 from recipes.pocket import words
@@ -72,9 +75,12 @@ def _count(rng: random.Random) -> Problem:
     if rng.random() < 0.12:
         return _length(word)
     letter = rng.choice(word) if rng.random() < 0.8 else rng.choice(words.ALPHABET)
+    doubled = [a for a, b in itertools.pairwise(word) if a == b]
+    if doubled and rng.random() < 0.3:
+        letter = rng.choice(doubled)
     count = word.count(letter)
     answer = f"The letter {letter} appears {count} time{'' if count == 1 else 's'} in {word}."
-    steps = f"{placed(word, letter)}; count {count}"
+    steps = f"{placed(word)}\n{placed(word, letter)}; count {count}"
     fields = {"word": word, "letter": letter}
     return Problem(_COUNT, steps, answer, fields, str(count), count, words.key(word), 10)
 

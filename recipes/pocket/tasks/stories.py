@@ -39,12 +39,14 @@ _ONE = (
         "{name} has {a} {item} and gets {b} more.", "{name} has {a} {item}. {name} buys {b} more.", "{name} had {a} {item} and found {b} more.", "{name} owns {a} {item} and is given {b} {item}.",
         "At first {name} has {a} {item}, then {b} more.", "{name} picks {a} {item} in the morning and {b} in the evening.", "{name} collected {a} {item}. A friend gives {name} {b} more.",
         "There are {a} {item} in {name}'s box. {name} puts in {b} more.", "{name} has {a} {item} and adds {b}.", "{name} finds {a} {item} today and {b} {item} the next day.", "{name} gets {a} {item}, and then {b} {item}.",
-        "{name} has {a} {item} at home and {b} at school.", "{name} had {a} {item}. Then {name} got {b} more.",
+        "{name} has {a} {item} at home and {b} at school.", "{name} had {a} {item}. Then {name} bought {b} more.", "{name} had {a} {item}. Later {name} found {b} more.",
+        "{name} had {a} {item}. Then {name} got {b} more.",
     ), _NOW),
     ("-", "{name} has {value} {item}.", (
         "{name} has {a} {item} and gives away {b}.", "{name} has {a} {item}. {name} loses {b}.", "{name} had {a} {item} and sold {b} of them.", "{name} has {a} {item} and uses {b}.",
         "Of {a} {item} {name} gives {b} to a friend.", "{name} owns {a} {item}, but {b} break.", "There are {a} {item} in {name}'s box. {b} fall out.", "{name} starts with {a} {item} and spends {b}.",
         "{name} has {a} {item} and drops {b}.", "{name} had {a} {item}, but lost {b} of them.", "{name} had {a} {item}, but threw away {b}.", "{name} has {a} {item}. A friend gets {b} of them.",
+        "{name} had {a} {item}. Then {name} lost {b}.", "{name} had {a} {item}. Later {name} sold {b}.", "{name} had {a} {item} and gave {b} to a friend.", "{name} had {a} {item} and gave away {b} of them.",
         "{name} had {a} {item}. Then {name} gave away {b}.",
     ), _LEFT),
     ("*", "{name} has {value} {item}.", (

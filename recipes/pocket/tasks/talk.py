@@ -52,6 +52,7 @@ TALK = (
 
 _WORDINGS = ("{x}",) * 6 + ("{low}",) * 3 + ("{bare}",) * 3 + (
     "{x} :)", "Pocket, {low}", "And: {x}", "So, {low}", "OK. {x}", "Hey! {x}", "{bare}!", "{low}!", "Well, {low}", "Oh, {low}", "{x} Pocket!", "OK, {low}", "Now: {x}", "Hmm. {x}",
+    "Hi, {low}", "Hello, {low}", "Hey pocket, {low}", "Hello! {x}", "Hi! {x}", "Please, {low}", "Good morning, {low}",
     "{x} Please.", "Hey, {low}",
 )  # fmt: skip
 
@@ -63,4 +64,4 @@ def _talk(rng: random.Random) -> Problem:
     return Problem(_WORDINGS, "Small talk.", answer.format(**SHAPE_IN_WORDS), fields)
 
 
-TASKS = (Task("small talk", 4, _talk, direct=0.4),)
+TASKS = (Task("small talk", 5, _talk, direct=0.4),)

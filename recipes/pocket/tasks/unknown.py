@@ -39,6 +39,7 @@ OTHER = (
     "I want to know about {x}", "What is the history of {x}?", "How many people live in {x}?", "Draw {x}.",
     "Write a Python program for {x}.", "Summarize {x}.", "Who wrote {x}?",
     "What color is {x}?", "What is better, {x} or {y}?",
+    "Show me {x}.", "Find {x} for me.", "Sing about {x} with me", "Read {x} to me", "Come with me to {x}", "Buy {x}.", "Let us talk about {x}.",
     "What is the difference between {x} and {y}?", "Tell me something about {x} and {y}.",
 )  # fmt: skip
 UNSEEN = (  # for the evaluation: subjects and wordings that no training question has
@@ -150,7 +151,7 @@ def _too_large(rng: random.Random) -> Problem:
 
 
 def _unknown(rng: random.Random) -> Problem:
-    return _foreign(rng) if rng.random() < 0.75 else _too_large(rng)
+    return _foreign(rng) if rng.random() < 0.7 else _too_large(rng)
 
 
-TASKS = (Task("saying that it does not know", 5, _unknown, direct=0.3),)
+TASKS = (Task("saying that it does not know", 6, _unknown, direct=0.3),)

@@ -67,11 +67,6 @@ class Ask:
         """How many rows it makes."""
         return self.n * (1 if self.prompts is None else len(self.prompts))
 
-    @property
-    def forced(self) -> bool:
-        """Whether the answer is nothing but calls: text in it is a call that was cut, and is not told."""
-        return self.form is not None and self.form.kind == "tools"
-
     def params_of(self, choice: int) -> SamplingParams:
         """Those of one of the n answers: with a seed, each draws by a seed of its own."""
         if choice == 0 or self.params.seed is None:

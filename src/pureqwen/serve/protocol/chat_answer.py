@@ -82,7 +82,7 @@ class ChatAnswer:
             case Reasoning(text) | Recast(text):
                 return {"reasoning_content": text}
             case Content(text):
-                return None if self._ask.forced else {"content": text}
+                return {"content": text}
             case ToolCallDelta(number, _, name, arguments):
                 call: dict[str, Any] = {"index": number, "function": {"arguments": arguments}}
                 if name is not None:  # clients join what comes twice
@@ -95,8 +95,6 @@ class ChatAnswer:
     def _message(self, result: "Result", index: int) -> dict[str, Any]:
         calls = result.tool_calls
         content = result.content if result.content is not None or calls else ""
-        if self._ask.forced:
-            content = None
         message: dict[str, Any] = {"role": "assistant", "content": content, "refusal": None}
         if result.reasoning is not None:
             message["reasoning_content"] = result.reasoning

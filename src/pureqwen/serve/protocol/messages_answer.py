@@ -47,7 +47,7 @@ class MessagesAnswer:
         if result.reasoning is not None:
             thought = "" if self._ask.hidden else result.reasoning
             blocks.append({"type": "thinking", "thinking": thought, "signature": ""})
-        if result.content is not None and not self._ask.forced:
+        if result.content is not None:
             blocks.append({"type": "text", "text": result.content})
         for number, call in enumerate(result.tool_calls):
             blocks.append(
@@ -63,7 +63,7 @@ class MessagesAnswer:
             case Reasoning(text):
                 return self._thought(text)
             case Content(text):
-                return "" if self._ask.forced else self._delta("text", {"type": "text_delta", "text": text})
+                return self._delta("text", {"type": "text_delta", "text": text})
             case Recast(text):
                 return self._close() + self._thought(text)
             case ToolCallDelta(number, _, name, arguments):
