@@ -127,7 +127,7 @@ inline Shorts widen(const int8_t* from) {
 template <class V>
 inline void pin([[maybe_unused]] V& v) {
 #if defined(__AVX2__)
-  asm("" : "+x"(v));
+  asm("" : "+v"(v));
 #endif
 }
 
@@ -500,7 +500,10 @@ struct Product8 {
 constexpr int LINE = 64;      // bytes that are multiplied at a time
 constexpr int COLUMNS = 32;   // weight rows of a tile, and
 constexpr int ROWS = 12;      // rows of q, that are multiplied together: their sums fill the registers
-constexpr int64_t FEW = 16;   // rows of q up to which weights are multiplied as they lie
+constexpr int BLOCK_ROWS = 6; // rows of q with BLOCK_N weight rows: sums that fill them, too
+constexpr int64_t FEW = 16;   // rows of q up to which 4-bit weights are multiplied as they lie, and
+constexpr int64_t MANY = 192; // those of bytes
+constexpr int64_t FAR = 8192; // bytes at least that are asked for ahead of blocks
 constexpr int64_t LONGEST = 66'000;  // numbers of a row whose sum surely fits in 32 bits
 
 template <class T>
@@ -545,32 +548,61 @@ inline __m512i unsigned_line(const int8_t* w, int64_t left) {
   return _mm512_xor_si512(_mm512_maskz_loadu_epi8(mask, w), _mm512_set1_epi8(-128));
 }
 
-// One weight row with M rows of q: M sums.
+// Whole numbers: one weight row with one row of q.
+int32_t byte_row(const int8_t* w, const int8_t* q, int64_t K) {
+  __m512i total[CHAINS] = {};
+  int64_t k = 0;
+  for (; k + CHAINS * LINE <= K; k += CHAINS * LINE)
+    for (int c = 0; c < CHAINS; ++c)
+      total[c] = plus_fours(total[c], unsigned_line(w + k + c * LINE, LINE), load<__m512i>(q + k + c * LINE));
+  for (; k < K; k += LINE) total[0] = plus_fours(total[0], unsigned_line(w + k, K - k), load<__m512i>(q + k));
+  const __m512i all = _mm512_add_epi32(_mm512_add_epi32(total[0], total[1]), _mm512_add_epi32(total[2], total[3]));
+  return sum(half<Ints>(all, 0) + half<Ints>(all, 1));
+}
+
+// The sums of four vectors' lanes.
+inline Four sums_of(const __m512i* v) {
+  const auto both = [](__m512i a, __m512i b) { return _mm512_add_epi32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b)); };
+  const __m512i a = both(v[0], v[1]), b = both(v[2], v[3]);
+  const __m512i all = _mm512_add_epi32(_mm512_unpacklo_epi64(a, b), _mm512_unpackhi_epi64(a, b));
+  const Ints two = half<Ints>(all, 0) + half<Ints>(all, 1);
+  return half<Four>(two, 0) + half<Four>(two, 1);
+}
+
+// Four weight rows with M rows of q, K a multiple of LINE and not 0: sums (M, COLUMNS). With each line four are asked for
+// `ahead`, which goes on by `step` bytes.
 template <int M>
-__attribute__((noinline)) void byte_row(const int8_t* w, const int8_t* q, int64_t K, int64_t wide, int32_t* out) {
-  constexpr int SIDES = M < 4 ? 4 / M : 1;
-  __m512i total[M][SIDES];
+__attribute__((noinline)) void byte_block(const int8_t* const* w, const int8_t* q, int64_t K, int64_t wide, const int8_t* ahead,
+                                          int64_t step, int32_t* out) {
+  const __m512i flip = _mm512_set1_epi8(-128);
+  const int8_t *first = w[0], *second = w[1], *third = w[2], *fourth = w[3];
+  __m512i total[M][BLOCK_N];
   for (auto& mine : total)
     for (auto& one : mine) one = _mm512_setzero_si512();
-  const __m512i flip = _mm512_set1_epi8(-128);
   int64_t k = 0;
-  for (; k + SIDES * LINE <= K; k += SIDES * LINE)
-    for (int side = 0; side < SIDES; ++side) {
-      const __m512i weights = _mm512_xor_si512(load<__m512i>(w + k + side * LINE), flip);
-      for (int m = 0; m < M; ++m) total[m][side] = plus_fours(total[m][side], weights, load<__m512i>(q + m * wide + k + side * LINE));
+  do {
+    const int8_t* from[BLOCK_N] = {first + k, second + k, third + k, fourth + k};
+    __m512i weights[BLOCK_N];
+    for (int n = 0; n < BLOCK_N; ++n) __builtin_prefetch(ahead + n * LINE, 0, 2);
+    ahead += step;
+    for (int n = 0; n < BLOCK_N; ++n) pin(weights[n] = _mm512_xor_si512(load<__m512i>(from[n]), flip));
+    for (int m = 0; m < M; ++m) {
+      __m512i numbers = load<__m512i>(q + m * wide + k);
+      pin(numbers);
+      for (int n = 0; n < BLOCK_N; ++n) total[m][n] = plus_fours(total[m][n], weights[n], numbers);
     }
-  for (; k < K; k += LINE) {
-    const __m512i weights = unsigned_line(w + k, K - k);
-    for (int m = 0; m < M; ++m) total[m][0] = plus_fours(total[m][0], weights, load<__m512i>(q + m * wide + k));
-  }
-  Ints halves[M < 4 ? 4 : M] = {};
-  for (int m = 0; m < M; ++m) {
-    for (int side = 1; side < SIDES; ++side) total[m][0] = _mm512_add_epi32(total[m][0], total[m][side]);
-    halves[m] = half<Ints>(total[m][0], 0) + half<Ints>(total[m][0], 1);
-  }
-  for (int m = 0; m < M; m += 4) {
-    const Four sums = sums_of(halves + m);
-    for (int i = 0; i < std::min(4, M); ++i) out[m + i] = sums[i];
+  } while ((k += LINE) < K);
+  for (int m = 0; m < M; ++m) save(out + m * COLUMNS, sums_of(total[m]));
+}
+
+// What is left of four weight rows behind their whole lines, added to the sums.
+void byte_ends(const int8_t* const* w, const int8_t* q, int64_t K, int64_t wide, int64_t M, int32_t* out) {
+  const int64_t k = K / LINE * LINE;
+  for (int64_t m = 0; m < M; ++m) {
+    __m512i total[BLOCK_N];
+    for (int n = 0; n < BLOCK_N; ++n)
+      total[n] = plus_fours(_mm512_setzero_si512(), unsigned_line(w[n] + k, K - k), load<__m512i>(q + m * wide + k));
+    save(out + m * COLUMNS, load<Four>(out + m * COLUMNS) + sums_of(total));
   }
 }
 
@@ -658,31 +690,65 @@ void tiles(const Bytes& a, int64_t N, int32_t offset, const Line& line, const Sc
   });
 }
 
+// Calls f(R, m) for pieces of M rows, R of them from m on: as few pieces of at most MOST as there can be, alike.
+template <int MOST, class F>
+void in_pieces(int64_t M, const F& f) {
+  const int64_t num = (M + MOST - 1) / MOST;
+  const auto run = [&](auto self, auto R, int64_t rows, int64_t m) {
+    if (rows == R()) return f(R, m);
+    if constexpr (R() > 1) self(self, std::integral_constant<int, R() - 1>{}, rows, m);
+  };
+  for (int64_t i = 0, m = 0; i < num; ++i) {
+    const int64_t to = M * (i + 1) / num;
+    run(run, std::integral_constant<int, MOST>{}, to - m, m);
+    m = to;
+  }
+}
+
+// One line of results: the sums of `count` numbers, each with `offset`, scaled.
+template <class Sum, class Y, class S>
+void scale_line(const Sum* sums, Sum offset, int64_t count, float a, const S* s, Y* y) {
+  const auto wide = [=](int64_t i) {
+    const auto v = load<Vector<Sum, LANES>>(sums + i) + offset;
+    return __builtin_convertvector(v, Floats);
+  };
+  int64_t i = 0;
+  for (; i + LANES <= count; i += LANES) store(y + i, wide(i) * a * widen(s + i));
+  for (; i < count; ++i) store(y + i, float(sums[i] + offset) * a * float(s[i]));
+}
+
 template <class Y, class S>
 void byte_rows(const int8_t* q, const float* a, const int8_t* w, const S* s, Y* y, Shape shape) {
   const Bytes rows = bytes_of(q, shape.M, shape.K, shape.K);
-  const int64_t N = shape.N, K = shape.K;
-  const auto finish = [=](int64_t m, int64_t n, int64_t count, const float* sums) {
-    int64_t i = 0;
-    for (; i + LANES <= count; i += LANES) store(y + m * N + n + i, load<Floats>(sums + i) * a[m] * widen(s + n + i));
-    for (; i < count; ++i) store(y + m * N + n + i, sums[i] * a[m] * float(s[n + i]));
-  };
-  if (shape.M > FEW) {
+  const int64_t M = shape.M, N = shape.N, K = shape.K, lines = K / LINE * LINE, wide = rows.wide;
+  if (M > MANY) {
     const auto line = [=](int64_t n, int64_t k) { return unsigned_line(w + n * K + k, K - k); };
-    tiles(rows, N, -128, line, [](int64_t, int64_t) { return 1.0f; }, finish);
-    return;
+    const auto finish = [=](int64_t m, int64_t n, int64_t count, const float* sums) {
+      scale_line(sums, 0.0f, count, a[m], s + n, y + m * N + n);
+    };
+    return tiles(rows, N, -128, line, [](int64_t, int64_t) { return 1.0f; }, finish);
   }
-  over_rows(N, K, [&](int64_t begin, int64_t end) {
-    int32_t sums[8];
-    float out[FEW * COLUMNS];
-    for (int64_t n = begin; n < end; n += COLUMNS) {
-      const int64_t count = std::min<int64_t>(COLUMNS, end - n);
-      for (int64_t i = 0; i < count; ++i)
-        in_eights(shape.M, [&](auto M, int64_t m) {
-          byte_row<M()>(w + (n + i) * K, rows.q + m * rows.wide, K, rows.wide, sums);
-          for (int r = 0; r < M(); ++r) out[(m + r) * COLUMNS + i] = float(sums[r] - 128 * *rows.sum_of(m + r));
-        });
-      for (int64_t m = 0; m < shape.M; ++m) finish(m, n, count, out + m * COLUMNS);
+  const int64_t ahead = std::max<int64_t>(1, FAR / (BLOCK_N * K)) * BLOCK_N * K;
+  over_rows((N + COLUMNS - 1) / COLUMNS, COLUMNS * K, [&](int64_t begin, int64_t end) {
+    std::vector<int32_t> sums(M * COLUMNS);
+    for (int64_t n = begin * COLUMNS; n < std::min(end * COLUMNS, N); n += COLUMNS) {
+      const int64_t count = std::min<int64_t>(COLUMNS, N - n);
+      std::fill(sums.begin(), sums.end(), 0);
+      for (int64_t i = 0; i < count; i += BLOCK_N) {
+        const int8_t* four[BLOCK_N];
+        for (int j = 0; j < BLOCK_N; ++j) four[j] = w + std::min(n + i + j, N - 1) * K;
+        if (M == 1) {
+          for (int j = 0; j < BLOCK_N; ++j) sums[i + j] = byte_row(four[j], rows.q, K);
+          continue;
+        }
+        if (lines) in_pieces<BLOCK_ROWS>(M, [&](auto R, int64_t m) {  // each asks for its share of what comes
+            const int8_t* later = four[0] + ahead + BLOCK_N * K * m / M;
+            byte_block<R()>(four, rows.q + m * wide, lines, wide, later, BLOCK_N * LINE * R() / M, &sums[m * COLUMNS + i]);
+          });
+        if (lines < K) byte_ends(four, rows.q, K, wide, M, &sums[i]);
+      }
+      for (int64_t m = 0; m < M; ++m)
+        scale_line(&sums[m * COLUMNS], -128 * *rows.sum_of(m), count, a[m], s + n, y + m * N + n);
     }
   });
 }
