@@ -489,6 +489,15 @@ struct Product8 {
   }
 };
 
+// Sums of `count` numbers, each with `offset`, scaled.
+template <class Y, class S>
+void scale_line(const int32_t* sums, int32_t offset, int64_t count, float a, const S* s, Y* y) {
+  int64_t i = 0;
+  for (; i + LANES <= count; i += LANES)
+    store(y + i, __builtin_convertvector(load<Ints>(sums + i) + offset, Floats) * a * widen(s + i));
+  for (; i < count; ++i) store(y + i, float(sums[i] + offset) * a * float(s[i]));
+}
+
 #if defined(__AVX512VNNI__) && defined(__AVX512BW__)
 #define BYTE_PRODUCTS
 
@@ -501,8 +510,8 @@ constexpr int LINE = 64;      // bytes that are multiplied at a time
 constexpr int COLUMNS = 32;   // weight rows of a tile, and
 constexpr int ROWS = 12;      // rows of q, that are multiplied together: their sums fill the registers
 constexpr int BLOCK_ROWS = 6; // rows of q with BLOCK_N weight rows: sums that fill them, too
-constexpr int64_t FEW = 16;   // rows of q up to which 4-bit weights are multiplied as they lie, and
-constexpr int64_t MANY = 192; // those of bytes
+constexpr int64_t FEW = 16;   // rows of q up to which 4-bit weights are multiplied as they lie
+constexpr int64_t MANY = 128; // rows of q that stay in the second-level cache, while weights pass
 constexpr int64_t FAR = 8192; // bytes at least that are asked for ahead of blocks
 constexpr int64_t LONGEST = 66'000;  // numbers of a row whose sum surely fits in 32 bits
 
@@ -640,15 +649,14 @@ void pack(int64_t wide, const Line& line, uint8_t* tile) {
 
 // M rows of q from m on with a tile: out (M, COLUMNS) gets the sum over the groups of scale times the group's sum.
 template <int M>
-__attribute__((noinline)) void tile_rows(const Bytes& a, int64_t m, const uint8_t* tile, int32_t offset, const float* scales,
-                                         float* out) {
+__attribute__((noinline)) void tile_rows(const Bytes& a, int64_t m, const uint8_t* tile, const float* scales, float* out) {
   __m512 kept[M][2] = {};
   const int8_t* q = a.q + m * a.wide;
-  const int64_t num_groups = a.K / a.size, span = num_groups == 1 ? a.wide : a.size;
+  const int64_t num_groups = a.K / a.size;
   for (int64_t g = 0; g < num_groups; ++g) {
     __m512i total[M][2];
-    for (int r = 0; r < M; ++r) total[r][0] = total[r][1] = _mm512_set1_epi32(offset * a.sum_of(m + r)[g]);
-    for (int64_t k = g * span; k < (g + 1) * span; k += 4) {
+    for (int r = 0; r < M; ++r) total[r][0] = total[r][1] = _mm512_set1_epi32(-8 * a.sum_of(m + r)[g]);
+    for (int64_t k = g * a.size; k < (g + 1) * a.size; k += 4) {
       const auto first = load<__m512i>(tile + k * COLUMNS), second = load<__m512i>(tile + k * COLUMNS + 64);
       for (int r = 0; r < M; ++r) {
         const __m512i four = _mm512_set1_epi32(load<int32_t>(q + r * a.wide + k));
@@ -659,7 +667,7 @@ __attribute__((noinline)) void tile_rows(const Bytes& a, int64_t m, const uint8_
     for (int r = 0; r < M; ++r)
       for (int i = 0; i < 2; ++i) {
         const auto sums = (__m512)__builtin_convertvector((Vector<int32_t, 16>)total[r][i], Vector<float, 16>);
-        kept[r][i] = scales ? kept[r][i] + sums * load<__m512>(scales + g * COLUMNS + 16 * i) : sums;
+        kept[r][i] += sums * load<__m512>(scales + g * COLUMNS + 16 * i);
       }
   }
   for (int r = 0; r < M; ++r)
@@ -668,19 +676,19 @@ __attribute__((noinline)) void tile_rows(const Bytes& a, int64_t m, const uint8_
 
 // All rows of q with the tiles of all weight rows. `line(n, k)` gives weights, `finish(m, n, count, sums)` takes results.
 template <class Line, class Scale, class Finish>
-void tiles(const Bytes& a, int64_t N, int32_t offset, const Line& line, const Scale& scale, const Finish& finish) {
+void tiles(const Bytes& a, int64_t N, const Line& line, const Scale& scale, const Finish& finish) {
   const int64_t num_groups = a.K / a.size;
   over_rows((N + COLUMNS - 1) / COLUMNS, COLUMNS * a.K, [&](int64_t begin, int64_t end) {
     static thread_local std::vector<uint8_t> memory;
     if (int64_t(memory.size()) < COLUMNS * a.wide + LINE) memory.resize(COLUMNS * a.wide + LINE);
     uint8_t* tile = whole_lines(memory.data());
-    std::vector<float> scales(offset == -128 ? 0 : num_groups * COLUMNS);
+    std::vector<float> scales(num_groups * COLUMNS);
     float out[ROWS * COLUMNS];
     for (int64_t n = begin * COLUMNS; n < std::min(end * COLUMNS, N); n += COLUMNS) {
       pack(a.wide, [&](int i, int64_t k) { return line(std::min(n + i, N - 1), k); }, tile);
       for (size_t i = 0; i < scales.size(); ++i) scales[i] = scale(std::min<int64_t>(n + i % COLUMNS, N - 1), i / COLUMNS);
       const auto run = [&](auto M, int64_t m) {
-        tile_rows<M()>(a, m, tile, offset, scales.empty() ? nullptr : scales.data(), out);
+        tile_rows<M()>(a, m, tile, scales.data(), out);
         for (int r = 0; r < M(); ++r) finish(m + r, n, std::min<int64_t>(COLUMNS, N - n), out + r * COLUMNS);
       };
       int64_t m = 0;
@@ -705,51 +713,37 @@ void in_pieces(int64_t M, const F& f) {
   }
 }
 
-// One line of results: the sums of `count` numbers, each with `offset`, scaled.
-template <class Sum, class Y, class S>
-void scale_line(const Sum* sums, Sum offset, int64_t count, float a, const S* s, Y* y) {
-  const auto wide = [=](int64_t i) {
-    const auto v = load<Vector<Sum, LANES>>(sums + i) + offset;
-    return __builtin_convertvector(v, Floats);
-  };
-  int64_t i = 0;
-  for (; i + LANES <= count; i += LANES) store(y + i, wide(i) * a * widen(s + i));
-  for (; i < count; ++i) store(y + i, float(sums[i] + offset) * a * float(s[i]));
-}
-
 template <class Y, class S>
 void byte_rows(const int8_t* q, const float* a, const int8_t* w, const S* s, Y* y, Shape shape) {
   const Bytes rows = bytes_of(q, shape.M, shape.K, shape.K);
-  const int64_t M = shape.M, N = shape.N, K = shape.K, lines = K / LINE * LINE, wide = rows.wide;
-  if (M > MANY) {
-    const auto line = [=](int64_t n, int64_t k) { return unsigned_line(w + n * K + k, K - k); };
-    const auto finish = [=](int64_t m, int64_t n, int64_t count, const float* sums) {
-      scale_line(sums, 0.0f, count, a[m], s + n, y + m * N + n);
-    };
-    return tiles(rows, N, -128, line, [](int64_t, int64_t) { return 1.0f; }, finish);
-  }
+  const int64_t N = shape.N, K = shape.K, lines = K / LINE * LINE, wide = rows.wide;
   const int64_t ahead = std::max<int64_t>(1, FAR / (BLOCK_N * K)) * BLOCK_N * K;
-  over_rows((N + COLUMNS - 1) / COLUMNS, COLUMNS * K, [&](int64_t begin, int64_t end) {
-    std::vector<int32_t> sums(M * COLUMNS);
-    for (int64_t n = begin * COLUMNS; n < std::min(end * COLUMNS, N); n += COLUMNS) {
-      const int64_t count = std::min<int64_t>(COLUMNS, N - n);
-      std::fill(sums.begin(), sums.end(), 0);
-      for (int64_t i = 0; i < count; i += BLOCK_N) {
-        const int8_t* four[BLOCK_N];
-        for (int j = 0; j < BLOCK_N; ++j) four[j] = w + std::min(n + i + j, N - 1) * K;
-        if (M == 1) {
-          for (int j = 0; j < BLOCK_N; ++j) sums[i + j] = byte_row(four[j], rows.q, K);
-          continue;
-        }
-        if (lines) in_pieces<BLOCK_ROWS>(M, [&](auto R, int64_t m) {  // each asks for its share of what comes
-            const int8_t* later = four[0] + ahead + BLOCK_N * K * m / M;
-            byte_block<R()>(four, rows.q + m * wide, lines, wide, later, BLOCK_N * LINE * R() / M, &sums[m * COLUMNS + i]);
-          });
-        if (lines < K) byte_ends(four, rows.q, K, wide, M, &sums[i]);
-      }
-      for (int64_t m = 0; m < M; ++m)
-        scale_line(&sums[m * COLUMNS], -128 * *rows.sum_of(m), count, a[m], s + n, y + m * N + n);
+  const auto four_rows = [&](const int8_t* const* four, const int8_t* numbers, int64_t M, int32_t* sums) {
+    if (M == 1) {
+      for (int i = 0; i < BLOCK_N; ++i) sums[i] = byte_row(four[i], numbers, K);
+      return;
     }
+    if (lines)
+      in_pieces<BLOCK_ROWS>(M, [&](auto R, int64_t m) {  // each asks for its share of what comes
+        const int8_t* later = four[0] + ahead + BLOCK_N * K * m / M;
+        byte_block<R()>(four, numbers + m * wide, lines, wide, later, BLOCK_N * LINE * R() / M, sums + m * COLUMNS);
+      });
+    if (lines < K) byte_ends(four, numbers, K, wide, M, sums);
+  };
+  over_rows((N + COLUMNS - 1) / COLUMNS, COLUMNS * K, [&](int64_t begin, int64_t end) {
+    std::vector<int32_t> sums(std::min(MANY, shape.M) * COLUMNS);
+    for (int64_t first = 0; first < shape.M; first += MANY)
+      for (int64_t n = begin * COLUMNS; n < std::min(end * COLUMNS, N); n += COLUMNS) {
+        const int64_t M = std::min(MANY, shape.M - first), count = std::min<int64_t>(COLUMNS, N - n);
+        std::fill(sums.begin(), sums.end(), 0);
+        for (int64_t i = 0; i < count; i += BLOCK_N) {
+          const int8_t* four[BLOCK_N];
+          for (int j = 0; j < BLOCK_N; ++j) four[j] = w + std::min(n + i + j, N - 1) * K;
+          four_rows(four, rows.q + first * wide, M, &sums[i]);
+        }
+        for (int64_t m = first; m < first + M; ++m)
+          scale_line(&sums[(m - first) * COLUMNS], -128 * *rows.sum_of(m), count, a[m], s + n, y + m * N + n);
+      }
   });
 }
 #endif
@@ -795,13 +789,7 @@ Tensor scale_sums(const Tensor& sums, const Tensor& a, const Tensor& s, const Te
       const auto* scales = data<Pointed<decltype(S)>>(s);
       over_rows(M, N * 8, [&](int64_t begin, int64_t end) {
         for (int64_t m = begin; m < end; ++m) {
-          const int32_t* from = data<int32_t>(sums) + m * N;
-          auto* to = data<Pointed<decltype(Y)>>(y) + m * N;
-          const float scale = data<float>(a)[m];
-          int64_t n = 0;
-          for (; n + LANES <= N; n += LANES)
-            store(to + n, __builtin_convertvector(load<Ints>(from + n), Floats) * scale * widen(scales + n));
-          for (; n < N; ++n) store(to + n, float(from[n]) * scale * float(scales[n]));
+          scale_line(data<int32_t>(sums) + m * N, 0, N, data<float>(a)[m], scales, data<Pointed<decltype(Y)>>(y) + m * N);
         }
       });
     });
@@ -940,7 +928,7 @@ void nibble_tiles(const int8_t* q, const float* a, const uint8_t* p, const S* sc
   const auto finish = [=](int64_t m, int64_t n, int64_t count, const float* sums) {
     for (int64_t i = 0; i < count; ++i) store(y + m * N + n + i, sums[i] * a[m]);
   };
-  tiles(rows, N, -8, line, scale, finish);
+  tiles(rows, N, line, scale, finish);
 }
 #endif
 
