@@ -38,7 +38,7 @@ def by_twin(product: Callable[..., Tensor], x: Tensor, weight: Tensor, scale: Te
 def test_int8_is_exact_for_any_number_of_rows_and_columns(N: int, K: int) -> None:
     """Panels, blocks and what is left over at their ends."""
     weight, scale = int8(N, K)
-    for M in (1, 2, 3, 33, 200):
+    for M in (1, 2, 3, 4, 5, 6, 33, 200):  # each size of a block, and more rows than stay in the cache
         x = rows(M, K)
         got = torch.ops.pureqwen.product_int8(*twins.whole(x), weight, scale, x)
         assert torch.equal(got, by_twin(twins.product_int8, x, weight, scale)), M
@@ -70,6 +70,8 @@ def test_a_row_of_int8_is_the_same_bits_on_every_path(N: int, K: int) -> None:
     weight, scale = int8(N, K)
     whole = kernels.quantize(rows(kernels.MANY + 15, K, torch.bfloat16))
     everything = kernels.product_int8(whole, weight, scale)
+    twin = twins.scaled(twins.exact(whole.q, weight), whole.scale, scale, whole.like)
+    assert torch.equal(twin, everything)
     for first in (1, 2, 3, 8, 13, 16, 17, 29, kernels.MANY, kernels.MANY + 1):
         some = kernels.Whole(whole.q[:first], whole.scale[:first], whole.like)
         assert torch.equal(kernels.product_int8(some, weight, scale), everything[:first]), first
@@ -132,6 +134,53 @@ def test_int4_is_its_twin_up_to_the_order_of_sums(M: int, group: int, dtype: tor
     got, expected = kernels.linear_int4(x, packed, scale), by_twin(twins.product_int4, x, packed, scale)
     limit = 2e-6 if dtype == torch.float32 else 8e-3
     assert (got - expected).abs().max() <= limit * expected.abs().max()
+
+
+@needs_native
+@pytest.mark.parametrize("scales", DTYPES)
+@pytest.mark.parametrize(
+    ("K", "group"), [(32, 32), (96, 96), (160, 32), (320, 64), (1024, 256), (1056, 32), (1280, 160)]
+)
+@pytest.mark.parametrize("N", [1, 3, 33])
+def test_int4_of_groups_and_lines_that_do_not_fill_each_other(
+    N: int, K: int, group: int, scales: torch.dtype
+) -> None:
+    packed, scale = int4(N, K, group, scales)
+    for M in (1, 3, 4, 6, 19):
+        x = rows(M, K)
+        got, expected = kernels.linear_int4(x, packed, scale), by_twin(twins.product_int4, x, packed, scale)
+        assert (got - expected).abs().max() <= 3e-6 * expected.abs().max(), M
+
+
+@needs_native
+def test_weights_may_begin_anywhere_in_memory() -> None:
+    """Where no line of the cache begins, too: safetensors puts them where they fall."""
+    weight, scale = int8(37, 96)
+    packed, groups = int4(37, 96, 32)
+    x = rows(3, 96)
+    bytes_, nibbles = kernels.linear_int8(x, weight, scale), kernels.linear_int4(x, packed, groups)
+    for odd in range(1, 4):
+        moved = torch.cat([weight.new_zeros(odd), weight.flatten()])[odd:].view_as(weight)
+        shifted = torch.cat([packed.new_zeros(odd), packed.flatten()])[odd:].view_as(packed)
+        assert torch.equal(kernels.linear_int8(x, moved, scale), bytes_)
+        assert torch.equal(kernels.linear_int4(x, shifted, groups), nibbles)
+
+
+@needs_native
+def test_pytorchs_product_of_bytes_takes_over_where_it_is_faster(monkeypatch: pytest.MonkeyPatch) -> None:
+    weight, scale = int8(40, 64)
+    x = rows(kernels.MANY + 1, 64)
+    expected, made = kernels.linear_int8(x, weight, scale), []
+
+    def exact(q: Tensor, weight: Tensor) -> Tensor:
+        made.append(len(q))
+        return (q.long() @ weight.long().t()).int()
+
+    monkeypatch.setattr(twins, "faster_int8", lambda: True)
+    monkeypatch.setattr(twins, "exact", exact)
+    assert torch.equal(kernels.linear_int8(x, weight, scale), expected)
+    assert torch.equal(kernels.linear_int8(x[:-1], weight, scale), expected[:-1])
+    assert made == [kernels.MANY + 1]
 
 
 @needs_native

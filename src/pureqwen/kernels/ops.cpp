@@ -131,6 +131,19 @@ inline void pin([[maybe_unused]] V& v) {
 #endif
 }
 
+template <class V>
+inline V pinned(V v) {
+  pin(v);
+  return v;
+}
+
+// Calls f with 0 to N - 1, each of a type of its own: what it fills by these numbers stays in registers.
+template <int N, class F>
+__attribute__((always_inline)) inline void each(const F& f) {
+  [&]<int... I>(std::integer_sequence<int, I...>) __attribute__((always_inline)) { (f(std::integral_constant<int, I>{}), ...); }
+  (std::make_integer_sequence<int, N>{});
+}
+
 template <class H, class V>
 inline H half(const V& v, int which) {  // the lower (0) or the upper (1)
   return load<H>(reinterpret_cast<const char*>(&v) + which * sizeof(H));
@@ -557,18 +570,6 @@ inline __m512i unsigned_line(const int8_t* w, int64_t left) {
   return _mm512_xor_si512(_mm512_maskz_loadu_epi8(mask, w), _mm512_set1_epi8(-128));
 }
 
-// Whole numbers: one weight row with one row of q.
-int32_t byte_row(const int8_t* w, const int8_t* q, int64_t K) {
-  __m512i total[CHAINS] = {};
-  int64_t k = 0;
-  for (; k + CHAINS * LINE <= K; k += CHAINS * LINE)
-    for (int c = 0; c < CHAINS; ++c)
-      total[c] = plus_fours(total[c], unsigned_line(w + k + c * LINE, LINE), load<__m512i>(q + k + c * LINE));
-  for (; k < K; k += LINE) total[0] = plus_fours(total[0], unsigned_line(w + k, K - k), load<__m512i>(q + k));
-  const __m512i all = _mm512_add_epi32(_mm512_add_epi32(total[0], total[1]), _mm512_add_epi32(total[2], total[3]));
-  return sum(half<Ints>(all, 0) + half<Ints>(all, 1));
-}
-
 // The sums of four vectors' lanes.
 inline Four sums_of(const __m512i* v) {
   const auto both = [](__m512i a, __m512i b) { return _mm512_add_epi32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b)); };
@@ -644,10 +645,6 @@ void byte_rows(const int8_t* q, const float* a, const int8_t* w, const S* s, Y* 
   const int64_t N = shape.N, K = shape.K, lines = K / LINE * LINE, wide = rows.wide;
   const int64_t ahead = std::max<int64_t>(1, FAR / (BLOCK_N * K)) * BLOCK_N * K;
   const auto four_rows = [&](const int8_t* const* four, const int8_t* numbers, int64_t M, int32_t* sums) {
-    if (M == 1) {
-      for (int i = 0; i < BLOCK_N; ++i) sums[i] = byte_row(four[i], numbers, K);
-      return;
-    }
     if (lines)
       in_pieces<BLOCK_ROWS>(M, [&](auto R, int64_t m) {  // each asks for its share of what comes
         const int8_t* later = four[0] + ahead + BLOCK_N * K * m / M;
@@ -713,9 +710,8 @@ Tensor scale_sums(const Tensor& sums, const Tensor& a, const Tensor& s, const Te
     with_type(s, [&](auto* S) {
       const auto* scales = data<Pointed<decltype(S)>>(s);
       over_rows(M, N * 8, [&](int64_t begin, int64_t end) {
-        for (int64_t m = begin; m < end; ++m) {
+        for (int64_t m = begin; m < end; ++m)
           scale_line(data<int32_t>(sums) + m * N, 0, N, data<float>(a)[m], scales, data<Pointed<decltype(Y)>>(y) + m * N);
-        }
       });
     });
   });
@@ -826,19 +822,6 @@ void int4_rows(const int8_t* q, const float* a, const uint8_t* p, const S* scale
 }
 
 #if defined(BYTE_PRODUCTS)
-template <class V>
-inline V pinned(V v) {
-  pin(v);
-  return v;
-}
-
-// Calls f with 0 to N - 1, each of a type of its own: what it fills by these numbers stays in registers.
-template <int N, class F>
-__attribute__((always_inline)) inline void each(const F& f) {
-  [&]<int... I>(std::integer_sequence<int, I...>) __attribute__((always_inline)) { (f(std::integral_constant<int, I>{}), ...); }
-  (std::make_integer_sequence<int, N>{});
-}
-
 // 128 numbers of a row of q, for as many weights: 64 bytes of them.
 struct alignas(LINE) Numbers {
   int8_t even[LINE], odd[LINE];
@@ -855,7 +838,8 @@ std::vector<Numbers> numbers_of(const int8_t* q, int64_t M, int64_t K) {
       const int64_t m = i / num, first = i % num * 2 * LINE;
       const int8_t* from = q + m * K + first;
       Numbers& mine = found[i];
-      for (int64_t k = 0; k < std::min<int64_t>(LINE, (K - first) / 2); ++k) mine.even[k] = from[2 * k], mine.odd[k] = from[2 * k + 1];
+      const int64_t pairs = std::min<int64_t>(LINE, (K - first) / 2);
+      for (int64_t k = 0; k < pairs; ++k) mine.even[k] = from[2 * k], mine.odd[k] = from[2 * k + 1];
       for (int k = 0; k < LINE; ++k) mine.balance[k / 4] -= 8 * (mine.even[k] + mine.odd[k]);
     }
   });
@@ -873,8 +857,8 @@ inline __m512 spread_scales(const BFloat16* s, __mmask8 some, __m512i order) {
 
 // Four weight rows of 4 bits with M rows of q: sums (M, COLUMNS).
 template <int M, class S>
-__attribute__((noinline)) void nibble_block(const uint8_t* const* p, const S* const* scales, int64_t K, int64_t size, const Numbers* q,
-                                            const uint8_t* ahead, int64_t step, float* out) {
+__attribute__((noinline)) void nibble_block(const uint8_t* const* p, const S* const* scales, int64_t K, int64_t size,
+                                            const Numbers* q, const uint8_t* ahead, int64_t step, float* out) {
   const int64_t num = num_lines(K), num_groups = K / size, groups = std::max<int64_t>(1, 2 * LINE / size);  // of a line
   Vector<int32_t, 16> order;
   for (int i = 0; i < 16; ++i) order[i] = i * groups / 16;
@@ -912,7 +896,8 @@ __attribute__((noinline)) void nibble_block(const uint8_t* const* p, const S* co
 template <class Y, class S>
 void nibble_rows(const int8_t* q, const float* a, const uint8_t* p, const S* scales, Y* y, Shape s, int64_t size) {
   const std::vector<Numbers> rows = numbers_of(q, s.M, s.K);
-  const int64_t M = s.M, N = s.N, K = s.K, num = num_lines(K), bytes = BLOCK_N * K / 2, ahead = std::max<int64_t>(1, FAR / bytes) * bytes;
+  const int64_t M = s.M, N = s.N, K = s.K, num = num_lines(K), bytes = BLOCK_N * K / 2;
+  const int64_t ahead = std::max<int64_t>(1, FAR / bytes) * bytes;
   over_rows((N + COLUMNS - 1) / COLUMNS, COLUMNS * K / 2, [&](int64_t begin, int64_t end) {
     std::vector<float> sums(M * COLUMNS);
     for (int64_t n = begin * COLUMNS; n < std::min(end * COLUMNS, N); n += COLUMNS) {
@@ -1021,8 +1006,9 @@ void nibble_tiles(const int8_t* q, const float* a, const uint8_t* p, const S* sc
       for (int64_t i = 0; i < num_groups * COLUMNS; ++i) wide[i] = float(scales[row(i % COLUMNS) * num_groups + i / COLUMNS]);
       const auto run = [&](auto M, int64_t m) {
         tile_rows<M()>(rows, m, tile, wide.data(), out);
+        const int64_t count = std::min<int64_t>(COLUMNS, N - n);
         for (int r = 0; r < M(); ++r)
-          for (int64_t i = 0; i < std::min<int64_t>(COLUMNS, N - n); ++i) store(y + (m + r) * N + n + i, out[r * COLUMNS + i] * a[m + r]);
+          for (int64_t i = 0; i < count; ++i) store(y + (m + r) * N + n + i, out[r * COLUMNS + i] * a[m + r]);
       };
       int64_t m = 0;
       for (; m + ROWS <= s.M; m += ROWS) run(std::integral_constant<int, ROWS>{}, m);
