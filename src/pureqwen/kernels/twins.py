@@ -70,7 +70,7 @@ def fast_int8() -> bool:
 
 @cache
 def faster_int8() -> bool:
-    """Whether those outrun ours with many rows: with units for matrices, or without an instruction for bytes."""
+    """Whether those outrun ours with many rows: with units for matrices, or no instruction for bytes."""
     return fast_int8() and (torch.cpu._is_amx_tile_supported() or not torch.cpu._is_vnni_supported())
 
 
