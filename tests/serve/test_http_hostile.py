@@ -123,6 +123,8 @@ REFUSED: dict[str, Any] = {
     "a large schema": form({"type": "object", "properties": {f"a{n}" * 9: {} for n in range(4000)}}),
     "many tools": {"tools": [{"type": "function", "function": {"name": f"f{n}"}} for n in range(1000)]},
     "many stop strings": {"stop": [f"a{n}" for n in range(1000)]},
+    "long stop strings": {"stop": ["a" * 100_000 + str(n) for n in range(16)], "n": 16},
+    "many stop ids": {"stop_token_ids": [*range(1000)]},
     "many biases": {"logit_bias": {str(n): 1 for n in range(2000)}},
     "an unknown field": {"use_beam_search": True},
 }

@@ -18,7 +18,7 @@ from pureqwen.serve.protocol.ask import Ask, Form, forms_of, thoughts
 from pureqwen.serve.protocol.body import Fields, Objects, Values
 from pureqwen.serve.protocol.messages_in import NAME, check_schema, placed
 from pureqwen.serve.protocol.refusal import Refusal
-from pureqwen.serve.protocol.sampling import checked
+from pureqwen.serve.protocol.sampling import checked, stops
 
 
 class CacheControl(Fields):
@@ -144,18 +144,12 @@ def messages_ask(request: CountRequest, config: ServeConfig) -> Ask:
     """What is asked for. Raises Refusal naming the field."""
     values: dict[str, Any] = {}
     if isinstance(request, MessagesRequest):
-        stops = request.stop_sequences
-        if stops is not None and len(stops) > config.max_stops:
-            raise Refusal(
-                f"stop_sequences has {len(stops)} strings: at most {config.max_stops} are possible",
-                param="stop_sequences",
-            )
         values = {
             "max_tokens": request.max_tokens,
             "temperature": request.temperature,
             "top_p": request.top_p,
             "top_k": request.top_k,
-            "stop": None if stops is None else tuple(stops),
+            "stop": stops(request.stop_sequences, config, param="stop_sequences"),
         }
     thinking, budget = thinking_of(request.thinking, config)
     tools, calls, parallel = tools_of(request, config)
