@@ -10,6 +10,7 @@ from test_constrain import CITY, CLOCK, WEATHER, grammars, ids, qwen, row, tool,
 from pureqwen import Qwen, SamplingParams, parse_tool_calls
 from pureqwen.chat import Content, Reply, ReplyOptions
 from pureqwen.generate import GrammarError, Grammars, forms
+from pureqwen.generate.proportion import MAX_BYTES
 
 __all__ = ["grammars", "qwen"]  # fixtures
 
@@ -122,7 +123,7 @@ def test_tools_that_are_not_strict_need_no_schema_that_a_grammar_can_be_made_of(
     [
         ({"type": "wat"}, "wat"),
         ({"pattern": "a{99999}"}, "repeats its parts"),
-        ({"a": "x" * forms.MAX_BYTES}, "bytes"),
+        ({"a": "x" * MAX_BYTES}, "bytes"),
         ([1], "a JSON object"),
     ],
 )

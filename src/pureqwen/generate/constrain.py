@@ -27,7 +27,8 @@ from torch import Tensor
 
 from pureqwen.chat import Calls
 from pureqwen.generate import forms
-from pureqwen.generate.forms import GrammarError, mixed_form, regex_form, schema_form, tools_form, walk
+from pureqwen.generate.forms import mixed_form, regex_form, schema_form, tools_form
+from pureqwen.generate.proportion import GrammarError, walk
 from pureqwen.tokenizer import Tokenizer
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from torch import Tensor
 from pureqwen.chat import Event, Reply
 from pureqwen.config import SamplingParams
 from pureqwen.generate.constrain import Constraint
-from pureqwen.generate.forms import GrammarError
+from pureqwen.generate.proportion import GrammarError
 from pureqwen.generate.result import Logprob, Result, Timings, Usage
 from pureqwen.generate.sampling import Sampler
 from pureqwen.generate.speculative import Lookup
