@@ -208,12 +208,13 @@ def test_an_engine_that_dies_says_so_to_everybody(qwen: Qwen, monkeypatch: pytes
 def test_a_full_queue_is_busy_and_run_is_not(qwen: Qwen) -> None:
     engine = Engine(qwen, config=EngineConfig(max_queue=2, max_batch=1))
     listeners = [Listener() for _ in range(3)]
-    for n in range(2):
+    for n in range(3):  # one of them begins with the next step, and does not wait
+        assert engine.room == 3 - n
         engine.submit(row(qwen, [n]), listen=listeners[n])
     with pytest.raises(Busy, match="queue is full"):
-        engine.submit(row(qwen, [2]), listen=listeners[2])
-    engine._step()  # one of the two begins
-    engine.submit(row(qwen, [2]), listen=listeners[2])
+        engine.submit(row(qwen, [3]), listen=Listener())
+    engine._step()
+    assert engine.room == 0
     with pytest.raises(Busy):
         engine.submit(row(qwen, [3]), listen=Listener())
     assert engine.statistics().waiting == 2

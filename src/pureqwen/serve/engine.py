@@ -101,12 +101,22 @@ class Engine:
         when the cache has no room for the prompt and a token.
         """
         self.intake.fit(row)
-        queue, most = self._scheduler.waiting, self.config.max_queue
-        return self._submit(row, listen, salt=salt, room=lambda: most - len(queue))
+        return self._submit(row, listen, salt=salt, room=self._places)
 
     def abort(self, ticket: Ticket) -> None:
         """End a request as "interrupted", before the next step; thread-safe, and nothing if it has ended."""
         self._inbox.give_up(ticket)
+
+    @property
+    def room(self) -> int:
+        """How many more requests would be taken now. Thread-safe."""
+        return self._places() - self._inbox.num_arrived
+
+    def _places(self) -> int:
+        """So many may arrive before the next step: those that it begins with do not wait."""
+        waiting, running = len(self._scheduler.waiting), len(self._scheduler.running)
+        free = 0 if waiting else self.config.max_batch - running
+        return self.config.max_queue + free - waiting
 
     def statistics(self) -> Statistics:
         """How it stands. Thread-safe."""

@@ -62,16 +62,25 @@ def too_long(ask: Ask, size: str, *, context: int, most: int | None) -> Refusal:
     )
 
 
-def make_rows(ask: Ask, intake: Intake, grammars: "Grammars | None") -> list[Row]:
+def make_form(ask: Ask, intake: Intake, grammars: "Grammars | None") -> Grammar | None:
+    """What the answers must fit. Raises Refusal."""
+    try:
+        return grammar_of(ask, intake.template, grammars)
+    except Refusal:
+        raise
+    except ValueError as error:
+        raise blamed(error, ask) from error
+
+
+def make_rows(ask: Ask, intake: Intake, form: Grammar | None) -> list[Row]:
     """One row for each answer: those to the first prompt first. Raises Refusal."""
     try:
-        grammar = grammar_of(ask, intake.template, grammars)
         ask = dataclasses.replace(ask, thinking=thinking_for(ask, intake))
         ask = dataclasses.replace(ask, params=params_for(ask, intake))
         params = [ask.params_of(choice) for choice in range(ask.n)]
         if ask.prompts is None:
-            return [_chat(ask, one, intake, grammar) for one in params]
-        return [_text(ask, prompt, one, intake, grammar) for prompt in ask.prompts for one in params]
+            return [_chat(ask, one, intake, form) for one in params]
+        return [_text(ask, prompt, one, intake, form) for prompt in ask.prompts for one in params]
     except Refusal:
         raise
     except TemplateError as error:
@@ -86,9 +95,13 @@ def blamed(error: ValueError, ask: Ask) -> Refusal:
     if "the context holds" in text or "the cache holds" in text:
         return Refusal(text, param=prompt, code="context_length_exceeded")
     field = text.split(" ")[0].split("=")[0]
-    known = {one.name for one in dataclasses.fields(SamplingParams)} | {"thinking"}
-    param = ask.names.get(field, field) if field in known else prompt
-    return Refusal(renamed(text, ask.names) if field in known else text, param=param)
+    if field == "thinking":
+        param = ask.names.get(field, "enable_thinking")
+        return Refusal(text if param == field else f"{param}: {text}", param=param)
+    if field not in {one.name for one in dataclasses.fields(SamplingParams)}:
+        return Refusal(text, param=prompt)
+    names = {name: theirs for name, theirs in ask.names.items() if name != "thinking"}
+    return Refusal(renamed(text, names), param=names.get(field, field))
 
 
 def thinking_for(ask: Ask, intake: Intake) -> bool | None:
