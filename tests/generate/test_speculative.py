@@ -194,6 +194,20 @@ def test_a_thinking_budget_ends_the_thought_inside_a_draft(qwen: Qwen) -> None:
     assert guessed.usage.reasoning_tokens == plain.usage.reasoning_tokens
 
 
+def test_a_guess_does_not_end_a_thought_that_a_form_waits_behind(qwen: Qwen) -> None:
+    """The guess is what the model would write if nothing waited: an end inside its thought."""
+    assert qwen.tokenizer is not None
+    [end, think] = qwen.tokenizer.encode("<|im_end|><think>", allow_special=True)
+    params = SamplingParams(temperature=0, max_tokens=60, logit_bias={end: 100.0, think: 50.0})
+    form = qwen.grammars.regex("[0-9]{2}[a-z]*")
+    plain = run(qwen, qwen.intake.chat("Hi", None, None, params, constraint=form), speculative=0)
+    guessing = qwen.intake.chat("Hi", None, None, params, constraint=form)
+    guessing.lookup = Oracle([think, end, *plain.token_ids[2:]])  # type: ignore[assignment]
+    guessed = run(qwen, guessing, speculative=8)
+    assert guessed.token_ids == plain.token_ids and guessed.usage == plain.usage
+    assert plain.usage.forced_tokens == 2 and len(plain.content or "") == 2
+
+
 @pytest.mark.parametrize("wrong", [0.0, 0.4])
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_a_constraint_holds_for_guessed_tokens_too(qwen: Qwen, wrong: float, temperature: float) -> None:

@@ -329,6 +329,17 @@ def test_forms_and_thinking_budgets_are_those_of_generate(pocket: Qwen) -> None:
     assert results[0].usage.forced_tokens > 0 and (results[0].content or "").startswith("{")
 
 
+def test_an_end_inside_a_thought_that_a_form_waits_behind_is_that_of_generate(pocket: Qwen) -> None:
+    assert pocket.tokenizer is not None
+    [end, think] = pocket.tokenizer.encode("<|im_end|><think>", allow_special=True)
+    form = pocket.grammars.regex("[0-9]{2}[a-z]*")
+    params = SamplingParams(temperature=0.0, max_tokens=60, logit_bias={end: 100.0, think: 50.0})
+    rows = [pocket.intake.chat("Hi", None, None, params, constraint=form) for _ in range(2)]
+    results = Engine(pocket, config=EngineConfig(speculative=4)).run(rows)
+    same(results, [pocket.chat("Hi", params=params, constraint=form)] * 2)
+    assert [(r.usage.forced_tokens, len(r.content or "")) for r in results] == [(2, 2)] * 2
+
+
 def test_a_crowd_that_comes_and_leaves_as_it_likes_leaves_nothing_behind(qwen: Qwen) -> None:
     """Few pages, shared beginnings, drafts, and every third request given up in the middle: each gets what it
     gets alone, as far as it goes.

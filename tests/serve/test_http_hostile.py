@@ -174,6 +174,16 @@ def test_what_is_allowed_but_odd_is_answered_or_refused_and_nothing_breaks(
     assert server.ask("/ready")[0] == 200
 
 
+def test_a_bias_for_the_end_is_no_way_past_a_call_that_is_required(
+    crowded: tuple[Running, Beside], pocket: Qwen
+) -> None:
+    assert pocket.tokenizer is not None
+    [end, think] = pocket.tokenizer.encode("<|im_end|><think>", allow_special=True)
+    body = {"model": "pocket", "messages": HI, "max_tokens": 60, **tool({"type": "object"})}
+    status, _, told = crowded[0].ask(CHAT, {**body, "logit_bias": {str(end): 100, str(think): 50}})
+    assert status == 200 and told["choices"][0]["finish_reason"] == "tool_calls"
+
+
 def test_unique_schemas_fill_no_cache(crowded: tuple[Running, Beside]) -> None:
     """CVE-2025-29770: each is compiled, used and forgotten."""
     server, _ = crowded

@@ -56,8 +56,12 @@ class Row:
         text_of: Callable[[int], str],
         budget: Budget | None = None,
         constraint: Constraint | None = None,
+        closing: Sequence[int] = (),
     ) -> None:
-        """`params` with every field set, max_tokens too: at most what fits in the context."""
+        """`params` with every field set, max_tokens too: at most what fits in the context.
+
+        closing: what ends a thought, where an answer must follow it.
+        """
         self.ids = list(prompt)
         self.num_prompt = len(self.ids)
         self.num_computed = 0
@@ -68,6 +72,7 @@ class Row:
         self.forced: deque[int] = deque()
         self.num_forced = self.num_reasoning = self.num_thought = 0
         self.constraint = constraint  # the form of the answer
+        self.closing = tuple(closing)
         self.error: GrammarError | None = None  # why its constraint failed, which ended the row
         self.prompt_logprobs: list[Logprob | None] | None = None  # None: not asked for
         self.prompt_top = 0
@@ -105,13 +110,18 @@ class Row:
     def accept(self, logits: Tensor) -> list[Event]:
         """Choose the next token from its raw logits (V,), and say what that adds to the answer.
 
-        Where a constraint leaves nothing to choose, the row ends here and no token is added.
+        Where a constraint leaves nothing to choose, the row ends here and no token is added. Where the model
+        would end inside its thought, and an answer must follow, the thought is closed in the place of that.
         """
-        forced = bool(self.forced)
-        constraint = None if forced or self.reply.in_reasoning else self.constraint
-        token = self.forced.popleft() if forced else self.choose(logits, constraint)
+        constraint = None if self.forced or self.reply.in_reasoning else self.constraint
+        token = self.forced[0] if self.forced else self.choose(logits, constraint)
         if token is None:
             return self.reply.finish("interrupted" if self.error else "stop")
+        if self.leaves_open(token):
+            self.forced.extend(self.closing)
+        forced = bool(self.forced)
+        if forced:
+            token = self.forced.popleft()
         if self.params.logprobs:
             self.logprobs.append(self.score(logits, token, top=self.params.top_logprobs or 0, forced=forced))
         events = self.append(token, forced=forced)
@@ -132,6 +142,17 @@ class Row:
                 self.error = constraint.error
                 return None
         return self.sampler.choose(logits, position=len(self.ids), count=count, allowed=allowed)
+
+    def leaves_open(self, token: int) -> bool:
+        """Whether this token ends the answer inside its thought, while a form or a budget waits behind it.
+
+        A whole call that was begun without closing the thought is an answer; it is none that a form holds.
+        """
+        if self.forced or not self.closing or not self.reply.in_reasoning:
+            return False
+        if token not in self.sampler.end_ids:
+            return False
+        return self.constraint is not None or not self.reply.holds_call
 
     def append(self, token: int, *, forced: bool) -> list[Event]:
         """The next token of the output is this one: what that adds to the answer."""
