@@ -4,11 +4,14 @@
     quantize                             rows as whole numbers, for several products that read the same
     rms_norm, swiglu, qk_norm_rope       what stands between the products, in one pass each
     store_pages, paged_attention         keys and values into their slots; a few queries over them
+    attention_in, attention_out,         a block's steps but attention, several in one call: with few rows
+    feed_forward                         an operation takes about as long to start as to run
 
 On a CPU the code of ops.cpp runs, if there is one; elsewhere, or without it, the twin. `native()` says which,
 and compiles at its first call (some seconds, once a machine where it succeeds).
 """
 
+from collections.abc import Sequence
 from functools import cache
 from typing import NamedTuple
 
@@ -21,9 +24,13 @@ from pureqwen.kernels.twins import fast_bfloat16
 
 __all__ = [
     "FEW",
+    "Matrix",
     "Table",
     "Whole",
+    "attention_in",
+    "attention_out",
     "fast_bfloat16",
+    "feed_forward",
     "linear",
     "linear_int4",
     "linear_int8",
@@ -80,6 +87,9 @@ def _describe() -> None:
     )
     torch.library.register_fake("pureqwen::linear", lambda x, weight: x.new_empty(len(x), len(weight)))
     torch.library.register_fake("pureqwen::store_pages", lambda *tensors: None)
+    torch.library.register_fake("pureqwen::attention_in", _like_heads)
+    for name in ("attention_out", "feed_forward"):
+        torch.library.register_fake(f"pureqwen::{name}", lambda x, *rest: torch.empty_like(x))
 
 
 def _like_whole(x: Tensor, *rest: object) -> tuple[Tensor, Tensor]:
@@ -88,6 +98,12 @@ def _like_whole(x: Tensor, *rest: object) -> tuple[Tensor, Tensor]:
 
 def _like_product(q: Tensor, scale: Tensor, weight: Tensor, scales: Tensor, like: Tensor) -> Tensor:
     return like.new_empty(len(q), len(weight))
+
+
+def _like_heads(x: Tensor, norm: Tensor, eps: float, *rest: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    q, _, k, _, v, _, q_norm, *_ = rest
+    mine, theirs = (x.new_empty(len(x), len(w) // len(q_norm), len(q_norm)) for w in (q, k))
+    return mine, theirs, x.new_empty(len(x), len(v))
 
 
 def _ready() -> bool:
@@ -209,3 +225,49 @@ def paged_attention(q: Tensor, k_pages: Tensor, v_pages: Tensor, table: Table) -
     fits = q.shape[-1] % 32 == 0 and runs(q)
     run = torch.ops.pureqwen.paged_attention if fits else twins.paged_attention
     return run(q.contiguous(), k_pages, v_pages, *table)
+
+
+# ---- several in one call, for few rows; native, where `runs` says so --------------------------------------
+
+
+class Matrix(NamedTuple):
+    """Weights (N, K): of 8 or 4 bits with their scales, or floats."""
+
+    weight: Tensor
+    scale: Tensor | None
+
+
+def attention_in(
+    x: Tensor,
+    norm: Tensor,
+    eps: float,
+    matrices: Sequence[Matrix],
+    heads: Sequence[Tensor],
+    angles: Sequence[Tensor],
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Of rows x (T, D), normed: queries (T, H, Dh) and keys (T, Hkv, Dh), normed and turned, and values
+    (T, Hkv * Dh).
+
+    matrices: of queries, keys and values. heads: the weights of the norms of queries and keys. angles: the
+    cosines and sines (T, Dh/2).
+    """
+    q, k, v = matrices
+    run = torch.ops.pureqwen.attention_in.default
+    out: tuple[Tensor, Tensor, Tensor] = run(x, norm, eps, *q, *k, *v, *heads, *angles)
+    return out
+
+
+def attention_out(x: Tensor, o: Tensor, matrix: Matrix) -> Tensor:
+    """Rows x (T, D) with the product of what attention gave, o (T, H * Dh)."""
+    y: Tensor = torch.ops.pureqwen.attention_out.default(x, o, *matrix)
+    return y
+
+
+def feed_forward(x: Tensor, norm: Tensor, eps: float, matrices: Sequence[Matrix]) -> Tensor:
+    """Rows x (T, D) with what the feed-forward network makes of them, normed.
+
+    matrices: gate, up and down.
+    """
+    gate, up, down = matrices
+    y: Tensor = torch.ops.pureqwen.feed_forward.default(x, norm, eps, *gate, *up, *down)
+    return y

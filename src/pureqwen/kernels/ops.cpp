@@ -9,6 +9,7 @@
 //   rms_norm, swiglu             as in model/layers.py; with _quantize behind them as whole numbers
 //   qk_norm_rope(x, w, ...)      RMSNorm over each head, then the rotation
 //   store_pages, paged_attention keys and values into their slots; softmax(q k') v over them
+//   attention_in, attention_out, feed_forward   a block's steps but attention, several in one call
 //
 // Sums of int8 are exact, those of int4 within a group; only scaling rounds. Each sum of floats has one fixed order
 // (lane by lane, then the lanes; chunk by chunk), so a row of a result depends neither on the rows beside it nor on the
@@ -32,6 +33,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <optional>
 #include <tuple>
 #include <type_traits>
 #include <vector>
@@ -969,9 +971,9 @@ std::tuple<Tensor, Tensor> swiglu_quantize(const Tensor& gate, const Tensor& up)
 
 // x (T, H, Dh): each head normed, then each pair (i, i + Dh/2) turned by its angle; cos and sin (T, Dh/2).
 Tensor qk_norm_rope(const Tensor& x, const Tensor& weight, double eps, const Tensor& cos, const Tensor& sin) {
-  const int64_t T = x.size(0), H = x.size(1), Dh = x.size(2);
+  const int64_t T = x.size(0), Dh = weight.numel(), H = x.numel() / std::max<int64_t>(1, T * Dh);  // of (T, H * Dh) as well
   require(x.is_contiguous() && weight.is_contiguous() && cos.is_contiguous() && sin.is_contiguous(), "qk_norm_rope: not contiguous");
-  require(alike(x, weight) && alike(x, cos) && alike(x, sin) && weight.numel() == Dh, "qk_norm_rope: bad arguments");
+  require(alike(x, weight) && alike(x, cos) && alike(x, sin) && x.numel() == T * H * Dh, "qk_norm_rope: bad arguments");
   require(Dh % 2 == 0 && cos.numel() == T * Dh / 2 && sin.numel() == cos.numel(), "qk_norm_rope: bad shapes");
   Tensor y = torch::stable::new_empty(x, {T, H, Dh});
   with_type(x, [&](auto* X) {
@@ -1133,6 +1135,72 @@ Tensor paged_attention(const Tensor& q, const Tensor& k_pages, const Tensor& v_p
   return y;
 }
 
+// ---- several in one call -------------------------------------------------------------------------------------------
+//
+// With few rows an operation takes about as long to start as to run. So a block's are three, and what they do is said above:
+//
+//   attention_in     norm -> q, k, v -> norm and rotation of the heads of q and k
+//   attention_out    x + o w'
+//   feed_forward     x + (norm -> gate, up -> silu(gate) up -> down)
+//
+// A matrix is its weights and scales: of 8 or 4 bits with them, of floats without.
+
+using Scale = std::optional<Tensor>;
+
+struct Rows {  // of a product: floats x, or whole numbers q with a scale each
+  Tensor x;
+  std::optional<std::tuple<Tensor, Tensor>> whole;
+
+  Tensor times(const Tensor& w, const Scale& s) const {
+    require(whole.has_value() == s.has_value(), "matrices of floats and of whole numbers read other rows");
+    if (!whole) return linear(x, w);
+    const auto& [q, a] = *whole;
+    return w.scalar_type() == ScalarType::Char ? product_int8(q, a, w, *s, x) : product_int4(q, a, w, *s, x);
+  }
+};
+
+Rows normed(const Tensor& x, const Tensor& weight, double eps, bool whole) {
+  if (whole) return {x, rms_norm_quantize(x, weight, eps)};
+  return {rms_norm(x, weight, eps), std::nullopt};
+}
+
+Tensor added(const Tensor& x, const Tensor& y) {
+  require(x.is_contiguous() && alike(x, y) && x.numel() == y.numel(), "what is added has another shape");
+  Tensor z = output(x, x.size(0), x.size(1));
+  with_type(x, [&](auto* X) {
+    using T = Pointed<decltype(X)>;
+    const T *a = data<T>(x), *b = data<T>(y);
+    for (int64_t i = 0; i < x.numel(); ++i) store(data<T>(z) + i, float(a[i]) + float(b[i]));
+  });
+  return z;
+}
+
+std::tuple<Tensor, Tensor, Tensor> attention_in(const Tensor& x, const Tensor& norm, double eps, const Tensor& q, const Scale& q_scale,
+                                                const Tensor& k, const Scale& k_scale, const Tensor& v, const Scale& v_scale,
+                                                const Tensor& q_norm, const Tensor& k_norm, const Tensor& cos, const Tensor& sin) {
+  const Rows rows = normed(x, norm, eps, q_scale.has_value());
+  return {qk_norm_rope(rows.times(q, q_scale), q_norm, eps, cos, sin), qk_norm_rope(rows.times(k, k_scale), k_norm, eps, cos, sin),
+          rows.times(v, v_scale)};
+}
+
+Tensor attention_out(const Tensor& x, const Tensor& o, const Tensor& w, const Scale& scale) {
+  Rows rows{o, std::nullopt};
+  if (scale) rows.whole = quantize(o);
+  return added(x, rows.times(w, scale));
+}
+
+Tensor feed_forward(const Tensor& x, const Tensor& norm, double eps, const Tensor& gate, const Scale& gate_scale, const Tensor& up,
+                    const Scale& up_scale, const Tensor& down, const Scale& down_scale) {
+  const Rows rows = normed(x, norm, eps, gate_scale.has_value());
+  const Tensor opened = rows.times(gate, gate_scale), wide = rows.times(up, up_scale);
+  Rows inner{opened, std::nullopt};
+  if (down_scale)
+    inner.whole = swiglu_quantize(opened, wide);
+  else
+    inner.x = swiglu(opened, wide);
+  return added(x, inner.times(down, down_scale));
+}
+
 }  // namespace
 
 STABLE_TORCH_LIBRARY(pureqwen, m) {
@@ -1146,6 +1214,11 @@ STABLE_TORCH_LIBRARY(pureqwen, m) {
   m.def("swiglu(Tensor gate, Tensor up) -> Tensor");
   m.def("swiglu_quantize(Tensor gate, Tensor up) -> (Tensor, Tensor)");
   m.def("qk_norm_rope(Tensor x, Tensor weight, float eps, Tensor cos, Tensor sin) -> Tensor");
+  m.def("attention_in(Tensor x, Tensor norm, float eps, Tensor q, Tensor? q_scale, Tensor k, Tensor? k_scale, Tensor v,"
+        " Tensor? v_scale, Tensor q_norm, Tensor k_norm, Tensor cos, Tensor sin) -> (Tensor, Tensor, Tensor)");
+  m.def("attention_out(Tensor x, Tensor o, Tensor w, Tensor? scale) -> Tensor");
+  m.def("feed_forward(Tensor x, Tensor norm, float eps, Tensor gate, Tensor? gate_scale, Tensor up, Tensor? up_scale,"
+        " Tensor down, Tensor? down_scale) -> Tensor");
   m.def("store_pages(Tensor k, Tensor v, Tensor(a!) k_pages, Tensor(b!) v_pages, Tensor slots) -> ()");
   m.def("paged_attention(Tensor q, Tensor k_pages, Tensor v_pages, Tensor block_table, Tensor row_starts, Tensor lengths)"
         " -> Tensor");
@@ -1162,6 +1235,9 @@ STABLE_TORCH_LIBRARY_IMPL(pureqwen, CPU, m) {
   m.impl("swiglu", TORCH_BOX(&swiglu));
   m.impl("swiglu_quantize", TORCH_BOX(&swiglu_quantize));
   m.impl("qk_norm_rope", TORCH_BOX(&qk_norm_rope));
+  m.impl("attention_in", TORCH_BOX(&attention_in));
+  m.impl("attention_out", TORCH_BOX(&attention_out));
+  m.impl("feed_forward", TORCH_BOX(&feed_forward));
   m.impl("store_pages", TORCH_BOX(&store_pages));
   m.impl("paged_attention", TORCH_BOX(&paged_attention));
 }
