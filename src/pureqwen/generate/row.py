@@ -137,7 +137,7 @@ class Row:
         if constraint is not None:
             allowed = constraint.allowed(len(logits), ends=self.sampler.end_ids)
             if count < (self.params.min_tokens or 0):
-                allowed[self.sampler.end_ids] = False
+                allowed[self.sampler.ends] = False
             if not allowed.any():
                 self.error = constraint.error
                 return None
