@@ -21,7 +21,7 @@ COUNTS = (  # fields that must be at least 1
     *("max_body", "max_rows", "max_stops", "max_stop_text", "max_stop_ids"),
     *("max_biases", "max_tools", "max_schema"),
 )
-ORIGIN = re.compile(r"https?://[^/\s?#@]+")
+ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s?#@]+")  # also those of extensions and of applications
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +32,8 @@ class ServeConfig:
     thinking            whether the model thinks where a request does not say; None: the template's default
     api_keys            who shows one of them may ask; none: everybody may
     hosts               names that a Host header may hold, besides localhost and IP addresses; "*": any
-    origins             web pages that may ask ("http://localhost:3000"); none: no other page may
+    origins             web pages that may ask ("http://localhost:3000", "chrome-extension://..."); none: no
+                        other page may
     lenient             accept unsupported fields, and warn, instead of refusing them
     log_text            write prompts and answers into the log
     max_body            bytes of a request
