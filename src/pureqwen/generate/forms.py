@@ -10,7 +10,8 @@ JSON allows blanks, and properties in the order of the schema.
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
@@ -37,6 +38,8 @@ FREE = MappingProxyType(
         "coder": r"/(?s:.*)/ & ~/(?s:.*)<(tool_call>|function=)(?s:.*)/",
     }
 )
+# Keywords of a schema whose values are no schemas.
+VALUES = ("enum", "const", "default", "examples")
 # A parameter of a call in the coder's way, whatever its name.
 ANY = rf'"<parameter=" /[^<>\n]+/ ">\n" {TEXT} "\n</parameter>\n"'
 
@@ -64,17 +67,32 @@ def _slash(found: re.Match[str]) -> str:
     return {"/": "\\/", "\n": "\\n", "\\\n": "\\n"}.get(found.group(), found.group())
 
 
-def form(lark: str | None, schemas: Mapping[str, Any]) -> str:
-    """The grammar's text: rules, if there are any, and the schemas that they name."""
+def form(lark: str | None, schemas: Mapping[str, Any], *, loose: Collection[str] = ()) -> str:
+    """The grammar's text: rules, if there are any, and the schemas that they name.
+
+    loose: names of schemas that hold but for the keywords that no grammar can enforce.
+    """
     rules = [] if lark is None else [{"name": "main", "lark_grammar": lark}]
     named = [
-        {"name": name, "json_schema": {**schema, "x-guidance": dict(OPTIONS)}}
+        {"name": name, "json_schema": {**schema, "x-guidance": {**OPTIONS, "lenient": name in loose}}}
         for name, schema in schemas.items()
     ]
     return json.dumps({"grammars": [*rules, *named]})
 
 
 # ---- tools -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Signature:
+    """A tool that may be called, and the schema of its parameters; None: they are free.
+
+    loose: what of the schema no grammar can enforce does not hold.
+    """
+
+    name: str
+    parameters: Mapping[str, Any] | None
+    loose: bool = False
 
 
 def tools_form(
@@ -89,14 +107,16 @@ def tools_form(
     """One call, or several: `tags` are the rules for <tool_call> and </tool_call>, a token's or a text's.
 
     Written exactly as chat/answer/hermes.py and coder.py show it, the arguments as the tools' schemas say.
-    otherwise: JSON of this schema may stand in the place of calls.
+    Of a function with `"strict": False` the keywords that no grammar can enforce (uniqueItems, not, a pattern
+    with a look-around) do not hold; elsewhere they are an error. otherwise: JSON of this schema may stand in
+    the place of calls.
     """
-    rules, schemas = _calls(_choose(tools, names), style=style, tags=tags)
+    rules, schemas, loose = _calls(_choose(tools, names), style=style, tags=tags)
     calls = _several(parallel)
     if otherwise is None:
-        return form(f"start: {calls}\n{rules}", schemas)
+        return form(f"start: {calls}\n{rules}", schemas, loose=loose)
     check_schema(otherwise, "the schema")
-    return form(f"start: @answer | {calls}\n{rules}", {**schemas, "answer": otherwise})
+    return form(f"start: @answer | {calls}\n{rules}", {**schemas, "answer": otherwise}, loose=loose)
 
 
 def mixed_form(
@@ -112,7 +132,7 @@ def mixed_form(
     A tag that is a token ends the text by itself. Where it is a text, the lexer must stop at its first end:
     the text and the tag are one lazy lexeme.
     """
-    rules, schemas = _calls(_choose(tools, None, strict=strict), style=style, tags=tags)
+    rules, schemas, _ = _calls(_choose(tools, None, strict=strict), style=style, tags=tags)
     tag, rules = tags["<tool_call>"], f"FREE: {FREE[style]}\n{rules}"
     if not tag.startswith('"'):
         return form(f"start: FREE ({_several(parallel)})?\n{rules}", schemas)
@@ -125,60 +145,95 @@ def _several(parallel: bool, *, first: str = "call") -> str:
 
 
 def _calls(
-    chosen: Mapping[str, dict[str, Any] | None], *, style: str, tags: Mapping[str, str]
-) -> tuple[str, dict[str, Any]]:
-    """The rules for `call`, and for its `rest` after the tag; and the schemas that they name."""
+    chosen: Sequence[Signature], *, style: str, tags: Mapping[str, str]
+) -> tuple[str, dict[str, Any], set[str]]:
+    """The rules for `call`, and for its `rest` after the tag; the schemas that they name; which are loose."""
     if style not in ("hermes", "coder"):
         raise GrammarError(f"style is 'hermes' or 'coder', not {style!r}")
-    rules, schemas = [], {}
-    for n, (name, parameters) in enumerate(chosen.items()):
-        write = _hermes if style == "hermes" else _coder
-        rule, used = write(f"tool_{n}", name, parameters)
+    write = _hermes if style == "hermes" else _coder
+    rules, schemas, loose = [], {}, set()
+    for n, tool in enumerate(chosen):
+        rule, used = write(f"tool_{n}", tool)
         rules.append(rule)
         schemas.update(used)
+        loose |= {*used} if tool.loose else set()
     if len(json.dumps(schemas)) > MAX_BYTES:
         raise GrammarError(f"the schemas of the tools have more than {MAX_BYTES} bytes")
     body = " | ".join(f"tool_{n}" for n in range(len(chosen)))
     head = f'call: {tags["<tool_call>"]} rest\nrest: "\\n" body "\\n" {tags["</tool_call>"]}\n'
-    return f"{head}body: {body}\n{''.join(rules)}", schemas
+    return f"{head}body: {body}\n{''.join(rules)}", schemas, loose
 
 
 def _choose(
     tools: Sequence[Mapping[str, Any]], names: Sequence[str] | None, *, strict: Sequence[str] | None = None
-) -> dict[str, dict[str, Any] | None]:
-    """Name -> the schema of its parameters, of the tools that may be called; None: not held to it, since
-    `strict` names others.
-    """
-    found: dict[str, dict[str, Any] | None] = {}
+) -> list[Signature]:
+    """The tools that may be called; their parameters are free where `strict` names others."""
+    found: dict[str, Signature] = {}
     for n, tool in enumerate(tools):
         function = tool.get("function", tool) if isinstance(tool, Mapping) else None
         name = function.get("name") if isinstance(function, Mapping) else None
         if not isinstance(function, Mapping) or not isinstance(name, str) or not name:
             raise GrammarError(f"tools[{n}] has no function with a name")
-        if strict is not None and name not in strict:
-            found[name] = None
-            continue
-        nothing = {"type": "object", "properties": {}, "additionalProperties": False}
-        parameters = function.get("parameters") or nothing
-        check_schema(parameters, f"the parameters of the tool {name!r}")
-        found[name] = {"type": "object", **parameters}
+        free = strict is not None and name not in strict
+        found[name] = Signature(name=name, parameters=None) if free else _signature(name, function)
     if names is not None:
         if unknown := [name for name in names if name not in found]:
             raise GrammarError(f"there is no tool {unknown[0]!r}; there are {', '.join(found) or 'none'}")
-        found = {name: schema for name, schema in found.items() if name in names}
+        found = {name: tool for name, tool in found.items() if name in names}
     if not found:
         raise GrammarError("a call needs at least one tool that may be called")
-    return found
+    return [*found.values()]
 
 
-def _hermes(rule: str, name: str, parameters: dict[str, Any] | None) -> tuple[str, dict[str, Any]]:
-    parameters = {"type": "object"} if parameters is None else parameters
-    head = literal('{"name": ' + json.dumps(name, ensure_ascii=False) + ', "arguments": ')
+def _signature(name: str, function: Mapping[str, Any]) -> Signature:
+    """A function's, held to its schema. Raises GrammarError where that is no schema of an object."""
+    nothing = {"type": "object", "properties": {}, "additionalProperties": False}
+    parameters, place = function.get("parameters") or nothing, f"the parameters of the tool {name!r}"
+    check_schema(parameters, place)
+    if (kind := parameters.get("type", "object")) != "object":
+        raise GrammarError(f'{place} have the type {kind!r}: it must be "object", or left out')
+    properties, required = parameters.get("properties", {}), parameters.get("required", [])
+    if not isinstance(properties, Mapping):
+        raise GrammarError(f"{place}, #/properties: it must be an object, not {type(properties).__name__}")
+    for key, schema in properties.items():
+        if not isinstance(schema, Mapping | bool):
+            raise GrammarError(f"{place}, #/properties/{key}: a schema is an object or a boolean")
+    if not isinstance(required, list | tuple) or not all(isinstance(key, str) for key in required):
+        raise GrammarError(f"{place}, #/required: it must be a list of names")
+    loose = function.get("strict") is False
+    held = loosened(parameters) if loose else parameters
+    return Signature(name=name, parameters={"type": "object", **held}, loose=loose)
+
+
+def loosened(schema: Any) -> Any:
+    """A schema without the patterns that other languages than this grammar's have: with look-arounds and
+    back-references.
+    """
+    if isinstance(schema, list | tuple):
+        return [loosened(item) for item in schema]
+    if not isinstance(schema, Mapping):
+        return schema
+    return {
+        key: value if key in VALUES else loosened(value)
+        for key, value in schema.items()
+        if not (key == "pattern" and isinstance(value, str) and _foreign(value))
+    }
+
+
+def _foreign(pattern: str) -> bool:
+    marks = re.findall(r"\\.|\(\?<?[=!]", pattern, flags=re.DOTALL)
+    return any(mark[0] == "(" or mark[1] in "123456789k" for mark in marks)
+
+
+def _hermes(rule: str, tool: Signature) -> tuple[str, dict[str, Any]]:
+    parameters = {"type": "object"} if tool.parameters is None else tool.parameters
+    head = literal('{"name": ' + json.dumps(tool.name, ensure_ascii=False) + ', "arguments": ')
     return f'{rule}: {head} @{rule}_args "}}"\n', {f"{rule}_args": parameters}
 
 
-def _coder(rule: str, name: str, parameters: dict[str, Any] | None) -> tuple[str, dict[str, Any]]:
+def _coder(rule: str, tool: Signature) -> tuple[str, dict[str, Any]]:
     """One parameter after the other in the schema's order: a bare text for a string, else JSON."""
+    name, parameters = tool.name, tool.parameters
     _check_word(name, "the tool's name")
     head = literal(f"<function={name}>\n")
     if parameters is None:
@@ -191,7 +246,7 @@ def _coder(rule: str, name: str, parameters: dict[str, Any] | None) -> tuple[str
         part = f"{rule}_{n}"
         value = _bare(schema)
         if value is None:
-            schemas[f"{part}_value"] = {**(schema if isinstance(schema, Mapping) else {}), **shared}
+            schemas[f"{part}_value"] = {**schema, **shared}
             value = f'@{part}_value "\\n</parameter>\\n"'
         else:
             rules.append(f"{part.upper()}: {value} {literal(chr(10) + '</parameter>' + chr(10))}\n")

@@ -28,6 +28,7 @@ class Text(Fields):
 
 
 Content = str | Objects[Text]
+Said = str | Annotated[Objects[Text], Field(min_length=1)]  # no parts would be a message that says nothing
 
 
 class Named(Fields):
@@ -38,12 +39,12 @@ class Named(Fields):
 
 class System(Named):
     role: Literal["system", "developer"]
-    content: Content
+    content: Said
 
 
 class User(Named):
     role: Literal["user"]
-    content: Content
+    content: Said
 
 
 class CalledFunction(Fields):
