@@ -116,6 +116,12 @@ REFUSED: dict[str, Any] = {
     "a tool with a bad pattern": tool(
         {"type": "object", "properties": {"a": {"type": "string", "pattern": "("}}}
     ),
+    "a tool whose properties are a list": tool({"type": "object", "properties": []}),
+    "a tool whose parameter is a number": tool({"type": "object", "properties": {"a": 5}}),
+    "a tool that requires nothing of a list": tool({"type": "object", "required": None}),
+    "a tool whose arguments are a list": tool({"type": "array"}),
+    "a tool whose type is an object": tool({"type": {}}),
+    "a message of no parts": {"messages": [{"role": "user", "content": []}]},
     "a tool of a bad type": tool({"type": "object", "properties": {"a": {"type": "strnig"}}}),
     "a schema of a bad type": form({"type": "wat"}),
     "a schema that refers to nothing": form({"$ref": "#/$defs/none"}),
