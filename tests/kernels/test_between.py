@@ -90,7 +90,8 @@ def pages(H: int, Hkv: int, Dh: int, page: int, dtype: torch.dtype) -> Pages:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(
-    ("H", "Hkv", "Dh", "page"), [(4, 2, 32, 16), (16, 8, 128, 600), (6, 2, 64, 7), (5, 5, 96, 64)]
+    ("H", "Hkv", "Dh", "page"),
+    [(4, 2, 32, 16), (16, 8, 128, 600), (6, 2, 64, 7), (5, 5, 96, 64), (28, 4, 128, 16), (40, 5, 32, 9)],
 )
 def test_attention_over_pages_is_its_twin(H: int, Hkv: int, Dh: int, page: int, dtype: torch.dtype) -> None:
     q, k, v, table = pages(H, Hkv, Dh, page, dtype)

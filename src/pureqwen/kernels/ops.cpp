@@ -151,15 +151,17 @@ inline int32_t sum(const Ints& v) {
 }
 
 // e^x, to about two units in the last place: 2^n e^r with n whole and |r| < ln 2 / 2, e^r by its Taylor series.
-inline Floats exp(Floats x) {
-  const Floats least = Floats{} - 87.0f, most = Floats{} + 88.0f;
-  const Floats low = x < least ? least : x, bound = low > most ? most : low;
-  const Ints n = __builtin_convertvector((bound * 1.44269504f + 12582912.0f) - 12582912.0f, Ints);
-  const Floats wide = __builtin_convertvector(n, Floats);
-  const Floats r = (bound - wide * 0.693359375f) + wide * 2.12194440e-4f;
-  Floats series = r * (1 / 5040.0f) + 1 / 720.0f;
+template <class V>
+inline V exp(V x) {
+  using N = Vector<int32_t, sizeof(V) / 4>;
+  const V least = V{} - 87.0f, most = V{} + 88.0f;
+  const V low = x < least ? least : x, bound = low > most ? most : low;
+  const N n = __builtin_convertvector((bound * 1.44269504f + 12582912.0f) - 12582912.0f, N);
+  const V wide = __builtin_convertvector(n, V);
+  const V r = (bound - wide * 0.693359375f) + wide * 2.12194440e-4f;
+  V series = r * (1 / 5040.0f) + 1 / 720.0f;
   for (const float c : {1 / 120.0f, 1 / 24.0f, 1 / 6.0f, 0.5f, 1.0f, 1.0f}) series = series * r + c;
-  return series * (Floats)((n + 127) << 23);
+  return series * (V)((n + 127) << 23);
 }
 
 // ---- shapes ------------------------------------------------------------------------------------------------------
@@ -1014,51 +1016,155 @@ void store_pages(const Tensor& k, const Tensor& v, const Tensor& k_pages, const 
 
 constexpr int64_t CHUNK = 64;  // keys that are looked at together; a long text's chunks are shared by the threads
 
+#if defined(__AVX512F__)
+constexpr int WIDE = 16;   // lanes of the vectors here
+constexpr int SHARING = 4;  // query heads that meet a key together, at most: their sums stay in registers
+#else
+constexpr int WIDE = LANES;
+constexpr int SHARING = 2;
+#endif
+constexpr int64_t COLUMN = 32;  // numbers of a head that are looked at together
+
+using Wide = Vector<float, WIDE>;
+
+inline Wide wide(const float* from) { return load<Wide>(from); }
+
+inline Wide wide(const BFloat16* from) {
+  return (Wide)(__builtin_convertvector((load<Vector<uint16_t, WIDE>>(from)), Vector<uint32_t, WIDE>) << 16);
+}
+
+// The sums of WIDE vectors' lanes.
+inline Wide sums_of(const Wide* v) {
+#if defined(__AVX512F__)
+  __m512 four[4], two[2];  // four numbers of four vectors each, two of eight
+  for (int i = 0; i < 4; ++i) {
+    const __m512 *a = reinterpret_cast<const __m512*>(v) + 4 * i;
+    const __m512d first = (__m512d)(_mm512_unpacklo_ps(a[0], a[1]) + _mm512_unpackhi_ps(a[0], a[1]));
+    const __m512d second = (__m512d)(_mm512_unpacklo_ps(a[2], a[3]) + _mm512_unpackhi_ps(a[2], a[3]));
+    four[i] = (__m512)_mm512_unpacklo_pd(first, second) + (__m512)_mm512_unpackhi_pd(first, second);
+  }
+  const auto halved = [](__m512 a, __m512 b) { return _mm512_shuffle_f32x4(a, b, 0x88) + _mm512_shuffle_f32x4(a, b, 0xdd); };
+  for (int i = 0; i < 2; ++i) two[i] = halved(four[2 * i], four[2 * i + 1]);
+  return (Wide)halved(two[0], two[1]);
+#elif defined(__AVX2__)
+  const auto four = [&](int i) {
+    const __m256 *a = reinterpret_cast<const __m256*>(v) + i;
+    return _mm256_hadd_ps(_mm256_hadd_ps(a[0], a[1]), _mm256_hadd_ps(a[2], a[3]));
+  };
+  const __m256 a = four(0), b = four(4);
+  return (Wide)(_mm256_permute2f128_ps(a, b, 0x20) + _mm256_permute2f128_ps(a, b, 0x31));
+#else
+  Wide all;
+  for (int i = 0; i < WIDE; ++i) all[i] = sum(v[i]);
+  return all;
+#endif
+}
+
+// R queries with one key: sums, whose lanes are still to be added. What lies at `ahead` is asked for meanwhile.
+template <int R, class T>
+inline void meet(const float* q, const T* key, const T* ahead, int64_t Dh, Wide* to) {
+  Wide total[R] = {};
+  for (int64_t d = 0; d < Dh; d += COLUMN) {
+    for (size_t line = 0; line < COLUMN * sizeof(T); line += 64) __builtin_prefetch((const char*)(ahead + d) + line, 0, 2);
+    for (int64_t i = d; i < d + COLUMN; i += WIDE) {
+      const Wide numbers = wide(key + i);
+      for (int r = 0; r < R; ++r) total[r] += numbers * load<Wide>(q + r * Dh + i);
+    }
+  }
+  for (int r = 0; r < R; ++r) to[r] = total[r];
+}
+
+#if defined(__AVX512BF16__)
+using Met = BFloat16;  // as what queries meet keys of bfloat16
+
+template <int R>
+inline void meet(const BFloat16* q, const BFloat16* key, const BFloat16* ahead, int64_t Dh, Wide* to) {
+  __m512 total[R] = {};
+  for (int64_t d = 0; d < Dh; d += COLUMN) {
+    __builtin_prefetch(ahead + d, 0, 2);
+    const auto numbers = load<__m512i>(key + d);
+    for (int r = 0; r < R; ++r) total[r] = plus_pairs(total[r], numbers, load<__m512i>(q + r * Dh + d));
+  }
+  for (int r = 0; r < R; ++r) to[r] = (Wide)total[r];
+}
+#else
+using Met = float;
+#endif
+
+// The values of `count` keys, COLUMN numbers of each, weighted for R queries by their shares.
+template <int R, class T>
+inline void gather(const float* shares, int64_t stride, const T* v, const T* ahead, const int64_t* rows, const int64_t* rows_ahead,
+                   int64_t count, int64_t Dh, float* o) {
+  constexpr int N = COLUMN / WIDE;
+  Wide total[R][N] = {};
+  for (int64_t i = 0; i < count; ++i) {
+    for (size_t line = 0; line < COLUMN * sizeof(T); line += 64) __builtin_prefetch((const char*)(ahead + rows_ahead[i]) + line, 0, 2);
+    for (int n = 0; n < N; ++n) {
+      const Wide numbers = wide(v + rows[i] + n * WIDE);
+      for (int r = 0; r < R; ++r) total[r][n] += shares[i * stride + r] * numbers;
+    }
+  }
+  for (int r = 0; r < R; ++r)
+    for (int n = 0; n < N; ++n) save(o + r * Dh + n * WIDE, total[r][n]);
+}
+
+// Calls f(R, head) for pieces of the G query heads of each key head: SHARING of them, and at the end two or one.
+template <class F>
+inline void in_pieces(int64_t G, const F& f) {
+  int64_t g = 0;
+  for (; g + SHARING <= G; g += SHARING) f(std::integral_constant<int, SHARING>{}, g);
+  if (SHARING > 2 && g + 2 <= G) f(std::integral_constant<int, 2>{}, g), g += 2;
+  if (g < G) f(std::integral_constant<int, 1>{}, g);
+}
+
 struct Heads {
   int64_t H, Hkv, Dh, page;
+  int64_t filled() const { return (H + WIDE - 1) / WIDE * WIDE; }
 };
 
-// The queries (H, Dh) of one token over some keys: for each head the largest score, the sum of e^(score - largest), and the
-// values weighted by these. `slot(i)` is where key i lies.
-template <class T, class Slot>
-void attend(const float* q, const T* k, const T* v, int64_t count, Heads s, const Slot& slot, float* largest, float* total, float* o) {
-  const int64_t G = s.H / s.Hkv, row = s.Hkv * s.Dh;
+struct Chunk {
+  int64_t count, rows[CHUNK];  // where its keys begin, and their values
+};
+
+// The queries (H, Dh) of one token over the keys of a chunk: for each head (`filled()` of them) the largest score, the sum of
+// e^(score - largest), and the values weighted by these. Values are asked for while keys are looked at, and the next chunk's
+// keys while values are.
+template <class Q, class T>
+void attend(const Q* q, float scale, const T* k, const T* v, Heads s, const Chunk& chunk, const Chunk& next, float* largest,
+            float* total, float* o) {
+  const int64_t G = s.H / s.Hkv, filled = s.filled(), count = chunk.count;
   static thread_local std::vector<float> kept;
-  if (int64_t(kept.size()) < s.H * CHUNK) kept.resize(s.H * CHUNK);
-  float* scores = kept.data();
-  for (int64_t i = 0; i < count; ++i)
+  if (int64_t(kept.size()) < filled * (CHUNK + WIDE + 1)) kept.resize(filled * (CHUNK + WIDE + 1));
+  float* scores = kept.data();  // (CHUNK, filled)
+  Wide* sums = reinterpret_cast<Wide*>(-(-reinterpret_cast<uintptr_t>(scores + filled * CHUNK) & -sizeof(Wide)));
+  std::fill(sums + s.H, sums + filled, Wide{});
+  for (int64_t i = 0; i < count; ++i) {
+    const T *key = k + chunk.rows[i], *value = v + chunk.rows[i];
     for (int64_t h = 0; h < s.Hkv; ++h)
-      for (int64_t g = 0; g < G;) {
-        const int64_t head = h * G + g;
-        float out[2];
-        const T* key = k + slot(i) * row + h * s.Dh;
-        const int pair = g + 1 < G ? 2 : 1;
-        pair == 2 ? dot<2>(q + head * s.Dh, key, s.Dh, out) : dot<1>(q + head * s.Dh, key, s.Dh, out);
-        for (int r = 0; r < pair; ++r, ++g) scores[(head + r) * CHUNK + i] = out[r];
-      }
-  for (int64_t h = 0; h < s.H; ++h) {
-    float* mine = scores + h * CHUNK;
-    std::fill(mine + count, mine + CHUNK, -INFINITY);
-    float most = mine[0];
-    for (int64_t i = 1; i < count; ++i) most = std::max(most, mine[i]);
-    Floats sums = {};
-    for (int64_t i = 0; i < CHUNK; i += LANES) {
-      const Floats score = load<Floats>(mine + i), e = score == -INFINITY ? Floats{} : exp(score - most);
-      save(mine + i, e);
-      sums += e;
-    }
-    largest[h] = most, total[h] = sum(sums);
+      in_pieces(G, [&](auto R, int64_t g) {
+        meet<R()>(q + (h * G + g) * s.Dh, key + h * s.Dh, value + h * s.Dh, s.Dh, sums + h * G + g);
+      });
+    for (int64_t h = 0; h < filled; h += WIDE) save(scores + i * filled + h, sums_of(sums + h) * scale);
   }
-  std::fill(o, o + s.H * s.Dh, 0.0f);
-  for (int64_t i = 0; i < count; ++i)
-    for (int64_t h = 0; h < s.Hkv; ++h) {
-      const T* value = v + slot(i) * row + h * s.Dh;
-      for (int64_t d = 0; d < s.Dh; d += LANES) {
-        const Floats wide = widen(value + d);
-        for (int64_t g = h * G; g < (h + 1) * G; ++g)
-          save(o + g * s.Dh + d, load<Floats>(o + g * s.Dh + d) + scores[g * CHUNK + i] * wide);
-      }
+  for (int64_t h = 0; h < filled; h += WIDE) {
+    Wide most = load<Wide>(scores + h), all = {};
+    for (int64_t i = 1; i < count; ++i) {
+      const Wide score = load<Wide>(scores + i * filled + h);
+      most = score > most ? score : most;
     }
+    for (int64_t i = 0; i < count; ++i) {
+      const Wide e = exp(load<Wide>(scores + i * filled + h) - most);
+      save(scores + i * filled + h, e);
+      all += e;
+    }
+    save(largest + h, most), save(total + h, all);
+  }
+  for (int64_t h = 0; h < s.Hkv; ++h)
+    for (int64_t d = h * s.Dh; d < (h + 1) * s.Dh; d += COLUMN)
+      in_pieces(G, [&](auto R, int64_t g) {
+        const int64_t head = h * G + g;
+        gather<R()>(scores + head, filled, v + d, k + d, chunk.rows, next.rows, count, s.Dh, o + head * s.Dh + d - h * s.Dh);
+      });
 }
 
 struct Query {
@@ -1066,16 +1172,25 @@ struct Query {
 };
 
 // What the chunks of one head found, brought to one scale and added in their order.
-void join(const float* largest, const float* total, const float* o, int64_t num, int64_t H, int64_t Dh, float* to) {
+template <class T>
+void join(const float* largest, const float* total, const float* o, int64_t num, Heads s, float* space, T* to) {
+  const int64_t filled = s.filled();
   float most = -INFINITY, sum_of_all = 0;
-  for (int64_t c = 0; c < num; ++c) most = std::max(most, largest[c * H]);
-  std::fill(to, to + Dh, 0.0f);
+  for (int64_t c = 0; c < num; ++c) most = std::max(most, largest[c * filled]);
+  std::fill(space, space + s.Dh, 0.0f);
   for (int64_t c = 0; c < num; ++c) {
-    const float share = std::exp(largest[c * H] - most);
-    sum_of_all += share * total[c * H];
-    for (int64_t d = 0; d < Dh; ++d) to[d] += share * o[c * H * Dh + d];
+    const float share = std::exp(largest[c * filled] - most);
+    sum_of_all += share * total[c * filled];
+    for (int64_t d = 0; d < s.Dh; d += WIDE) save(space + d, load<Wide>(space + d) + share * load<Wide>(o + c * s.H * s.Dh + d));
   }
-  for (int64_t d = 0; d < Dh; ++d) to[d] /= sum_of_all;
+  for (int64_t d = 0; d < s.Dh; d += LANES) store(to + d, load<Floats>(space + d) / sum_of_all);
+}
+
+// Memory of the calling thread that is not asked for anew at each call.
+float* kept_floats(int64_t count) {
+  static thread_local std::vector<float> memory;
+  if (int64_t(memory.size()) < count) memory = std::vector<float>(), memory.resize(count);
+  return memory.data();
 }
 
 // q (T, H, Dh), the tokens of row r from row_starts[r] on, over keys and values in pages (P, page, Hkv, Dh), those of row r in
@@ -1086,7 +1201,7 @@ Tensor paged_attention(const Tensor& q, const Tensor& k_pages, const Tensor& v_p
   const int64_t T = q.size(0), num_rows = block_table.size(0), width = block_table.size(1);
   require(q.is_contiguous() && k_pages.is_contiguous() && v_pages.is_contiguous() && block_table.is_contiguous() &&
               row_starts.is_contiguous() && lengths.is_contiguous(), "paged_attention: not contiguous");
-  require(alike(q, k_pages) && alike(q, v_pages) && k_pages.size(3) == s.Dh && s.Dh % (CHAINS * LANES) == 0 && s.H % s.Hkv == 0,
+  require(alike(q, k_pages) && alike(q, v_pages) && k_pages.size(3) == s.Dh && s.Dh % COLUMN == 0 && s.H % s.Hkv == 0,
           "paged_attention: bad heads");
   require(block_table.scalar_type() == ScalarType::Int && row_starts.scalar_type() == ScalarType::Int &&
               lengths.scalar_type() == ScalarType::Int && row_starts.numel() == num_rows + 1 && lengths.numel() == num_rows,
@@ -1098,39 +1213,56 @@ Tensor paged_attention(const Tensor& q, const Tensor& k_pages, const Tensor& v_p
     require(0 <= begin && begin <= end && end <= T, "paged_attention: bad row_starts");
     for (int64_t t = begin; t < end; ++t)
       queries[t] = {r, std::clamp<int64_t>(data<int32_t>(lengths)[r] - (end - 1 - t), 1, width * s.page)};
-  }
-  for (int64_t t = 0; t < T; ++t) {
-    starts[t + 1] = starts[t] + (queries[t].num_keys + CHUNK - 1) / CHUNK;
-    for (int64_t p = 0; p * s.page < queries[t].num_keys; ++p) {
-      const int32_t page = data<int32_t>(block_table)[queries[t].table * width + p];
+    for (int64_t p = 0; begin < end && p * s.page < queries[end - 1].num_keys; ++p) {
+      const int32_t page = data<int32_t>(block_table)[r * width + p];
       require(page >= 0 && page < k_pages.size(0), "paged_attention: no such page");
     }
   }
+  for (int64_t t = 0; t < T; ++t) starts[t + 1] = starts[t] + (queries[t].num_keys + CHUNK - 1) / CHUNK;
+  const auto find = [&](int64_t t, int64_t c, Chunk& chunk) {
+    const int64_t first = (c - starts[t]) * CHUNK;
+    const int32_t* pages = data<int32_t>(block_table) + queries[t].table * width;
+    chunk.count = std::min(CHUNK, queries[t].num_keys - first);
+    int64_t page = first / s.page, place = first % s.page;
+    for (int64_t i = 0; i < CHUNK; ++i) {
+      chunk.rows[i] = i < chunk.count ? (pages[page] * s.page + place) * s.Hkv * s.Dh : chunk.rows[0];
+      if (++place == s.page) place = 0, ++page;
+    }
+  };
   Tensor y = torch::stable::new_empty(q, {T, s.H, s.Dh});
-  std::vector<float> largest(starts[T] * s.H), total(starts[T] * s.H), o(starts[T] * s.H * s.Dh);
+  const int64_t filled = s.filled(), num_chunks = starts[T];
+  float *largest = kept_floats(num_chunks * (2 * filled + s.H * s.Dh)), *total = largest + num_chunks * filled;
+  float* o = total + num_chunks * filled;
   with_type(q, [&](auto* X) {
     using N = Pointed<decltype(X)>;
-    const float scale = 1 / std::sqrt(float(s.Dh));
-    std::vector<float> scaled = as_floats(data<N>(q), T * s.H * s.Dh);
-    for (float& x : scaled) x *= scale;
-    over_rows(starts[T], CHUNK * s.Hkv * s.Dh * 8, [&](int64_t begin, int64_t end) {
+    using Q = std::conditional_t<std::is_same_v<N, BFloat16>, Met, float>;
+    std::vector<Q> copy;
+    const Q* mine;
+    if constexpr (std::is_same_v<N, Q>)
+      mine = data<N>(q);
+    else
+      mine = (copy = as_floats(data<N>(q), T * s.H * s.Dh)).data();
+    over_rows(num_chunks, CHUNK * s.Hkv * s.Dh * 8, [&](int64_t begin, int64_t end) {
       int64_t t = std::upper_bound(starts.begin(), starts.end(), begin) - starts.begin() - 1;
+      Chunk chunks[2];
+      find(t, begin, chunks[0]);
       for (int64_t c = begin; c < end; ++c) {
-        while (c >= starts[t + 1]) ++t;
-        const int64_t first = (c - starts[t]) * CHUNK, count = std::min(CHUNK, queries[t].num_keys - first);
-        const int32_t* pages = data<int32_t>(block_table) + queries[t].table * width;
-        const auto slot = [=](int64_t i) { return pages[(first + i) / s.page] * s.page + (first + i) % s.page; };
-        attend(&scaled[t * s.H * s.Dh], data<N>(k_pages), data<N>(v_pages), count, s, slot, &largest[c * s.H], &total[c * s.H],
-               &o[c * s.H * s.Dh]);
+        Chunk &chunk = chunks[(c - begin) % 2], &next = chunks[(c - begin + 1) % 2];
+        const int64_t token = t;
+        if (c + 1 == starts[t + 1]) ++t;
+        if (c + 1 < end) find(t, c + 1, next);
+        attend(mine + token * s.H * s.Dh, 1 / std::sqrt(float(s.Dh)), data<N>(k_pages), data<N>(v_pages), s, chunk,
+               c + 1 < end ? next : chunk, largest + c * filled, total + c * filled, o + c * s.H * s.Dh);
       }
     });
-    std::vector<float> joined(s.Dh);
-    for (int64_t t = 0; t < T; ++t)
-      for (int64_t h = 0; h < s.H; ++h) {
-        const int64_t c = starts[t] * s.H + h;
-        join(&largest[c], &total[c], &o[c * s.Dh], starts[t + 1] - starts[t], s.H, s.Dh, joined.data());
-        for (int64_t d = 0; d < s.Dh; ++d) store(data<N>(y) + (t * s.H + h) * s.Dh + d, joined[d]);
+    over_rows(T * s.H, num_chunks / std::max<int64_t>(1, T) * s.Dh * 4, [&](int64_t begin, int64_t end) {
+      std::vector<float> space(s.Dh);
+      for (int64_t i = begin; i < end; ++i) {
+        const int64_t t = i / s.H, h = i % s.H, c = starts[t];
+        join(largest + c * filled + h, total + c * filled + h, o + (c * s.H + h) * s.Dh, starts[t + 1] - c, s, space.data(),
+             data<N>(y) + i * s.Dh);
       }
+    });
   });
   return y;
 }
