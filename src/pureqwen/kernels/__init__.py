@@ -49,7 +49,7 @@ __all__ = [
 ]
 
 FEW = 16  # rows: with more, the products of large blocks that PyTorch has are faster;
-MANY = 48  # of whole numbers, where the processor has an instruction for them
+MANY = 48  # of whole numbers, unless the native code has the processor's instruction for them
 
 
 class Whole(NamedTuple):
@@ -152,7 +152,7 @@ def product_int8(rows: Whole, weight: Tensor, scale: Tensor) -> Tensor:
     if not runs(rows.like):
         return twins.product_int8(rows.q, rows.scale, weight, scale, rows.like)
     run = torch.ops.pureqwen
-    if len(rows.q) > MANY and twins.fast_int8():
+    if len(rows.q) > MANY and twins.faster_int8():
         y: Tensor = run.scale_sums(twins.exact(rows.q, weight), rows.scale, scale, rows.like)
     else:
         y = run.product_int8(rows.q, rows.scale, weight, scale, rows.like)

@@ -129,7 +129,7 @@ inline Shorts widen(const int8_t* from) {
 template <class V>
 inline void pin([[maybe_unused]] V& v) {
 #if defined(__AVX2__)
-  asm("" : "+x"(v));
+  asm("" : "+v"(v));
 #endif
 }
 
@@ -493,6 +493,15 @@ struct Product8 {
   }
 };
 
+// Sums of `count` numbers, each with `offset`, scaled.
+template <class Y, class S>
+void scale_line(const int32_t* sums, int32_t offset, int64_t count, float a, const S* s, Y* y) {
+  int64_t i = 0;
+  for (; i + LANES <= count; i += LANES)
+    store(y + i, __builtin_convertvector(load<Ints>(sums + i) + offset, Floats) * a * widen(s + i));
+  for (; i < count; ++i) store(y + i, float(sums[i] + offset) * a * float(s[i]));
+}
+
 #if defined(__AVX512VNNI__) && defined(__AVX512BW__)
 #define BYTE_PRODUCTS
 
@@ -504,7 +513,10 @@ struct Product8 {
 constexpr int LINE = 64;      // bytes that are multiplied at a time
 constexpr int COLUMNS = 32;   // weight rows of a tile, and
 constexpr int ROWS = 12;      // rows of q, that are multiplied together: their sums fill the registers
-constexpr int64_t FEW = 16;   // rows of q up to which weights are multiplied as they lie
+constexpr int BLOCK_ROWS = 6; // rows of q with BLOCK_N weight rows: sums that fill them, too
+constexpr int64_t FEW = 16;   // rows of q up to which 4-bit weights are multiplied as they lie
+constexpr int64_t MANY = 128; // rows of q that stay in the second-level cache, while weights pass
+constexpr int64_t FAR = 8192; // bytes at least that are asked for ahead of blocks
 constexpr int64_t LONGEST = 66'000;  // numbers of a row whose sum surely fits in 32 bits
 
 template <class T>
@@ -549,32 +561,61 @@ inline __m512i unsigned_line(const int8_t* w, int64_t left) {
   return _mm512_xor_si512(_mm512_maskz_loadu_epi8(mask, w), _mm512_set1_epi8(-128));
 }
 
-// One weight row with M rows of q: M sums.
+// Whole numbers: one weight row with one row of q.
+int32_t byte_row(const int8_t* w, const int8_t* q, int64_t K) {
+  __m512i total[CHAINS] = {};
+  int64_t k = 0;
+  for (; k + CHAINS * LINE <= K; k += CHAINS * LINE)
+    for (int c = 0; c < CHAINS; ++c)
+      total[c] = plus_fours(total[c], unsigned_line(w + k + c * LINE, LINE), load<__m512i>(q + k + c * LINE));
+  for (; k < K; k += LINE) total[0] = plus_fours(total[0], unsigned_line(w + k, K - k), load<__m512i>(q + k));
+  const __m512i all = _mm512_add_epi32(_mm512_add_epi32(total[0], total[1]), _mm512_add_epi32(total[2], total[3]));
+  return sum(half<Ints>(all, 0) + half<Ints>(all, 1));
+}
+
+// The sums of four vectors' lanes.
+inline Four sums_of(const __m512i* v) {
+  const auto both = [](__m512i a, __m512i b) { return _mm512_add_epi32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b)); };
+  const __m512i a = both(v[0], v[1]), b = both(v[2], v[3]);
+  const __m512i all = _mm512_add_epi32(_mm512_unpacklo_epi64(a, b), _mm512_unpackhi_epi64(a, b));
+  const Ints two = half<Ints>(all, 0) + half<Ints>(all, 1);
+  return half<Four>(two, 0) + half<Four>(two, 1);
+}
+
+// Four weight rows with M rows of q, K a multiple of LINE and not 0: sums (M, COLUMNS). With each line four are asked for
+// `ahead`, which goes on by `step` bytes.
 template <int M>
-__attribute__((noinline)) void byte_row(const int8_t* w, const int8_t* q, int64_t K, int64_t wide, int32_t* out) {
-  constexpr int SIDES = M < 4 ? 4 / M : 1;
-  __m512i total[M][SIDES];
+__attribute__((noinline)) void byte_block(const int8_t* const* w, const int8_t* q, int64_t K, int64_t wide, const int8_t* ahead,
+                                          int64_t step, int32_t* out) {
+  const __m512i flip = _mm512_set1_epi8(-128);
+  const int8_t *first = w[0], *second = w[1], *third = w[2], *fourth = w[3];
+  __m512i total[M][BLOCK_N];
   for (auto& mine : total)
     for (auto& one : mine) one = _mm512_setzero_si512();
-  const __m512i flip = _mm512_set1_epi8(-128);
   int64_t k = 0;
-  for (; k + SIDES * LINE <= K; k += SIDES * LINE)
-    for (int side = 0; side < SIDES; ++side) {
-      const __m512i weights = _mm512_xor_si512(load<__m512i>(w + k + side * LINE), flip);
-      for (int m = 0; m < M; ++m) total[m][side] = plus_fours(total[m][side], weights, load<__m512i>(q + m * wide + k + side * LINE));
+  do {
+    const int8_t* from[BLOCK_N] = {first + k, second + k, third + k, fourth + k};
+    __m512i weights[BLOCK_N];
+    for (int n = 0; n < BLOCK_N; ++n) __builtin_prefetch(ahead + n * LINE, 0, 2);
+    ahead += step;
+    for (int n = 0; n < BLOCK_N; ++n) pin(weights[n] = _mm512_xor_si512(load<__m512i>(from[n]), flip));
+    for (int m = 0; m < M; ++m) {
+      __m512i numbers = load<__m512i>(q + m * wide + k);
+      pin(numbers);
+      for (int n = 0; n < BLOCK_N; ++n) total[m][n] = plus_fours(total[m][n], weights[n], numbers);
     }
-  for (; k < K; k += LINE) {
-    const __m512i weights = unsigned_line(w + k, K - k);
-    for (int m = 0; m < M; ++m) total[m][0] = plus_fours(total[m][0], weights, load<__m512i>(q + m * wide + k));
-  }
-  Ints halves[M < 4 ? 4 : M] = {};
-  for (int m = 0; m < M; ++m) {
-    for (int side = 1; side < SIDES; ++side) total[m][0] = _mm512_add_epi32(total[m][0], total[m][side]);
-    halves[m] = half<Ints>(total[m][0], 0) + half<Ints>(total[m][0], 1);
-  }
-  for (int m = 0; m < M; m += 4) {
-    const Four sums = sums_of(halves + m);
-    for (int i = 0; i < std::min(4, M); ++i) out[m + i] = sums[i];
+  } while ((k += LINE) < K);
+  for (int m = 0; m < M; ++m) save(out + m * COLUMNS, sums_of(total[m]));
+}
+
+// What is left of four weight rows behind their whole lines, added to the sums.
+void byte_ends(const int8_t* const* w, const int8_t* q, int64_t K, int64_t wide, int64_t M, int32_t* out) {
+  const int64_t k = K / LINE * LINE;
+  for (int64_t m = 0; m < M; ++m) {
+    __m512i total[BLOCK_N];
+    for (int n = 0; n < BLOCK_N; ++n)
+      total[n] = plus_fours(_mm512_setzero_si512(), unsigned_line(w[n] + k, K - k), load<__m512i>(q + m * wide + k));
+    save(out + m * COLUMNS, load<Four>(out + m * COLUMNS) + sums_of(total));
   }
 }
 
@@ -612,15 +653,14 @@ void pack(int64_t wide, const Line& line, uint8_t* tile) {
 
 // M rows of q from m on with a tile: out (M, COLUMNS) gets the sum over the groups of scale times the group's sum.
 template <int M>
-__attribute__((noinline)) void tile_rows(const Bytes& a, int64_t m, const uint8_t* tile, int32_t offset, const float* scales,
-                                         float* out) {
+__attribute__((noinline)) void tile_rows(const Bytes& a, int64_t m, const uint8_t* tile, const float* scales, float* out) {
   __m512 kept[M][2] = {};
   const int8_t* q = a.q + m * a.wide;
-  const int64_t num_groups = a.K / a.size, span = num_groups == 1 ? a.wide : a.size;
+  const int64_t num_groups = a.K / a.size;
   for (int64_t g = 0; g < num_groups; ++g) {
     __m512i total[M][2];
-    for (int r = 0; r < M; ++r) total[r][0] = total[r][1] = _mm512_set1_epi32(offset * a.sum_of(m + r)[g]);
-    for (int64_t k = g * span; k < (g + 1) * span; k += 4) {
+    for (int r = 0; r < M; ++r) total[r][0] = total[r][1] = _mm512_set1_epi32(-8 * a.sum_of(m + r)[g]);
+    for (int64_t k = g * a.size; k < (g + 1) * a.size; k += 4) {
       const auto first = load<__m512i>(tile + k * COLUMNS), second = load<__m512i>(tile + k * COLUMNS + 64);
       for (int r = 0; r < M; ++r) {
         const __m512i four = _mm512_set1_epi32(load<int32_t>(q + r * a.wide + k));
@@ -631,7 +671,7 @@ __attribute__((noinline)) void tile_rows(const Bytes& a, int64_t m, const uint8_
     for (int r = 0; r < M; ++r)
       for (int i = 0; i < 2; ++i) {
         const auto sums = (__m512)__builtin_convertvector((Vector<int32_t, 16>)total[r][i], Vector<float, 16>);
-        kept[r][i] = scales ? kept[r][i] + sums * load<__m512>(scales + g * COLUMNS + 16 * i) : sums;
+        kept[r][i] += sums * load<__m512>(scales + g * COLUMNS + 16 * i);
       }
   }
   for (int r = 0; r < M; ++r)
@@ -640,19 +680,19 @@ __attribute__((noinline)) void tile_rows(const Bytes& a, int64_t m, const uint8_
 
 // All rows of q with the tiles of all weight rows. `line(n, k)` gives weights, `finish(m, n, count, sums)` takes results.
 template <class Line, class Scale, class Finish>
-void tiles(const Bytes& a, int64_t N, int32_t offset, const Line& line, const Scale& scale, const Finish& finish) {
+void tiles(const Bytes& a, int64_t N, const Line& line, const Scale& scale, const Finish& finish) {
   const int64_t num_groups = a.K / a.size;
   over_rows((N + COLUMNS - 1) / COLUMNS, COLUMNS * a.K, [&](int64_t begin, int64_t end) {
     static thread_local std::vector<uint8_t> memory;
     if (int64_t(memory.size()) < COLUMNS * a.wide + LINE) memory.resize(COLUMNS * a.wide + LINE);
     uint8_t* tile = whole_lines(memory.data());
-    std::vector<float> scales(offset == -128 ? 0 : num_groups * COLUMNS);
+    std::vector<float> scales(num_groups * COLUMNS);
     float out[ROWS * COLUMNS];
     for (int64_t n = begin * COLUMNS; n < std::min(end * COLUMNS, N); n += COLUMNS) {
       pack(a.wide, [&](int i, int64_t k) { return line(std::min(n + i, N - 1), k); }, tile);
       for (size_t i = 0; i < scales.size(); ++i) scales[i] = scale(std::min<int64_t>(n + i % COLUMNS, N - 1), i / COLUMNS);
       const auto run = [&](auto M, int64_t m) {
-        tile_rows<M()>(a, m, tile, offset, scales.empty() ? nullptr : scales.data(), out);
+        tile_rows<M()>(a, m, tile, scales.data(), out);
         for (int r = 0; r < M(); ++r) finish(m + r, n, std::min<int64_t>(COLUMNS, N - n), out + r * COLUMNS);
       };
       int64_t m = 0;
@@ -662,32 +702,52 @@ void tiles(const Bytes& a, int64_t N, int32_t offset, const Line& line, const Sc
   });
 }
 
+// Calls f(R, m) for pieces of M rows, R of them from m on: as few pieces of at most MOST as there can be, alike.
+template <int MOST, class F>
+void in_pieces(int64_t M, const F& f) {
+  const int64_t num = (M + MOST - 1) / MOST;
+  const auto run = [&](auto self, auto R, int64_t rows, int64_t m) {
+    if (rows == R()) return f(R, m);
+    if constexpr (R() > 1) self(self, std::integral_constant<int, R() - 1>{}, rows, m);
+  };
+  for (int64_t i = 0, m = 0; i < num; ++i) {
+    const int64_t to = M * (i + 1) / num;
+    run(run, std::integral_constant<int, MOST>{}, to - m, m);
+    m = to;
+  }
+}
+
 template <class Y, class S>
 void byte_rows(const int8_t* q, const float* a, const int8_t* w, const S* s, Y* y, Shape shape) {
   const Bytes rows = bytes_of(q, shape.M, shape.K, shape.K);
-  const int64_t N = shape.N, K = shape.K;
-  const auto finish = [=](int64_t m, int64_t n, int64_t count, const float* sums) {
-    int64_t i = 0;
-    for (; i + LANES <= count; i += LANES) store(y + m * N + n + i, load<Floats>(sums + i) * a[m] * widen(s + n + i));
-    for (; i < count; ++i) store(y + m * N + n + i, sums[i] * a[m] * float(s[n + i]));
-  };
-  if (shape.M > FEW) {
-    const auto line = [=](int64_t n, int64_t k) { return unsigned_line(w + n * K + k, K - k); };
-    tiles(rows, N, -128, line, [](int64_t, int64_t) { return 1.0f; }, finish);
-    return;
-  }
-  over_rows(N, K, [&](int64_t begin, int64_t end) {
-    int32_t sums[8];
-    float out[FEW * COLUMNS];
-    for (int64_t n = begin; n < end; n += COLUMNS) {
-      const int64_t count = std::min<int64_t>(COLUMNS, end - n);
-      for (int64_t i = 0; i < count; ++i)
-        in_eights(shape.M, [&](auto M, int64_t m) {
-          byte_row<M()>(w + (n + i) * K, rows.q + m * rows.wide, K, rows.wide, sums);
-          for (int r = 0; r < M(); ++r) out[(m + r) * COLUMNS + i] = float(sums[r] - 128 * *rows.sum_of(m + r));
-        });
-      for (int64_t m = 0; m < shape.M; ++m) finish(m, n, count, out + m * COLUMNS);
+  const int64_t N = shape.N, K = shape.K, lines = K / LINE * LINE, wide = rows.wide;
+  const int64_t ahead = std::max<int64_t>(1, FAR / (BLOCK_N * K)) * BLOCK_N * K;
+  const auto four_rows = [&](const int8_t* const* four, const int8_t* numbers, int64_t M, int32_t* sums) {
+    if (M == 1) {
+      for (int i = 0; i < BLOCK_N; ++i) sums[i] = byte_row(four[i], numbers, K);
+      return;
     }
+    if (lines)
+      in_pieces<BLOCK_ROWS>(M, [&](auto R, int64_t m) {  // each asks for its share of what comes
+        const int8_t* later = four[0] + ahead + BLOCK_N * K * m / M;
+        byte_block<R()>(four, numbers + m * wide, lines, wide, later, BLOCK_N * LINE * R() / M, sums + m * COLUMNS);
+      });
+    if (lines < K) byte_ends(four, numbers, K, wide, M, sums);
+  };
+  over_rows((N + COLUMNS - 1) / COLUMNS, COLUMNS * K, [&](int64_t begin, int64_t end) {
+    std::vector<int32_t> sums(std::min(MANY, shape.M) * COLUMNS);
+    for (int64_t first = 0; first < shape.M; first += MANY)
+      for (int64_t n = begin * COLUMNS; n < std::min(end * COLUMNS, N); n += COLUMNS) {
+        const int64_t M = std::min(MANY, shape.M - first), count = std::min<int64_t>(COLUMNS, N - n);
+        std::fill(sums.begin(), sums.end(), 0);
+        for (int64_t i = 0; i < count; i += BLOCK_N) {
+          const int8_t* four[BLOCK_N];
+          for (int j = 0; j < BLOCK_N; ++j) four[j] = w + std::min(n + i + j, N - 1) * K;
+          four_rows(four, rows.q + first * wide, M, &sums[i]);
+        }
+        for (int64_t m = first; m < first + M; ++m)
+          scale_line(&sums[(m - first) * COLUMNS], -128 * *rows.sum_of(m), count, a[m], s + n, y + m * N + n);
+      }
   });
 }
 #endif
@@ -733,13 +793,7 @@ Tensor scale_sums(const Tensor& sums, const Tensor& a, const Tensor& s, const Te
       const auto* scales = data<Pointed<decltype(S)>>(s);
       over_rows(M, N * 8, [&](int64_t begin, int64_t end) {
         for (int64_t m = begin; m < end; ++m) {
-          const int32_t* from = data<int32_t>(sums) + m * N;
-          auto* to = data<Pointed<decltype(Y)>>(y) + m * N;
-          const float scale = data<float>(a)[m];
-          int64_t n = 0;
-          for (; n + LANES <= N; n += LANES)
-            store(to + n, __builtin_convertvector(load<Ints>(from + n), Floats) * scale * widen(scales + n));
-          for (; n < N; ++n) store(to + n, float(from[n]) * scale * float(scales[n]));
+          scale_line(data<int32_t>(sums) + m * N, 0, N, data<float>(a)[m], scales, data<Pointed<decltype(Y)>>(y) + m * N);
         }
       });
     });
@@ -878,7 +932,7 @@ void nibble_tiles(const int8_t* q, const float* a, const uint8_t* p, const S* sc
   const auto finish = [=](int64_t m, int64_t n, int64_t count, const float* sums) {
     for (int64_t i = 0; i < count; ++i) store(y + m * N + n + i, sums[i] * a[m]);
   };
-  tiles(rows, N, -8, line, scale, finish);
+  tiles(rows, N, line, scale, finish);
 }
 #endif
 

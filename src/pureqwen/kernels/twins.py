@@ -68,6 +68,13 @@ def fast_int8() -> bool:
     return "AVX512" in torch.backends.cpu.get_cpu_capability()
 
 
+@cache
+def faster_int8() -> bool:
+    """Whether those outrun ours with many rows: where there are units for matrices, or no instruction for bytes."""
+    ours = torch.cpu._is_vnni_supported() and not torch.cpu._is_amx_tile_supported()
+    return fast_int8() and not ours
+
+
 def product_int4(q: Tensor, a: Tensor, packed: Tensor, scale: Tensor, like: Tensor) -> Tensor:
     """q (M, K) with scales a (M, 1) by packed weight (N, K/8), a scale for each group, (N, K/G): (M, N)."""
     wide, parts = q.float(), []
