@@ -24,6 +24,7 @@ from pureqwen.kernels.twins import fast_bfloat16
 
 __all__ = [
     "FEW",
+    "LINE",
     "Matrix",
     "Table",
     "Whole",
@@ -48,6 +49,7 @@ __all__ = [
     "swiglu_quantize",
 ]
 
+LINE = 32  # numbers: what native code reads whole of a row of floats, and of a head
 FEW = 16  # rows: with more, the products of large blocks that PyTorch has are faster;
 MANY = 48  # of whole numbers, unless the native code has the processor's instruction for them
 
@@ -125,7 +127,7 @@ def runs(x: Tensor) -> bool:
 def linear(x: Tensor, weight: Tensor) -> Tensor:
     """x (..., K) by weight (N, K), float32 or bfloat16: (..., N) in x's dtype."""
     rows = x.reshape(-1, x.shape[-1])
-    fits = x.shape[-1] % 32 == 0 and len(rows) <= FEW and runs(rows)
+    fits = x.shape[-1] % LINE == 0 and len(rows) <= FEW and runs(rows)
     y = torch.ops.pureqwen.linear(rows.contiguous(), weight) if fits else twins.linear(rows, weight)
     return y.view(*x.shape[:-1], len(weight))
 
@@ -222,7 +224,7 @@ def paged_attention(q: Tensor, k_pages: Tensor, v_pages: Tensor, table: Table) -
 
     For a few tokens a row: with many, PyTorch's attention with its large products is faster.
     """
-    fits = q.shape[-1] % 32 == 0 and runs(q)
+    fits = q.shape[-1] % LINE == 0 and runs(q)
     run = torch.ops.pureqwen.paged_attention if fits else twins.paged_attention
     return run(q.contiguous(), k_pages, v_pages, *table)
 

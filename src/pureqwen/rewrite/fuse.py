@@ -74,7 +74,7 @@ class Parts:
             norms, matrices = [*self.norms, *self.heads], [*self.readers, attn.o_proj, *self.feeders]
             self.listeners = [attn, mlp, *norms, *matrices]
             self.known = all(type(norm) is RMSNorm for norm in norms)
-            alike = len({norm.eps for norm in norms}) == 1
+            alike = self.known and len({norm.eps for norm in norms}) == 1
             self.at_once = alike and all(agree(part) for part in (self.readers, [attn.o_proj], self.feeders))
 
     def fuses(self, x: Tensor) -> bool:
@@ -130,10 +130,14 @@ KINDS = (nn.Linear, NativeLinear, Int8Linear, Int4Linear)  # those that are no m
 
 
 def agree(readers: Sequence[nn.Module]) -> bool:
-    """Whether these matrices are no more than their weights, and all, or none, of whole numbers."""
-    plain = all(type(part) in KINDS for part in readers)
-    biased = any(isinstance(part, nn.Linear) and part.bias is not None for part in readers)
-    return plain and not biased and len({isinstance(part, Quantized) for part in readers}) <= 1
+    """Whether these matrices are no more than weights that native code reads, and all, or none, of whole
+    numbers.
+    """
+    if not all(type(part) in KINDS for part in readers):
+        return False
+    floats = [part for part in readers if isinstance(part, nn.Linear)]
+    fit = all(part.bias is None and part.in_features % kernels.LINE == 0 for part in floats)
+    return fit and len(floats) in (0, len(readers))
 
 
 def matrix(part: nn.Module) -> Matrix:
