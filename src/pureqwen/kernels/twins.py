@@ -70,7 +70,7 @@ def fast_int8() -> bool:
 
 @cache
 def faster_int8() -> bool:
-    """Whether those outrun ours with many rows: with units for matrices, or without an instruction for bytes."""
+    """Whether those outrun ours with many rows: with units for matrices, or with no instruction for bytes."""
     ours = torch.cpu._is_vnni_supported() and not torch.cpu._is_amx_tile_supported()
     return fast_int8() and not ours
 
