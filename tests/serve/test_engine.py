@@ -205,6 +205,71 @@ def test_an_engine_that_dies_says_so_to_everybody(qwen: Qwen, monkeypatch: pytes
     nothing_left(engine)
 
 
+@pytest.mark.parametrize("where", ["remove", "plan"])
+def test_where_the_books_are_wrong_every_request_is_told_all_the_same(
+    qwen: Qwen, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """The first one that could not be ended in order left all others waiting for ever."""
+    engine, listeners = Engine(qwen), [Listener() for _ in range(4)]
+    remove = engine._scheduler.remove
+
+    def fails(request: Any) -> None:
+        remove(request)
+        assert request.number not in (1, 3), "a page that nobody has"
+
+    monkeypatch.setattr(engine._scheduler, "remove", fails)
+    if where == "plan":
+        monkeypatch.setattr(engine._scheduler, "plan", lambda **limit: 1 / 0)
+    for n, listen in enumerate(listeners):
+        engine.submit(row(qwen, [n], max_tokens=2 if n == 0 else 200), listen=listen)
+    engine.start()
+    assert all(isinstance(listen.wait().error, Failed) for listen in listeners)
+    wait_for(lambda: not engine.healthy)
+    engine.stop()
+    nothing_left(engine)
+
+
+def test_a_panic_that_is_no_exception_kills_one_request_and_not_the_engine(
+    qwen: Qwen, engine: Engine
+) -> None:
+    """CVE-2026-105757: what a grammar's matcher raises when it panics is none of Exception."""
+
+    class Panic(BaseException):
+        pass
+
+    def panics(*args: Any, **fields: Any) -> int:
+        raise Panic
+
+    bad, good = row(qwen, [1, 2]), row(qwen, [1, 3])
+    bad.sampler.choose = panics  # type: ignore[method-assign]
+    listeners = Listener(), Listener()
+    for one, listen in zip((bad, good), listeners, strict=True):
+        engine.submit(one, listen=listen)
+    assert isinstance(listeners[0].wait().error, Failed)
+    assert listeners[1].wait().error is None and engine.healthy
+
+
+def test_an_engine_whose_steps_all_crash_is_not_healthy_until_one_succeeds(
+    qwen: Qwen, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """/ready said yes for ever, to nothing but errors."""
+
+    def ask() -> Update:
+        listen = Listener()
+        engine.submit(row(qwen, [1], max_tokens=1), listen=listen)
+        return listen.wait()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine._runner.cache, "begin", lambda rows: 1 / 0)
+        for healthy in (True, True, False, False):
+            assert ask().error is not None
+            assert (engine.healthy, engine.alive) == (healthy, True)
+    assert ask().error is None and engine.healthy
+    with monkeypatch.context() as patch:
+        patch.setattr(engine._runner.cache, "begin", lambda rows: 1 / 0)
+        assert ask().error is not None and engine.healthy
+
+
 def test_a_full_queue_is_busy_and_run_is_not(qwen: Qwen) -> None:
     engine = Engine(qwen, config=EngineConfig(max_queue=2, max_batch=1))
     listeners = [Listener() for _ in range(3)]

@@ -190,6 +190,19 @@ def test_a_bias_for_the_end_is_no_way_past_a_call_that_is_required(
     assert status == 200 and told["choices"][0]["finish_reason"] == "tool_calls"
 
 
+def test_a_server_whose_steps_all_crash_lives_but_is_not_ready(
+    pocket: Qwen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = Engine(pocket)
+    with running(engine, pocket) as server:
+        with monkeypatch.context() as patch:
+            patch.setattr(engine._runner.cache, "begin", lambda rows: 1 / 0)
+            assert [server.chat("Hi", max_tokens=1)[0] for _ in range(3)] == [500] * 3
+            assert (server.ask("/ready")[0], server.ask("/health")[0]) == (503, 200)
+        assert server.chat("Hi", max_tokens=1)[0] == 200
+        assert server.ask("/ready")[0] == 200
+
+
 def test_unique_schemas_fill_no_cache(crowded: tuple[Running, Beside]) -> None:
     """CVE-2025-29770: each is compiled, used and forgotten."""
     server, _ = crowded

@@ -179,7 +179,7 @@ class Service:
 
     async def health(self, request: Request) -> Response:
         """Whether this process can ever answer again: 503 when the engine's thread has died."""
-        alive = self.engine.healthy or self.stopping
+        alive = self.engine.alive or self.stopping
         return JSONResponse({"status": "ok" if alive else "the engine has died"}, 200 if alive else 503)
 
     async def ready(self, request: Request) -> Response:
