@@ -14,6 +14,7 @@ from running import Client, Running, Watched, running, wait_for
 from pureqwen import Qwen, Tokenizer
 from pureqwen.config import ServeConfig
 from pureqwen.serve.engine import Engine
+from pureqwen.serve.protocol import body, chat, messages
 from pureqwen.serve.protocol.completion_answer import CompletionAnswer
 
 CHAT, TEXT, MESSAGES = "/v1/chat/completions", "/v1/completions", "/v1/messages"
@@ -253,3 +254,36 @@ def test_the_log_probabilities_of_a_long_prompt_are_written_beside_the_event_loo
     asked = {"model": "pocket", "prompt": [5] * 500, "echo": True, "max_tokens": 1, "logprobs": 2}
     assert served.ask(TEXT, {**asked, "stream": stream})[0] == 200
     assert found == [True]
+
+
+# ---- many of what is small ----
+
+
+def matched(path: str, count: int) -> float:
+    """Seconds of this thread in which the results of so many calls of one message are matched to them."""
+    ids = [f"call_{number:08}" for number in range(count)]
+    if path == CHAT:
+        calls = [{"id": id, "function": {"name": "f", "arguments": "{}"}} for id in ids]
+        results = [{"role": "tool", "tool_call_id": id, "content": "7"} for id in reversed(ids)]
+        told: Any = [*HI, {"role": "assistant", "content": None, "tool_calls": calls}, *results]
+        request, _ = body.read(chat.ChatRequest, {"model": "pocket", "messages": told}, lenient=False)
+        began = time.thread_time()
+        asked = chat.chat_ask(request, ServeConfig())
+    else:
+        uses = [{"type": "tool_use", "id": id, "name": "f", "input": {}} for id in ids]
+        blocks = [{"type": "tool_result", "tool_use_id": id, "content": "7"} for id in reversed(ids)]
+        turns = [*HI, {"role": "assistant", "content": uses}, {"role": "user", "content": blocks}]
+        fields = {"model": "pocket", "max_tokens": 9, "messages": turns}
+        asking, _ = body.read(messages.MessagesRequest, fields, lenient=False)
+        began = time.thread_time()
+        asked = messages.messages_ask(asking, ServeConfig())
+    took = time.thread_time() - began
+    assert len(asked.messages) == count + 2
+    return took
+
+
+@pytest.mark.parametrize("path", [CHAT, MESSAGES])
+def test_many_results_of_tools_cost_no_more_each_than_a_few(path: str) -> None:
+    """Each was looked for among all calls: a body of a few megabytes took a minute of a thread."""
+    few, many = min(matched(path, 500) for _ in range(3)), matched(path, 16_000)
+    assert many < 32 * few * 5, (few, many)

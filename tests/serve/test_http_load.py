@@ -233,6 +233,29 @@ def test_a_crashed_step_is_an_error_of_its_requests_only(pocket: Qwen, path: str
         assert engine.statistics().failures == 1
 
 
+@pytest.mark.parametrize(("path", "writer"), [(CHAT, "ChatAnswer"), (MESSAGES, "MessagesAnswer")])
+@pytest.mark.parametrize("where", ["begin", "piece", "end"])
+def test_a_mistake_of_ours_in_a_stream_ends_it_with_an_error_event(
+    pocket: Qwen, monkeypatch: pytest.MonkeyPatch, path: str, writer: str, where: str
+) -> None:
+    """It ended without a word: a client took what had come for the whole of the answer."""
+    from pureqwen.serve import http
+
+    def broken(*given: Any) -> Any:
+        raise RuntimeError("a secret of the machine")
+
+    monkeypatch.setattr(getattr(http, writer), where, broken)
+    engine = Engine(pocket)
+    with running(engine, pocket) as server:
+        *_, last = server.events(path, {**HI, "max_tokens": 5})
+        assert last.startswith("event: error") == (path == MESSAGES)
+        told = json.loads(last.partition("data: ")[2])
+        assert told["error"]["type"] == ("api_error" if path == MESSAGES else "server_error")
+        assert "secret" not in last
+        assert 'errors_total{kind="internal"} 1.0' in server.ask("/metrics")[2]
+        wait_for(lambda: idle(engine))
+
+
 def test_an_engine_that_died_is_not_ready_and_its_requests_have_an_answer(pocket: Qwen) -> None:
     engine = Engine(pocket)
     with running(engine, pocket) as server:

@@ -27,7 +27,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from pureqwen.config import ServeConfig
 from pureqwen.serve.log import log
 from pureqwen.serve.metrics import Metrics
-from pureqwen.serve.protocol.refusal import Refusal
+from pureqwen.serve.protocol.refusal import Refusal, internal
 
 SANE = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
 OPEN = ("/health",)
@@ -62,10 +62,7 @@ class Guard:
             visit.error = "cut_off"
         except Exception as error:
             log("crash", level=logging.ERROR, error=error, request_id=visit.id)
-            broken = Refusal(
-                "this is a mistake in the server; its log says more", status=500, code="internal"
-            )
-            await self._fail(broken, visit, scope, receive, send)
+            await self._fail(internal(), visit, scope, receive, send)
         finally:
             visit.end(self._metrics)
 

@@ -9,7 +9,7 @@ effort where there is no thinking.
 Refused: images and documents, server tools, a last message of the assistant's.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -17,7 +17,7 @@ from pydantic import Field
 from pureqwen.config import ServeConfig
 from pureqwen.serve.protocol.ask import Ask, Form, check_parameters, forms_of, thoughts
 from pureqwen.serve.protocol.body import Fields, Objects, Values
-from pureqwen.serve.protocol.messages_in import check_schema, placed
+from pureqwen.serve.protocol.messages_in import check_schema, placed, places
 from pureqwen.serve.protocol.refusal import Refusal
 from pureqwen.serve.protocol.sampling import checked, stops
 
@@ -254,7 +254,7 @@ def tools_of(
 def conversation(request: CountRequest) -> tuple[dict[str, Any], ...]:
     """The messages for the template: results of tools become messages of their own."""
     told: list[dict[str, Any]] = []
-    calls: list[str] = []  # the ids of the last ones
+    calls: dict[str, int] = {}  # the places of the last ones, by their ids
     if request.system:
         told.append({"role": "system", "content": joined(request.system)})
     for number, turn in enumerate(request.messages):
@@ -263,7 +263,7 @@ def conversation(request: CountRequest) -> tuple[dict[str, Any], ...]:
             told += user(turn, calls, where)
         else:
             told.append(assistant(turn))
-            calls = [block.id for block in turn.content if isinstance(block, ToolUse)]
+            calls = places(block.id for block in turn.content if isinstance(block, ToolUse))
     if isinstance(request.messages[-1], AssistantTurn):
         raise Refusal(
             "the last message is the assistant's: an answer that is begun can't be continued here; "
@@ -273,7 +273,7 @@ def conversation(request: CountRequest) -> tuple[dict[str, Any], ...]:
     return tuple(told)
 
 
-def user(turn: UserTurn, calls: Sequence[str], where: str) -> list[dict[str, Any]]:
+def user(turn: UserTurn, calls: Mapping[str, int], where: str) -> list[dict[str, Any]]:
     """A user's turn: first the results of tools, in the order of the calls, then what the user says."""
     if isinstance(turn.content, str):
         return [{"role": "user", "content": turn.content}]

@@ -87,6 +87,11 @@ def crashed() -> Refusal:
     )
 
 
+def internal() -> Refusal:
+    """500: anything else that is our mistake; the log has the traceback."""
+    return Refusal("this is a mistake in the server; its log says more", status=500, code="internal")
+
+
 def late(seconds: float) -> Refusal:
     """504: longer than a request may take. A client must not ask for the same again by itself."""
     return Refusal(
