@@ -513,9 +513,9 @@ void scale_line(const int32_t* sums, int32_t offset, int64_t count, float a, con
 constexpr int LINE = 64;      // bytes that are multiplied at a time
 constexpr int COLUMNS = 32;   // weight rows of a tile, and
 constexpr int ROWS = 12;      // rows of q, that are multiplied together: their sums fill the registers
-constexpr int BLOCK_ROWS = 6; // rows of q with BLOCK_N weight rows: sums that fill them, too
-constexpr int64_t FEW = 16;   // rows of q up to which 4-bit weights are multiplied as they lie
-constexpr int64_t MANY = 128; // rows of q that stay in the second-level cache, while weights pass
+constexpr int BLOCK_ROWS = 6; // rows of q that fill them with BLOCK_N weight rows
+constexpr int64_t FEW = 16;   // rows of q up to which 4-bit weights are multiplied as they lie, and
+constexpr int64_t MANY = 128; // those that stay in the second-level cache, while weights pass
 constexpr int64_t FAR = 8192; // bytes at least that are asked for ahead of blocks
 constexpr int64_t LONGEST = 66'000;  // numbers of a row whose sum surely fits in 32 bits
 
@@ -582,6 +582,14 @@ inline Four sums_of(const __m512i* v) {
   return half<Four>(two, 0) + half<Four>(two, 1);
 }
 
+inline Vector<float, BLOCK_N> sums_of(const __m512* v) {
+  const auto both = [](__m512 a, __m512 b) { return _mm512_unpacklo_ps(a, b) + _mm512_unpackhi_ps(a, b); };
+  const auto a = (__m512d)both(v[0], v[1]), b = (__m512d)both(v[2], v[3]);
+  const __m512 all = (__m512)_mm512_unpacklo_pd(a, b) + (__m512)_mm512_unpackhi_pd(a, b);
+  const Floats two = half<Floats>(all, 0) + half<Floats>(all, 1);
+  return half<Vector<float, BLOCK_N>>(two, 0) + half<Vector<float, BLOCK_N>>(two, 1);
+}
+
 // Four weight rows with M rows of q, K a multiple of LINE and not 0: sums (M, COLUMNS). With each line four are asked for
 // `ahead`, which goes on by `step` bytes.
 template <int M>
@@ -617,89 +625,6 @@ void byte_ends(const int8_t* const* w, const int8_t* q, int64_t K, int64_t wide,
       total[n] = plus_fours(_mm512_setzero_si512(), unsigned_line(w[n] + k, K - k), load<__m512i>(q + m * wide + k));
     save(out + m * COLUMNS, load<Four>(out + m * COLUMNS) + sums_of(total));
   }
-}
-
-// 16 x 16 numbers of 32 bits turned around.
-inline void transpose(__m512i* r) {
-  __m512i t[16];
-  for (int i = 0; i < 16; i += 2) t[i] = _mm512_unpacklo_epi32(r[i], r[i + 1]), t[i + 1] = _mm512_unpackhi_epi32(r[i], r[i + 1]);
-  for (int i = 0; i < 16; i += 4)
-    for (int j = 0; j < 2; ++j) {
-      r[i + 2 * j] = _mm512_unpacklo_epi64(t[i + j], t[i + j + 2]);
-      r[i + 2 * j + 1] = _mm512_unpackhi_epi64(t[i + j], t[i + j + 2]);
-    }
-  for (int i = 0; i < 4; ++i)
-    for (int j = 0; j < 2; ++j) {
-      t[i + 8 * j] = _mm512_shuffle_i32x4(r[8 * j + i], r[8 * j + i + 4], 0x88);
-      t[i + 8 * j + 4] = _mm512_shuffle_i32x4(r[8 * j + i], r[8 * j + i + 4], 0xdd);
-    }
-  for (int i = 0; i < 8; ++i) {
-    r[i] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0x88);
-    r[i + 8] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0xdd);
-  }
-}
-
-// A tile: COLUMNS weight rows, four bytes of each beside one another. `line(n, k)` gives 64 bytes of row n from k on.
-template <class Line>
-void pack(int64_t wide, const Line& line, uint8_t* tile) {
-  for (int64_t k = 0; k < wide; k += LINE)
-    for (int half = 0; half < COLUMNS; half += 16) {
-      __m512i rows[16];
-      for (int n = 0; n < 16; ++n) rows[n] = line(half + n, k);
-      transpose(rows);
-      for (int i = 0; i < 16; ++i) save(tile + k * COLUMNS + i * 4 * COLUMNS + half * 4, rows[i]);
-    }
-}
-
-// M rows of q from m on with a tile: out (M, COLUMNS) gets the sum over the groups of scale times the group's sum.
-template <int M>
-__attribute__((noinline)) void tile_rows(const Bytes& a, int64_t m, const uint8_t* tile, const float* scales, float* out) {
-  __m512 kept[M][2] = {};
-  const int8_t* q = a.q + m * a.wide;
-  const int64_t num_groups = a.K / a.size;
-  for (int64_t g = 0; g < num_groups; ++g) {
-    __m512i total[M][2];
-    for (int r = 0; r < M; ++r) total[r][0] = total[r][1] = _mm512_set1_epi32(-8 * a.sum_of(m + r)[g]);
-    for (int64_t k = g * a.size; k < (g + 1) * a.size; k += 4) {
-      const auto first = load<__m512i>(tile + k * COLUMNS), second = load<__m512i>(tile + k * COLUMNS + 64);
-      for (int r = 0; r < M; ++r) {
-        const __m512i four = _mm512_set1_epi32(load<int32_t>(q + r * a.wide + k));
-        total[r][0] = plus_fours(total[r][0], first, four);
-        total[r][1] = plus_fours(total[r][1], second, four);
-      }
-    }
-    for (int r = 0; r < M; ++r)
-      for (int i = 0; i < 2; ++i) {
-        const auto sums = (__m512)__builtin_convertvector((Vector<int32_t, 16>)total[r][i], Vector<float, 16>);
-        kept[r][i] += sums * load<__m512>(scales + g * COLUMNS + 16 * i);
-      }
-  }
-  for (int r = 0; r < M; ++r)
-    for (int i = 0; i < 2; ++i) save(out + r * COLUMNS + 16 * i, kept[r][i]);
-}
-
-// All rows of q with the tiles of all weight rows. `line(n, k)` gives weights, `finish(m, n, count, sums)` takes results.
-template <class Line, class Scale, class Finish>
-void tiles(const Bytes& a, int64_t N, const Line& line, const Scale& scale, const Finish& finish) {
-  const int64_t num_groups = a.K / a.size;
-  over_rows((N + COLUMNS - 1) / COLUMNS, COLUMNS * a.K, [&](int64_t begin, int64_t end) {
-    static thread_local std::vector<uint8_t> memory;
-    if (int64_t(memory.size()) < COLUMNS * a.wide + LINE) memory.resize(COLUMNS * a.wide + LINE);
-    uint8_t* tile = whole_lines(memory.data());
-    std::vector<float> scales(num_groups * COLUMNS);
-    float out[ROWS * COLUMNS];
-    for (int64_t n = begin * COLUMNS; n < std::min(end * COLUMNS, N); n += COLUMNS) {
-      pack(a.wide, [&](int i, int64_t k) { return line(std::min(n + i, N - 1), k); }, tile);
-      for (size_t i = 0; i < scales.size(); ++i) scales[i] = scale(std::min<int64_t>(n + i % COLUMNS, N - 1), i / COLUMNS);
-      const auto run = [&](auto M, int64_t m) {
-        tile_rows<M()>(a, m, tile, scales.data(), out);
-        for (int r = 0; r < M(); ++r) finish(m + r, n, std::min<int64_t>(COLUMNS, N - n), out + r * COLUMNS);
-      };
-      int64_t m = 0;
-      for (; m + ROWS <= a.M; m += ROWS) run(std::integral_constant<int, ROWS>{}, m);
-      if (m < a.M) in_eights(a.M - m, [&](auto M, int64_t r) { run(M, m + r); });
-    }
-  });
 }
 
 // Calls f(R, m) for pieces of M rows, R of them from m on: as few pieces of at most MOST as there can be, alike.
@@ -840,15 +765,6 @@ struct Part {
   Vector<int32_t, BYTES / 4> total() const { return in_pairs<BYTES>(sums); }
 };
 
-#if defined(BYTE_PRODUCTS)
-template <>
-struct Part<64> {
-  __m512i sums = _mm512_setzero_si512();
-  void add(const Vector<uint8_t, 64>& a, const Vector<int8_t, 64>& b) { sums = plus_fours(sums, (__m512i)a, (__m512i)b); }
-  Vector<int32_t, 16> total() const { return (Vector<int32_t, 16>)sums; }
-};
-#endif
-
 struct Groups {  // rows of q for 4-bit weights, M of them, K numbers each, `size` in a group
   int64_t M, K, size;
   std::vector<int8_t> q;         // each row as its even numbers, then its odd ones: as they lie in the weights' halves
@@ -914,6 +830,135 @@ void int4_rows(const int8_t* q, const float* a, const uint8_t* p, const S* scale
 }
 
 #if defined(BYTE_PRODUCTS)
+template <class V>
+inline V pinned(V v) {
+  pin(v);
+  return v;
+}
+
+// Calls f with 0 to N - 1, each of a type of its own: what it fills by these numbers stays in registers.
+template <int N, class F>
+__attribute__((always_inline)) inline void each(const F& f) {
+  [&]<int... I>(std::integer_sequence<int, I...>) __attribute__((always_inline)) { (f(std::integral_constant<int, I>{}), ...); }
+  (std::make_integer_sequence<int, N>{});
+}
+
+// 128 numbers of a row of q, for as many weights: 64 bytes of them.
+struct alignas(LINE) Numbers {
+  int8_t even[LINE], odd[LINE];
+  int32_t balance[LINE / 4];  // -8 sum q, lane by lane: a stored weight is 8 too large
+};
+
+int64_t num_lines(int64_t K) { return (K + 2 * LINE - 1) / (2 * LINE); }
+
+std::vector<Numbers> numbers_of(const int8_t* q, int64_t M, int64_t K) {
+  const int64_t num = num_lines(K);
+  std::vector<Numbers> found(M * num, Numbers{});
+  over_rows(M, K * 4, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin * num; i < end * num; ++i) {
+      const int64_t m = i / num, first = i % num * 2 * LINE;
+      const int8_t* from = q + m * K + first;
+      Numbers& mine = found[i];
+      for (int64_t k = 0; k < std::min<int64_t>(LINE, (K - first) / 2); ++k) mine.even[k] = from[2 * k], mine.odd[k] = from[2 * k + 1];
+      for (int k = 0; k < LINE; ++k) mine.balance[k / 4] -= 8 * (mine.even[k] + mine.odd[k]);
+    }
+  });
+  return found;
+}
+
+// The scales of 128 weights in the lanes of their groups: `order` says which, `some` how many there are.
+inline __m512 spread_scales(const float* s, __mmask8 some, __m512i order) {
+  return _mm512_permutexvar_ps(order, _mm512_castps256_ps512(_mm256_maskz_loadu_ps(some, s)));
+}
+inline __m512 spread_scales(const BFloat16* s, __mmask8 some, __m512i order) {
+  const __m512i bits = _mm512_castsi128_si512(_mm_maskz_loadu_epi16(some, s));
+  return (__m512)_mm512_slli_epi32(_mm512_permutexvar_epi16(order, bits), 16);
+}
+
+// Four weight rows of 4 bits with M rows of q: sums (M, COLUMNS).
+template <int M, class S>
+__attribute__((noinline)) void nibble_block(const uint8_t* const* p, const S* const* scales, int64_t K, int64_t size, const Numbers* q,
+                                            const uint8_t* ahead, int64_t step, float* out) {
+  const int64_t num = num_lines(K), num_groups = K / size, groups = std::max<int64_t>(1, 2 * LINE / size);  // of a line
+  Vector<int32_t, 16> order;
+  for (int i = 0; i < 16; ++i) order[i] = i * groups / 16;
+  const __m512i low_half = _mm512_set1_epi8(15), lanes = (__m512i)order;
+  __m512 total[M * BLOCK_N];
+  each<M * BLOCK_N>([&](auto i) { total[i] = _mm512_setzero_ps(); });
+  int64_t i = 0;
+  do {
+    const int64_t left = K / 2 - i * LINE, g = uint32_t(i * 2 * LINE) / uint32_t(size);
+    const __mmask64 mask = left >= LINE ? ~__mmask64(0) : (__mmask64(1) << left) - 1;
+    const __mmask8 some((1 << std::min(groups, num_groups - g)) - 1);
+    __m512i low[BLOCK_N], high[BLOCK_N];
+    __m512 scale[BLOCK_N];
+    each<BLOCK_N>([&](auto n) {
+      __builtin_prefetch(ahead + n * LINE, 0, 2);
+      const __m512i both = _mm512_maskz_loadu_epi8(mask, p[n] + i * LINE);
+      low[n] = pinned(_mm512_and_si512(both, low_half));
+      high[n] = pinned(_mm512_and_si512(_mm512_srli_epi16(both, 4), low_half));
+      scale[n] = pinned(spread_scales(scales[n] + g, some, lanes));
+    });
+    ahead += step;
+    each<M>([&](auto m) {
+      const Numbers& mine = q[m * num + i];
+      const __m512i even = pinned(load<__m512i>(mine.even)), odd = pinned(load<__m512i>(mine.odd));
+      each<BLOCK_N>([&](auto n) {
+        const __m512i sums = plus_fours(plus_fours(load<__m512i>(mine.balance), low[n], even), high[n], odd);
+        __m512& one = total[m * BLOCK_N + n];
+        one = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums), scale[n], one);
+      });
+    });
+  } while (++i < num);
+  each<M>([&](auto m) { save(out + m * COLUMNS, sums_of(total + m * BLOCK_N)); });
+}
+
+template <class Y, class S>
+void nibble_rows(const int8_t* q, const float* a, const uint8_t* p, const S* scales, Y* y, Shape s, int64_t size) {
+  const std::vector<Numbers> rows = numbers_of(q, s.M, s.K);
+  const int64_t M = s.M, N = s.N, K = s.K, num = num_lines(K), bytes = BLOCK_N * K / 2, ahead = std::max<int64_t>(1, FAR / bytes) * bytes;
+  over_rows((N + COLUMNS - 1) / COLUMNS, COLUMNS * K / 2, [&](int64_t begin, int64_t end) {
+    std::vector<float> sums(M * COLUMNS);
+    for (int64_t n = begin * COLUMNS; n < std::min(end * COLUMNS, N); n += COLUMNS) {
+      const int64_t count = std::min<int64_t>(COLUMNS, N - n);
+      for (int64_t i = 0; i < count; i += BLOCK_N) {
+        const uint8_t* four[BLOCK_N];
+        const S* theirs[BLOCK_N];
+        for (int j = 0; j < BLOCK_N; ++j) {
+          const int64_t row = std::min(n + i + j, N - 1);
+          four[j] = p + row * K / 2, theirs[j] = scales + row * (K / size);
+        }
+        in_pieces<4>(M, [&](auto R, int64_t m) {
+          const uint8_t* later = four[0] + ahead + bytes * m / M;
+          nibble_block<R()>(four, theirs, K, size, &rows[m * num], later, BLOCK_N * LINE * R() / M, &sums[m * COLUMNS + i]);
+        });
+      }
+      for (int64_t m = 0; m < M; ++m)
+        for (int64_t i = 0; i < count; ++i) store(y + m * N + n + i, sums[m * COLUMNS + i] * a[m]);
+    }
+  });
+}
+
+// 16 x 16 numbers of 32 bits turned around.
+inline void transpose(__m512i* r) {
+  __m512i t[16];
+  for (int i = 0; i < 16; i += 2) t[i] = _mm512_unpacklo_epi32(r[i], r[i + 1]), t[i + 1] = _mm512_unpackhi_epi32(r[i], r[i + 1]);
+  for (int i = 0; i < 16; i += 4)
+    for (int j = 0; j < 2; ++j) {
+      r[i + 2 * j] = _mm512_unpacklo_epi64(t[i + j], t[i + j + 2]);
+      r[i + 2 * j + 1] = _mm512_unpackhi_epi64(t[i + j], t[i + j + 2]);
+    }
+  for (int i = 0; i < 4; ++i)
+    for (int j = 0; j < 2; ++j) {
+      t[i + 8 * j] = _mm512_shuffle_i32x4(r[8 * j + i], r[8 * j + i + 4], 0x88);
+      t[i + 8 * j + 4] = _mm512_shuffle_i32x4(r[8 * j + i], r[8 * j + i + 4], 0xdd);
+    }
+  for (int i = 0; i < 8; ++i) {
+    r[i] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0x88);
+    r[i + 8] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0xdd);
+  }
+}
+
 // 64 weights of a row, each with 8 added.
 inline __m512i nibble_line(const uint8_t* p) {
   const __m256i both = load<__m256i>(p), mask = _mm256_set1_epi8(15);
@@ -923,16 +968,71 @@ inline __m512i nibble_line(const uint8_t* p) {
   return _mm512_inserti64x4(_mm512_castsi256_si512(lower), upper, 1);
 }
 
+// A tile: COLUMNS weight rows, four numbers of each beside one another. Meanwhile the next tile is asked for.
+template <class Row>
+void pack(int64_t K, const Row& row, uint8_t* tile) {
+  for (int64_t k = 0; k < K; k += LINE)
+    for (int half = 0; half < COLUMNS; half += 16) {
+      __m512i rows[16];
+      for (int n = 0; n < 16; ++n) rows[n] = nibble_line(row(half + n) + k / 2);
+      for (int n = 0; n < 8; ++n) __builtin_prefetch(row(0) + COLUMNS * K / 2 + (k * COLUMNS + half * LINE) / 2 + n * LINE, 0, 2);
+      transpose(rows);
+      for (int i = 0; i < 16; ++i) save(tile + k * COLUMNS + i * 4 * COLUMNS + half * 4, rows[i]);
+    }
+}
+
+// M rows of q from m on with a tile: out (M, COLUMNS) gets the sum over the groups of scale times the group's sum.
+template <int M>
+__attribute__((noinline)) void tile_rows(const Bytes& a, int64_t m, const uint8_t* tile, const float* scales, float* out) {
+  __m512 kept[M][2] = {};
+  const int8_t* q = a.q + m * a.wide;
+  const int64_t num_groups = a.K / a.size;
+  for (int64_t g = 0; g < num_groups; ++g) {
+    __m512i total[M][2];
+    for (int r = 0; r < M; ++r) total[r][0] = total[r][1] = _mm512_set1_epi32(-8 * a.sum_of(m + r)[g]);
+    for (int64_t k = g * a.size; k < (g + 1) * a.size; k += 4) {
+      const auto first = load<__m512i>(tile + k * COLUMNS), second = load<__m512i>(tile + k * COLUMNS + 64);
+      for (int r = 0; r < M; ++r) {
+        const __m512i four = _mm512_set1_epi32(load<int32_t>(q + r * a.wide + k));
+        total[r][0] = plus_fours(total[r][0], first, four);
+        total[r][1] = plus_fours(total[r][1], second, four);
+      }
+    }
+    for (int r = 0; r < M; ++r)
+      for (int i = 0; i < 2; ++i) {
+        const auto sums = (__m512)__builtin_convertvector((Vector<int32_t, 16>)total[r][i], Vector<float, 16>);
+        kept[r][i] += sums * load<__m512>(scales + g * COLUMNS + 16 * i);
+      }
+  }
+  for (int r = 0; r < M; ++r)
+    for (int i = 0; i < 2; ++i) save(out + r * COLUMNS + 16 * i, kept[r][i]);
+}
+
+// Many rows of q, K a multiple of LINE.
 template <class Y, class S>
 void nibble_tiles(const int8_t* q, const float* a, const uint8_t* p, const S* scales, Y* y, Shape s, int64_t size) {
   const Bytes rows = bytes_of(q, s.M, s.K, size);
-  const int64_t N = s.N, K = s.K;
-  const auto line = [=](int64_t n, int64_t k) { return nibble_line(p + (n * K + k) / 2); };
-  const auto scale = [=](int64_t n, int64_t g) { return float(scales[n * (K / size) + g]); };
-  const auto finish = [=](int64_t m, int64_t n, int64_t count, const float* sums) {
-    for (int64_t i = 0; i < count; ++i) store(y + m * N + n + i, sums[i] * a[m]);
-  };
-  tiles(rows, N, line, scale, finish);
+  const int64_t N = s.N, K = s.K, num_groups = K / size;
+  over_rows((N + COLUMNS - 1) / COLUMNS, COLUMNS * K, [&](int64_t begin, int64_t end) {
+    static thread_local std::vector<uint8_t> memory;
+    if (int64_t(memory.size()) < COLUMNS * K + LINE) memory.resize(COLUMNS * K + LINE);
+    uint8_t* tile = whole_lines(memory.data());
+    std::vector<float> wide(num_groups * COLUMNS);
+    float out[ROWS * COLUMNS];
+    for (int64_t n = begin * COLUMNS; n < std::min(end * COLUMNS, N); n += COLUMNS) {
+      const auto row = [&](int64_t i) { return std::min(n + i, N - 1); };
+      pack(K, [&](int64_t i) { return p + row(i) * K / 2; }, tile);
+      for (int64_t i = 0; i < num_groups * COLUMNS; ++i) wide[i] = float(scales[row(i % COLUMNS) * num_groups + i / COLUMNS]);
+      const auto run = [&](auto M, int64_t m) {
+        tile_rows<M()>(rows, m, tile, wide.data(), out);
+        for (int r = 0; r < M(); ++r)
+          for (int64_t i = 0; i < std::min<int64_t>(COLUMNS, N - n); ++i) store(y + (m + r) * N + n + i, out[r * COLUMNS + i] * a[m + r]);
+      };
+      int64_t m = 0;
+      for (; m + ROWS <= s.M; m += ROWS) run(std::integral_constant<int, ROWS>{}, m);
+      if (m < s.M) in_eights(s.M - m, [&](auto M, int64_t r) { run(M, m + r); });
+    }
+  });
 }
 #endif
 
@@ -951,7 +1051,7 @@ Tensor product_int4(const Tensor& q, const Tensor& a, const Tensor& p, const Ten
       using TS = Pointed<decltype(S)>;
       auto run = size % 64 ? int4_rows<16, TY, TS> : int4_rows<32, TY, TS>;
 #if defined(BYTE_PRODUCTS)
-      if (size % 128 == 0) run = int4_rows<64, TY, TS>;
+      if (2 * LINE % size == 0 || size % (2 * LINE) == 0) run = nibble_rows<TY, TS>;
       if (s.M > FEW && s.K % LINE == 0) run = nibble_tiles<TY, TS>;
 #endif
       run(data<int8_t>(q), data<float>(a), data<uint8_t>(p), data<TS>(scales), data<TY>(y), s, size);
