@@ -43,6 +43,18 @@ class Budget:
             )
 
 
+class Scores:
+    """The log-probabilities of a prompt's tokens, and of the `top` likeliest beside each, as they are made.
+
+    Several rows of one prompt may share them: whichever computes a place first scores it.
+    """
+
+    def __init__(self, num_prompt: int, *, top: int) -> None:
+        self.top = top
+        self.found: list[Logprob | None] = [None] * num_prompt  # the first follows nothing, and has none
+        self.missing = num_prompt - 1
+
+
 class Row:
     """A prompt, what has been generated for it, and the rules for what comes next."""
 
@@ -74,8 +86,7 @@ class Row:
         self.constraint = constraint  # the form of the answer
         self.closing = tuple(closing)
         self.error: GrammarError | None = None  # why its constraint failed, which ended the row
-        self.prompt_logprobs: list[Logprob | None] | None = None  # None: not asked for
-        self.prompt_top = 0
+        self.scores: Scores | None = None  # of the prompt; None: not asked for
         self.lookup: Lookup | None = None  # made by the first draft
         self.start()
         self.close_thinking()
@@ -175,22 +186,34 @@ class Row:
         return events
 
     @property
+    def prompt_logprobs(self) -> list[Logprob | None] | None:
+        return None if self.scores is None else self.scores.found
+
+    @property
     def wants_prompt_logprobs(self) -> bool:
         """Whether the logits behind every token of the prompt are to be given to `score_prompt`."""
-        return self.prompt_logprobs is not None
+        return self.scores is not None and self.scores.missing > 0
 
     def ask_prompt_logprobs(self, top: int) -> None:
         """The log-probabilities of the prompt's tokens are wanted, and of the `top` likeliest beside each."""
-        self.prompt_logprobs, self.prompt_top = [None] * self.num_prompt, top
+        self.scores = Scores(self.num_prompt, top=top)
+
+    def share_prompt_logprobs(self, other: "Row") -> None:
+        """This row's prompt is the other's, which has asked for its log-probabilities: they are made once."""
+        assert self.ids[: self.num_prompt] == other.ids[: other.num_prompt]
+        self.scores = other.scores
 
     def score_prompt(self, start: int, logits: Tensor) -> None:
         """Score the prompt's tokens `start` + 1 to `start` + n by the raw logits (n, V) before each of them.
 
-        The first token follows nothing, and has no score; what follows the last one is not the prompt's.
+        What follows the last one is not the prompt's.
         """
-        assert self.prompt_logprobs is not None
+        scores = self.scores
+        assert scores is not None
         for at, row in enumerate(logits[: self.num_prompt - 1 - start], start + 1):
-            self.prompt_logprobs[at] = self.score(row, self.ids[at], top=self.prompt_top)
+            if scores.found[at] is None:
+                scores.found[at] = self.score(row, self.ids[at], top=scores.top)
+                scores.missing -= 1
 
     def draft(self, limit: int) -> list[int]:
         """At most `limit` tokens that may come next, to be computed along with what is left; often none.

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 # Composing characters (NFC), before a text is cut into tokens, takes at most so many bytes to one.
 COMPOSED = 3
+SCORES = 2**18  # log-probabilities of prompts in one request, each of some hundred bytes until it is answered
 
 
 def check_prompts(ask: Ask, *, context: int, most: int | None, longest: int) -> None:
@@ -44,7 +45,14 @@ def check_prompts(ask: Ask, *, context: int, most: int | None, longest: int) -> 
 
 
 def check_lengths(ask: Ask, rows: Sequence[Row], *, context: int, most: int | None) -> None:
-    """Refuse what was encoded and has more tokens than are allowed."""
+    """Refuse what was encoded and has more tokens than are allowed, or more to tell of them."""
+    scores = sum(row.num_prompt * (1 + row.scores.top) for row in rows if row.scores is not None)
+    if scores > SCORES:
+        raise Refusal(
+            f"logprobs with echo come to {scores} log-probabilities of prompts, in all answers together: at "
+            f"most {SCORES} are possible; ask for fewer beside each token, fewer answers or shorter prompts",
+            param="logprobs",
+        )
     longest = max(row.num_prompt for row in rows)
     if most is not None and longest > most:
         raise too_long(ask, f"{longest} tokens", context=context, most=most)
@@ -80,7 +88,11 @@ def make_rows(ask: Ask, intake: Intake, form: Grammar | None) -> list[Row]:
         params = [ask.params_of(choice) for choice in range(ask.n)]
         if ask.prompts is None:
             return [_chat(ask, one, intake, form) for one in params]
-        return [_text(ask, prompt, one, intake, form) for prompt in ask.prompts for one in params]
+        rows = [[_text(ask, prompt, one, intake, form) for one in params] for prompt in ask.prompts]
+        for first, *others in rows:
+            for row in others:
+                row.share_prompt_logprobs(first)
+        return [row for several in rows for row in several]
     except Refusal:
         raise
     except TemplateError as error:
