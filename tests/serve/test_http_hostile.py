@@ -220,6 +220,20 @@ def test_an_empty_prompt_is_refused(crowded: tuple[Running, Beside]) -> None:
         assert status == 400 and told["error"]["param"] == "prompt"
 
 
+def test_the_scores_of_a_long_prompt_many_times_over_are_refused(crowded: tuple[Running, Beside]) -> None:
+    """They were made for each answer anew, and kept: gigabytes of objects."""
+    server, _ = crowded
+    body = {"model": "pocket", "prompt": [9] * 3000, "echo": True, "logprobs": 20, "n": 16, "max_tokens": 1}
+    status, _, told = server.ask(TEXT, body)
+    assert status == 400 and told["error"]["param"] == "logprobs", told
+    status, _, told = server.ask(TEXT, {**body, "prompt": [9, 8] * 100, "n": 3})
+    first, *others = [choice["logprobs"] for choice in told["choices"]]
+    assert status == 200 and len(others) == 2 and first["token_logprobs"][0] is None
+    for other in others:
+        assert other["token_logprobs"][:200] == first["token_logprobs"][:200]
+        assert other["top_logprobs"][:200] == first["top_logprobs"][:200]
+
+
 def test_nobody_reads_another_s_answer_by_its_id(crowded: tuple[Running, Beside]) -> None:
     """CVE-2026-105755: ids name nothing that can be asked for."""
     server, _ = crowded
