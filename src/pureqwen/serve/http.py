@@ -35,7 +35,7 @@ from pureqwen.serve.protocol.chat_answer import ChatAnswer
 from pureqwen.serve.protocol.completion_answer import CompletionAnswer
 from pureqwen.serve.protocol.document import document
 from pureqwen.serve.protocol.messages_answer import MessagesAnswer
-from pureqwen.serve.protocol.refusal import Refusal, busy
+from pureqwen.serve.protocol.refusal import Refusal, busy, crowded
 from pureqwen.serve.session import Session
 from pureqwen.serve.stream import EventStream, collected
 from pureqwen.serve.threads import LONG, Threads, kind_of
@@ -46,6 +46,7 @@ ToAsk = Callable[[Any, ServeConfig], Ask]
 
 # Bytes of a body, for each token of the context, that are counted or decoded: prompts of several contexts.
 COUNTED = 32
+SPARED = ("/health", "/ready", "/metrics")  # who watches over a server must see one that is crowded
 
 
 def create_app(engine: Engine, qwen: Qwen, config: ServeConfig) -> FastAPI:
@@ -61,21 +62,11 @@ def create_app(engine: Engine, qwen: Qwen, config: ServeConfig) -> FastAPI:
         lifespan=service.lifespan,
     )
     for path, method, handler in service.routes():
-        app.add_route(path, at(path, handler), methods=[method])
+        app.add_route(path, service.at(path, handler), methods=[method])
     app.add_exception_handler(HTTPException, no_route)
     app.add_middleware(Guard, config=config, metrics=service.metrics)
     app.state.service = service
     return app
-
-
-def at(path: str, handler: Handler) -> Handler:
-    """A handler that says which route it is."""
-
-    async def endpoint(request: Request) -> Response:
-        visit_of(request).route = path
-        return await handler(request)
-
-    return endpoint
 
 
 def visit_of(request: Request) -> Visit:
@@ -103,6 +94,7 @@ class Service:
         self.metrics = Metrics(engine)
         self.grammars = Grammars(qwen.tokenizer, eos_ids=qwen.eos_ids) if qwen.tokenizer else None
         self.stopping = False
+        self.crowded: Callable[[], bool] = lambda: False  # whether more connections are open than may be
         self._entering = 0  # requests that are prepared
         self._created = int(time.time())
         self._threads, self._uploads = Threads(), Uploads(config)
@@ -127,6 +119,17 @@ class Service:
             ("/metrics", "GET", self.figures),
             ("/openapi.json", "GET", self.openapi),
         ]
+
+    def at(self, path: str, handler: Handler) -> Handler:
+        """A handler that says which route it is, and refuses while there are too many connections."""
+
+        async def endpoint(request: Request) -> Response:
+            visit_of(request).route = path
+            if path not in SPARED and self.crowded():
+                raise crowded(seconds=RETRY)
+            return await handler(request)
+
+        return endpoint
 
     @asynccontextmanager
     async def lifespan(self, _: FastAPI) -> AsyncIterator[None]:
