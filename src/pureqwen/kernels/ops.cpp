@@ -582,7 +582,7 @@ inline Four sums_of(const __m512i* v) {
   return half<Four>(two, 0) + half<Four>(two, 1);
 }
 
-inline Vector<float, BLOCK_N> sums_of(const __m512* v) {
+inline Vector<float, BLOCK_N> float_sums(const __m512* v) {
   const auto both = [](__m512 a, __m512 b) { return _mm512_unpacklo_ps(a, b) + _mm512_unpackhi_ps(a, b); };
   const auto a = (__m512d)both(v[0], v[1]), b = (__m512d)both(v[2], v[3]);
   const __m512 all = (__m512)_mm512_unpacklo_pd(a, b) + (__m512)_mm512_unpackhi_pd(a, b);
@@ -910,7 +910,7 @@ __attribute__((noinline)) void nibble_block(const uint8_t* const* p, const S* co
       });
     });
   } while (++i < num);
-  each<M>([&](auto m) { save(out + m * COLUMNS, sums_of(total + m * BLOCK_N)); });
+  each<M>([&](auto m) { save(out + m * COLUMNS, float_sums(total + m * BLOCK_N)); });
 }
 
 template <class Y, class S>
