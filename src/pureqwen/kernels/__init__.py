@@ -3,7 +3,7 @@
     linear, linear_int8, linear_int4     products of few rows at the memory's speed; whole numbers of many too
     quantize                             rows as whole numbers, for several products that read the same
     rms_norm, swiglu, qk_norm_rope       what stands between the products, in one pass each
-    store_pages, paged_attention         keys and values into their slots; a few queries over them
+    store_pages, paged_attention         keys and values into their slots; queries over them
     attention_in, attention_out,         a block's steps but attention, several in one call: with few rows
     feed_forward                         an operation takes about as long to start as to run
 
@@ -28,6 +28,7 @@ __all__ = [
     "Matrix",
     "Table",
     "Whole",
+    "attends_blocks",
     "attention_in",
     "attention_out",
     "fast_bfloat16",
@@ -222,11 +223,20 @@ class Table(NamedTuple):
 def paged_attention(q: Tensor, k_pages: Tensor, v_pages: Tensor, table: Table) -> Tensor:
     """q (T, H, Dh) over keys and values in pages (P, page, Hkv, Dh): a token sees its row's up to its own.
 
-    For a few tokens a row: with many, PyTorch's attention with its large products is faster.
+    For a few tokens a row; with many, PyTorch's attention with its large products is faster, unless
+    `attends_blocks`.
     """
-    fits = q.shape[-1] % LINE == 0 and runs(q)
-    run = torch.ops.pureqwen.paged_attention if fits else twins.paged_attention
+    run = torch.ops.pureqwen.paged_attention if _attends(q) else twins.paged_attention
     return run(q.contiguous(), k_pages, v_pages, *table)
+
+
+def attends_blocks(q: Tensor) -> bool:
+    """Whether `paged_attention` is quick for many tokens q (T, H, Dh) of a row, too."""
+    return _attends(q) and bool(torch.ops.pureqwen.attends_blocks(q))
+
+
+def _attends(q: Tensor) -> bool:
+    return q.shape[-1] % LINE == 0 and runs(q)
 
 
 # ---- several in one call, for few rows; native, where `runs` says so --------------------------------------

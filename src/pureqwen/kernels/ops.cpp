@@ -1,5 +1,5 @@
 // What PyTorch lacks on a CPU: products of a few rows that read the weights once, at the memory's speed; products of
-// whole numbers for any number of rows; attention of a few queries over a cache; and what stands between them.
+// whole numbers for any number of rows; attention over a cache; and what stands between them.
 //
 //   linear(x, w)                 y = x w'                    x (M, K), w (N, K), float32 or bfloat16
 //   quantize(x)                  q, a: x = a q               q (M, K) int8 from -127 to 127, a (M, 1), row by row
@@ -9,12 +9,14 @@
 //   rms_norm, swiglu             as in model/layers.py; with _quantize behind them as whole numbers
 //   qk_norm_rope(x, w, ...)      RMSNorm over each head, then the rotation
 //   store_pages, paged_attention keys and values into their slots; softmax(q k') v over them
+//   attends_blocks(q)            whether the latter is quick for many queries of a row, too
 //   attention_in, attention_out, feed_forward   a block's steps but attention, several in one call
 //
 // Sums of int8 are exact, those of int4 within a group; only scaling rounds. Each sum of floats has one fixed order
 // (lane by lane, then the lanes; chunk by chunk), so a row of a result depends neither on the rows beside it nor on the
-// number of threads. One border is left: with AVX-512, more than 16 rows meet 4-bit weights in tiles, where a group's
-// sum is whole before it is scaled; there a row differs from the one computed among few by float32's rounding.
+// number of threads. Two borders are left: with AVX-512, more than 16 rows meet 4-bit weights in tiles, where a group's
+// sum is whole before it is scaled; there a row differs from the one computed among few by float32's rounding. So does
+// attention in bfloat16 with AVX-512: more than 4 tokens of a row round their softmax to bfloat16, as PyTorch's does.
 //
 // Vectors are the vector types of GCC and Clang, which become AVX2, AVX-512 or NEON as the machine has them. What they
 // can't express, products of small numbers added in pairs or fours, is named where x86 has it; processors with AVX-512's
@@ -30,6 +32,7 @@
 #endif
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -1347,8 +1350,197 @@ float* kept_floats(int64_t count) {
   return memory.data();
 }
 
+// Chunk c of the first `num_keys` keys of a row, which lies in these pages.
+Chunk chunk_of(const int32_t* pages, int64_t num_keys, int64_t c, Heads s) {
+  Chunk found;
+  found.count = std::min(CHUNK, num_keys - c * CHUNK);
+  int64_t page = c * CHUNK / s.page, place = c * CHUNK % s.page;
+  for (int64_t i = 0; i < CHUNK; ++i) {
+    found.rows[i] = i < found.count ? (pages[page] * s.page + place) * s.Hkv * s.Dh : found.rows[0];
+    if (++place == s.page) place = 0, ++page;
+  }
+  return found;
+}
+
+#if defined(__AVX512BF16__)
+// ---- many queries of a row: AVX-512 BF16 -------------------------------------------------------------------------
+//
+// A block of a row's queries passes over its keys chunk by chunk, with a running softmax: what was found so far is scaled
+// when a larger score comes. A chunk's keys and values are packed once for all of the block's queries and of the heads that
+// share them. Each query has its own sums, in the order of the keys, whatever stands beside it in a block.
+
+constexpr int64_t ONE_BY_ONE = 4;  // tokens of a row for which packing does not pay
+constexpr int QUERIES = 6;         // that are multiplied together with 64 columns: their sums fill the registers
+constexpr int64_t BLOCK = 192;     // queries, about, for which a chunk is packed
+
+// Adds to `total` QUERIES rows of pairs of bfloat16 times columns of pairs, 16 of them a vector.
+template <int N>
+inline void pairs_tile(const BFloat16* const* rows, const uint32_t* columns, int64_t stride, int64_t num_pairs, __m512 (*total)[N]) {
+  for (int64_t p = 0; p < num_pairs; ++p) {
+    __m512i line[N];
+    for (int n = 0; n < N; ++n) line[n] = load<__m512i>(columns + p * stride + n * 16);
+    for (int m = 0; m < QUERIES; ++m) {
+      const __m512i pair = _mm512_set1_epi32(load<int32_t>(rows[m] + 2 * p));
+      for (int n = 0; n < N; ++n) total[m][n] = plus_pairs(total[m][n], pair, line[n]);
+    }
+  }
+}
+
+// 16 rows of 16 pairs, turned.
+inline void turn(const __m512i* rows, uint32_t* to, int64_t stride) {
+  __m512i two[16], four[16];
+  for (int i = 0; i < 16; i += 2) {
+    two[i] = _mm512_unpacklo_epi32(rows[i], rows[i + 1]);
+    two[i + 1] = _mm512_unpackhi_epi32(rows[i], rows[i + 1]);
+  }
+  for (int i = 0; i < 16; i += 4)
+    for (int j = 0; j < 2; ++j) {
+      four[i + 2 * j] = _mm512_unpacklo_epi64(two[i + j], two[i + j + 2]);
+      four[i + 2 * j + 1] = _mm512_unpackhi_epi64(two[i + j], two[i + j + 2]);
+    }
+  for (int c = 0; c < 4; ++c) {
+    const __m512i even = _mm512_shuffle_i32x4(four[c], four[4 + c], 0x88), odd = _mm512_shuffle_i32x4(four[c], four[4 + c], 0xdd);
+    const __m512i even2 = _mm512_shuffle_i32x4(four[8 + c], four[12 + c], 0x88);
+    const __m512i odd2 = _mm512_shuffle_i32x4(four[8 + c], four[12 + c], 0xdd);
+    save(to + c * stride, _mm512_shuffle_i32x4(even, even2, 0x88));
+    save(to + (4 + c) * stride, _mm512_shuffle_i32x4(odd, odd2, 0x88));
+    save(to + (8 + c) * stride, _mm512_shuffle_i32x4(even, even2, 0xdd));
+    save(to + (12 + c) * stride, _mm512_shuffle_i32x4(odd, odd2, 0xdd));
+  }
+}
+
+// A chunk's keys as pairs of neighbours (Dh / 2, CHUNK), its values as pairs of keys (CHUNK / 2, Dh); zeros behind its end.
+void pack(const BFloat16* k, const BFloat16* v, const Chunk& chunk, int64_t Dh, uint32_t* keys, uint32_t* values) {
+  const auto line = [&](const BFloat16* from, int64_t i, int64_t d) {
+    return i < chunk.count ? load<__m512i>(from + chunk.rows[i] + d) : _mm512_setzero_si512();
+  };
+  for (int64_t i = 0; i < CHUNK; i += 16)
+    for (int64_t d = 0; d < Dh; d += COLUMN) {
+      __m512i rows[16];
+      for (int r = 0; r < 16; ++r) rows[r] = line(k, i + r, d);
+      turn(rows, keys + d / 2 * CHUNK + i, CHUNK);
+    }
+  for (int64_t i = 0; i < CHUNK; i += 2)
+    for (int64_t d = 0; d < Dh; d += COLUMN) {
+      const __m512i even = line(v, i, d), odd = line(v, i + 1, d);
+      for (int side = 0; side < 2; ++side) {
+        const __m512i low = _mm512_cvtepu16_epi32(half<__m256i>(even, side)), high = _mm512_cvtepu16_epi32(half<__m256i>(odd, side));
+        save(values + i / 2 * Dh + d + side * 16, _mm512_or_si512(low, _mm512_slli_epi32(high, 16)));
+      }
+    }
+}
+
+// What QUERIES queries have found up to some key.
+struct Found {
+  float largest[QUERIES], share[QUERIES];  // `share`: what remains of it when a larger score has come
+  Wide total[QUERIES];
+};
+
+// Scores of a chunk's keys, of which query m sees num_keys[m]: their shares (QUERIES, CHUNK) as bfloat16.
+__attribute__((noinline)) void shares_of(const BFloat16* const* q, const uint32_t* keys, int64_t Dh, const int64_t* num_keys,
+                                         Found& found, BFloat16* shares) {
+  __m512 scores[QUERIES][4] = {};
+  pairs_tile<4>(q, keys, CHUNK, Dh / 2, scores);
+  const float scale = 1 / std::sqrt(float(Dh));
+  for (int m = 0; m < QUERIES; ++m) {
+    const int64_t seen = std::clamp<int64_t>(num_keys[m], 0, CHUNK);
+    const uint64_t mask = seen == CHUNK ? ~uint64_t(0) : (uint64_t(1) << seen) - 1;
+    __m512 score[4];
+    for (int n = 0; n < 4; ++n)
+      score[n] = _mm512_mask_mul_ps(_mm512_set1_ps(-INFINITY), __mmask16(mask >> 16 * n), scores[m][n], _mm512_set1_ps(scale));
+    const __m512 most4 = _mm512_max_ps(_mm512_max_ps(score[0], score[1]), _mm512_max_ps(score[2], score[3]));
+    const float most = std::max(found.largest[m], _mm512_reduce_max_ps(most4));
+    found.share[m] = exp(Floats{} + (found.largest[m] - most))[0];
+    found.largest[m] = most;
+    Wide sums = {};
+    for (int n = 0; n < 4; ++n) {
+      const Wide e = (Wide)_mm512_maskz_mov_ps(__mmask16(mask >> 16 * n), (__m512)exp((Wide)score[n] - most));
+      sums += e;
+      save(shares + m * CHUNK + n * 16, _mm512_cvtneps_pbh((__m512)e));
+    }
+    found.total[m] = found.total[m] * found.share[m] + sums;
+  }
+}
+
+// What was found, o (QUERIES, Dh), scaled, and 16 N columns of values added by their shares.
+template <int N>
+__attribute__((noinline)) void add_values(const BFloat16* const* shares, const uint32_t* values, int64_t num_pairs, int64_t Dh,
+                                          const float* share, float* o) {
+  __m512 total[QUERIES][N];
+  for (int m = 0; m < QUERIES; ++m)
+    for (int n = 0; n < N; ++n) total[m][n] = load<__m512>(o + m * Dh + n * 16) * share[m];
+  pairs_tile<N>(shares, values, Dh, num_pairs, total);
+  for (int m = 0; m < QUERIES; ++m)
+    for (int n = 0; n < N; ++n) save(o + m * Dh + n * 16, total[m][n]);
+}
+
+struct Block {
+  const int32_t* pages;
+  int64_t h, begin, end, num_keys, limit;  // the key head, the tokens, how many keys the first of them sees, and any at most
+};
+
+void attend_block(const BFloat16* q, const BFloat16* k, const BFloat16* v, Heads s, Block b, BFloat16* y) {
+  const int64_t G = s.H / s.Hkv, count = (b.end - b.begin) * G, groups = (count + QUERIES - 1) / QUERIES;
+  const int64_t most_keys = std::min(b.num_keys + (b.end - 1 - b.begin), b.limit);
+  static thread_local std::vector<uint32_t> memory;
+  memory.resize(CHUNK * s.Dh + 16 + groups * QUERIES * s.Dh);
+  uint32_t* keys = reinterpret_cast<uint32_t*>(-(-reinterpret_cast<uintptr_t>(memory.data()) & -uintptr_t(64)));
+  uint32_t* values = keys + CHUNK * s.Dh / 2;
+  float* o = reinterpret_cast<float*>(values + CHUNK * s.Dh / 2);
+  std::fill(o, o + groups * QUERIES * s.Dh, 0.0f);
+  std::vector<Found> found(groups);
+  for (Found& one : found) std::fill(one.largest, one.largest + QUERIES, -INFINITY);
+  alignas(64) BFloat16 shares[QUERIES * CHUNK];
+  const BFloat16 *mine[QUERIES], *rows[QUERIES];
+  for (int m = 0; m < QUERIES; ++m) rows[m] = shares + m * CHUNK;
+  for (int64_t c = 0; c * CHUNK < most_keys; ++c) {
+    const Chunk chunk = chunk_of(b.pages, most_keys, c, s);
+    pack(k + b.h * s.Dh, v + b.h * s.Dh, chunk, s.Dh, keys, values);
+    for (int64_t g = 0; g < groups; ++g) {
+      int64_t num_keys[QUERIES];
+      for (int m = 0; m < QUERIES; ++m) {
+        const int64_t i = std::min(g * QUERIES + m, count - 1);  // the last group is filled up with the last query
+        mine[m] = q + ((b.begin + i / G) * s.H + b.h * G + i % G) * s.Dh;
+        num_keys[m] = std::min(b.num_keys + i / G, b.limit) - c * CHUNK;
+      }
+      if (num_keys[QUERIES - 1] <= 0) continue;  // all of it stands before this chunk
+      shares_of(mine, keys, s.Dh, num_keys, found[g], shares);
+      for (int64_t d = 0; d < s.Dh;) {
+        float* to = o + g * QUERIES * s.Dh + d;
+        const bool wide = d + 64 <= s.Dh;
+        (wide ? add_values<4> : add_values<2>)(rows, values + d, (chunk.count + 1) / 2, s.Dh, found[g].share, to);
+        d += wide ? 64 : 32;
+      }
+    }
+  }
+  for (int64_t i = 0; i < count; ++i) {
+    const float total = sum(found[i / QUERIES].total[i % QUERIES]);
+    BFloat16* to = y + ((b.begin + i / G) * s.H + b.h * G + i % G) * s.Dh;
+    for (int64_t d = 0; d < s.Dh; d += LANES) store(to + d, load<Floats>(o + i * s.Dh + d) / total);
+  }
+}
+
+// The tokens from `begin` to `end`, a row's, the first of which sees `num_keys` keys.
+void attend_blocks(const Tensor& q, const Tensor& k_pages, const Tensor& v_pages, Heads s, const std::vector<Block>& rows, Tensor& y) {
+  const int64_t size = std::max<int64_t>(1, BLOCK * s.Hkv / s.H);
+  std::vector<Block> blocks;
+  for (Block b : rows)  // the longest first: threads take one after the other
+    for (int64_t last = (b.end - 1 - b.begin) / size; last >= 0; --last)
+      for (int64_t h = 0; h < s.Hkv; ++h) {
+        const int64_t begin = b.begin + last * size;
+        blocks.push_back({b.pages, h, begin, std::min(begin + size, b.end), b.num_keys + last * size, b.limit});
+      }
+  std::atomic<size_t> next = 0;
+  torch::stable::parallel_for(0, blocks.size(), 1, [&](int64_t, int64_t) {
+    for (size_t i; (i = next++) < blocks.size();)
+      attend_block(data<BFloat16>(q), data<BFloat16>(k_pages), data<BFloat16>(v_pages), s, blocks[i], data<BFloat16>(y));
+  });
+}
+#endif
+
 // q (T, H, Dh), the tokens of row r from row_starts[r] on, over keys and values in pages (P, page, Hkv, Dh), those of row r in
 // the pages block_table[r]. lengths[r] counts the row's keys with these tokens', and each token sees those up to its own.
+// Few tokens of a row are attended to one by one, chunks shared by the threads; many in blocks, where the processor can.
 Tensor paged_attention(const Tensor& q, const Tensor& k_pages, const Tensor& v_pages, const Tensor& block_table,
                        const Tensor& row_starts, const Tensor& lengths) {
   const Heads s{q.size(1), k_pages.size(2), q.size(2), k_pages.size(1)};
@@ -1362,28 +1554,29 @@ Tensor paged_attention(const Tensor& q, const Tensor& k_pages, const Tensor& v_p
           "paged_attention: bad table");
   std::vector<Query> queries(T, Query{0, 0});
   std::vector<int64_t> starts(T + 1, 0);  // of each query's chunks
+  Tensor y = torch::stable::new_empty(q, {T, s.H, s.Dh});
+#if defined(__AVX512BF16__)
+  std::vector<Block> many;
+#endif
   for (int64_t r = 0; r < num_rows; ++r) {
     const int64_t begin = data<int32_t>(row_starts)[r], end = data<int32_t>(row_starts)[r + 1];
     require(0 <= begin && begin <= end && end <= T, "paged_attention: bad row_starts");
-    for (int64_t t = begin; t < end; ++t)
-      queries[t] = {r, std::clamp<int64_t>(data<int32_t>(lengths)[r] - (end - 1 - t), 1, width * s.page)};
-    for (int64_t p = 0; begin < end && p * s.page < queries[end - 1].num_keys; ++p) {
-      const int32_t page = data<int32_t>(block_table)[r * width + p];
-      require(page >= 0 && page < k_pages.size(0), "paged_attention: no such page");
+    const int64_t num_keys = data<int32_t>(lengths)[r];
+    const int32_t* pages = data<int32_t>(block_table) + r * width;
+    for (int64_t p = 0; begin < end && p < std::min(width, (std::max<int64_t>(num_keys, 1) + s.page - 1) / s.page); ++p)
+      require(pages[p] >= 0 && pages[p] < k_pages.size(0), "paged_attention: no such page");
+#if defined(__AVX512BF16__)
+    if (end - begin > ONE_BY_ONE && q.scalar_type() == ScalarType::BFloat16 && num_keys >= end - begin) {
+      many.push_back({pages, 0, begin, end, num_keys - (end - 1 - begin), width * s.page});
+      continue;
     }
+#endif
+    for (int64_t t = begin; t < end; ++t) queries[t] = {r, std::clamp<int64_t>(num_keys - (end - 1 - t), 1, width * s.page)};
   }
   for (int64_t t = 0; t < T; ++t) starts[t + 1] = starts[t] + (queries[t].num_keys + CHUNK - 1) / CHUNK;
-  const auto find = [&](int64_t t, int64_t c, Chunk& chunk) {
-    const int64_t first = (c - starts[t]) * CHUNK;
-    const int32_t* pages = data<int32_t>(block_table) + queries[t].table * width;
-    chunk.count = std::min(CHUNK, queries[t].num_keys - first);
-    int64_t page = first / s.page, place = first % s.page;
-    for (int64_t i = 0; i < CHUNK; ++i) {
-      chunk.rows[i] = i < chunk.count ? (pages[page] * s.page + place) * s.Hkv * s.Dh : chunk.rows[0];
-      if (++place == s.page) place = 0, ++page;
-    }
-  };
-  Tensor y = torch::stable::new_empty(q, {T, s.H, s.Dh});
+#if defined(__AVX512BF16__)
+  if (!many.empty()) attend_blocks(q, k_pages, v_pages, s, many, y);
+#endif
   const int64_t filled = s.filled(), num_chunks = starts[T];
   float *largest = kept_floats(num_chunks * (2 * filled + s.H * s.Dh)), *total = largest + num_chunks * filled;
   float* o = total + num_chunks * filled;
@@ -1398,27 +1591,39 @@ Tensor paged_attention(const Tensor& q, const Tensor& k_pages, const Tensor& v_p
       mine = (copy = as_floats(data<N>(q), T * s.H * s.Dh)).data();
     over_rows(num_chunks, CHUNK * s.Hkv * s.Dh * 8, [&](int64_t begin, int64_t end) {
       int64_t t = std::upper_bound(starts.begin(), starts.end(), begin) - starts.begin() - 1;
-      Chunk chunks[2];
-      find(t, begin, chunks[0]);
+      const auto chunk_at = [&](int64_t c) {
+        const int32_t* pages = data<int32_t>(block_table) + queries[t].table * width;
+        return chunk_of(pages, queries[t].num_keys, c - starts[t], s);
+      };
+      Chunk chunk = chunk_at(begin);
       for (int64_t c = begin; c < end; ++c) {
-        Chunk &chunk = chunks[(c - begin) % 2], &next = chunks[(c - begin + 1) % 2];
         const int64_t token = t;
-        if (c + 1 == starts[t + 1]) ++t;
-        if (c + 1 < end) find(t, c + 1, next);
-        attend(mine + token * s.H * s.Dh, 1 / std::sqrt(float(s.Dh)), data<N>(k_pages), data<N>(v_pages), s, chunk,
-               c + 1 < end ? next : chunk, largest + c * filled, total + c * filled, o + c * s.H * s.Dh);
+        while (c + 1 < end && c + 1 >= starts[t + 1]) ++t;
+        const Chunk next = c + 1 < end ? chunk_at(c + 1) : chunk;
+        attend(mine + token * s.H * s.Dh, 1 / std::sqrt(float(s.Dh)), data<N>(k_pages), data<N>(v_pages), s, chunk, next,
+               largest + c * filled, total + c * filled, o + c * s.H * s.Dh);
+        chunk = next;
       }
     });
     over_rows(T * s.H, num_chunks / std::max<int64_t>(1, T) * s.Dh * 4, [&](int64_t begin, int64_t end) {
       std::vector<float> space(s.Dh);
       for (int64_t i = begin; i < end; ++i) {
         const int64_t t = i / s.H, h = i % s.H, c = starts[t];
+        if (c == starts[t + 1]) continue;  // one of many, already written
         join(largest + c * filled + h, total + c * filled + h, o + (c * s.H + h) * s.Dh, starts[t + 1] - c, s, space.data(),
              data<N>(y) + i * s.Dh);
       }
     });
   });
   return y;
+}
+
+bool attends_blocks([[maybe_unused]] const Tensor& q) {
+#if defined(__AVX512BF16__)
+  return q.scalar_type() == ScalarType::BFloat16;
+#else
+  return false;
+#endif
 }
 
 // ---- several in one call -------------------------------------------------------------------------------------------
@@ -1508,6 +1713,7 @@ STABLE_TORCH_LIBRARY(pureqwen, m) {
   m.def("store_pages(Tensor k, Tensor v, Tensor(a!) k_pages, Tensor(b!) v_pages, Tensor slots) -> ()");
   m.def("paged_attention(Tensor q, Tensor k_pages, Tensor v_pages, Tensor block_table, Tensor row_starts, Tensor lengths)"
         " -> Tensor");
+  m.def("attends_blocks(Tensor q) -> bool");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(pureqwen, CPU, m) {
@@ -1526,4 +1732,5 @@ STABLE_TORCH_LIBRARY_IMPL(pureqwen, CPU, m) {
   m.impl("feed_forward", TORCH_BOX(&feed_forward));
   m.impl("store_pages", TORCH_BOX(&store_pages));
   m.impl("paged_attention", TORCH_BOX(&paged_attention));
+  m.impl("attends_blocks", TORCH_BOX(&attends_blocks));
 }
