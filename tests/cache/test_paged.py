@@ -5,12 +5,12 @@ from typing import Any
 import pytest
 import torch
 from peers import VARIANTS, build, tiny
-from test_static import MIXED, steps
+from test_static import MIXED, rectangle, steps
 from torch import Tensor, nn
 from torch.fx.experimental import _config as shapes
 
 from pureqwen import kernels
-from pureqwen.cache import PagedCache
+from pureqwen.cache import PagedCache, StaticCache
 from pureqwen.cache.paged import varlen_refusal
 from pureqwen.cache.static import FEW
 from pureqwen.rewrite import for_cpu
@@ -56,6 +56,25 @@ def test_paged_logits_equal_the_plain_forward_at_every_step(
         found = model(ids, cache.begin(rows), cache.attends).split([now for _, _, now in rows])
         for logits, n, (_, at, now) in zip(found, which, rows, strict=True):
             assert (logits - full[n, at : at + now]).abs().max() <= 2e-5 * full.abs().max()
+
+
+@torch.inference_mode()
+def test_in_bfloat16_both_caches_give_the_plain_forward_s_logits() -> None:
+    config = tiny(head_dim=32)
+    model = build(config)
+    text = torch.randint(0, config.vocab_size, (2, 128), generator=torch.Generator().manual_seed(0))
+    full, pages = model(text), tables(16, 128)
+    model = for_cpu(model.bfloat16())
+    limit = 2.0 * float((model(text).float() - full).abs().max())  # what bfloat16 itself makes of it
+    paged = PagedCache(config, num_pages=2 * len(pages[0]), dtype=torch.bfloat16)
+    static = StaticCache(config, batch=2, limit=128, dtype=torch.bfloat16)
+    for counts in steps(MIXED):
+        rows, ids, which = step(text, pages, counts)
+        found = model(ids, paged.begin(rows), paged.attends).split([now for _, _, now in rows])
+        others = model(rectangle(text, counts), static.begin(counts), static.attends)
+        for logits, n, (_, at, now) in zip(found, which, rows, strict=True):
+            for mine in (logits, others[n, :now]):
+                assert (mine.float() - full[n, at : at + now]).abs().max() <= limit
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

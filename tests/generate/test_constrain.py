@@ -14,6 +14,7 @@ import torch
 
 import pureqwen
 from pureqwen import Qwen, SamplingParams, parse_tool_calls
+from pureqwen.chat import Reply, ReplyOptions
 from pureqwen.generate import Grammar, GrammarError, Grammars, Row, constrain
 
 CITY = {
@@ -239,6 +240,65 @@ def test_a_thinking_budget_ends_the_thought_and_the_constraint_begins(qwen: Qwen
     one = wander(row(qwen, grammar, chat=True, thinking_budget=6), seed=0, wish=wish)
     assert one.reply.finish_reason == "stop" and one.num_forced > 0
     assert re.fullmatch("[0-9]{2}", one.reply.content or "")
+
+
+def test_the_end_of_text_inside_the_thinking_is_no_way_past_the_form(qwen: Qwen) -> None:
+    """Nothing is held there: the answer was empty, and said "stop"."""
+    wish, closed = ids(qwen, "<think>\nHm.<|im_end|>"), ids(qwen, "</think>\n\n")
+    one = wander(row(qwen, qwen.grammars.regex("[0-9]{2}"), chat=True, logprobs=True), seed=0, wish=wish)
+    assert one.output[: len(wish) - 1 + len(closed)] == [*wish[:-1], *closed]
+    assert one.reply.reasoning == "Hm." and re.fullmatch("[0-9]{2}", one.reply.content or "")
+    begun = len(wish) - 1
+    assert [n for n, score in enumerate(one.logprobs) if score.forced] == [begun, begun + 1]
+    assert one.num_forced == len(closed) == 2 and one.reply.finish_reason == "stop"
+
+
+def test_a_model_that_always_wants_to_end_calls_the_tool_it_must(qwen: Qwen) -> None:
+    [end] = ids(qwen, "<|im_end|>")
+    grammar = qwen.grammars.tools([WEATHER], style="hermes", parallel=False)
+    bias = {"logit_bias": {end: 100.0, ids(qwen, "<think>")[0]: 50.0}}
+    result = qwen.chat("Hello", [WEATHER], constraint=grammar, temperature=0, max_tokens=200, **bias)
+    assert result.reasoning is None and result.usage.forced_tokens == 2
+    assert result.finish_reason == "tool_calls" and [call.name for call in result.tool_calls] == ["weather"]
+
+
+def test_a_budget_closes_a_thought_that_would_end_the_text_before_it_is_used_up(qwen: Qwen) -> None:
+    """Pitfall 27: a thinking budget that ends in no answer."""
+    wish, rest = ids(qwen, "<think>\nHm.<|im_end|>"), ids(qwen, "42<|im_end|>")
+    closed = ids(qwen, "</think>\n\n")
+    one = row(qwen, None, chat=True, thinking_budget=50)
+    wander(one, seed=0, wish=[*wish, wish[-1], *rest])
+    assert one.output == [*wish[:-1], *closed, *rest]
+    assert (one.reply.reasoning, one.reply.content, one.num_forced) == ("Hm.", "42", 2)
+
+
+def test_a_tag_that_is_to_end_the_answer_does(qwen: Qwen) -> None:
+    [close] = ids(qwen, "</think>")
+    wish = ids(qwen, "<think>\nHm.<|im_end|>")
+    for last in (close, wish[-1]):
+        one = row(qwen, qwen.grammars.regex("[0-9]{2}"), chat=True, stop_token_ids=(close,))
+        wander(one, seed=0, wish=[*wish[:-1], last])
+        assert (one.output, one.reply.finish_reason) == ([*wish[:-1], last], "stop")
+        assert one.num_forced == 0
+
+
+@pytest.mark.parametrize("held", [True, False])
+def test_a_call_begun_in_a_thought_ends_the_answer_but_where_a_form_is_to_hold(
+    qwen: Qwen, held: bool
+) -> None:
+    call = "<tool_call>\n<function=weather>\n<parameter=city>\nOslo\n</parameter>\n</function>\n</tool_call>"
+    grammar = qwen.grammars.regex("[0-9]{2}") if held else None
+    one = row(qwen, grammar, chat=True, thinking_budget=300)
+    ends = frozenset(one.sampler.end_ids)
+    options = ReplyOptions(inside=True, style="coder", tools=[WEATHER], end_ids=ends)
+    assert qwen.tokenizer is not None
+    one.reply = Reply(qwen.tokenizer, options=options)
+    wander(one, seed=0, wish=ids(qwen, f"Hm.\n{call}<|im_end|>"))
+    if held:
+        assert not one.reply.tool_calls and re.fullmatch("[0-9]{2}", one.reply.content or "")
+    else:
+        assert [call.arguments for call in one.reply.tool_calls] == [{"city": "Oslo"}]
+        assert one.num_forced == 0
 
 
 def test_the_end_of_text_waits_until_the_text_is_whole(qwen: Qwen) -> None:
@@ -496,6 +556,34 @@ def test_what_takes_too_long_to_compile_is_given_up(
             thread.join(20)
     grammars._seconds = 2.0
     grammars.regex("a")
+
+
+@pytest.mark.parametrize("panics", [True, False])
+def test_a_compiler_that_breaks_or_hangs_while_the_place_of_an_error_is_sought_leaves_the_error(
+    grammars: Grammars, monkeypatch: pytest.MonkeyPatch, panics: bool
+) -> None:
+    """A panic is none of Exception: outside the guarded thread it went through every layer of a server."""
+    start, calls, waiting = constrain.start, list[str](), threading.Event()
+
+    def once(tokens: Any, form: str) -> Any:
+        calls.append(threading.current_thread().name)
+        if len(calls) == 1:
+            return start(tokens, form)
+        if panics:
+            raise BaseException("out of its mind")
+        waiting.wait(20)
+        return start(tokens, form)
+
+    monkeypatch.setattr(constrain, "start", once)
+    began = time.perf_counter()
+    with pytest.raises(GrammarError, match="made a grammar: Invalid type: wrong"):
+        grammars.json_schema({"type": "object", "properties": {"bad": {"type": "wrong"}}})
+    assert time.perf_counter() - began < 10
+    waiting.set()
+    for thread in threading.enumerate():
+        if thread.name == "grammar":
+            thread.join(20)
+    assert len(calls) >= 2 and set(calls) == {"grammar"}
 
 
 def test_a_compiler_that_breaks_is_an_error_and_no_more(

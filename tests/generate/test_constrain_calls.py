@@ -10,6 +10,7 @@ from test_constrain import CITY, CLOCK, WEATHER, grammars, ids, qwen, row, tool,
 from pureqwen import Qwen, SamplingParams, parse_tool_calls
 from pureqwen.chat import Content, Reply, ReplyOptions
 from pureqwen.generate import GrammarError, Grammars, forms
+from pureqwen.generate.proportion import MAX_BYTES
 
 __all__ = ["grammars", "qwen"]  # fixtures
 
@@ -117,12 +118,107 @@ def test_tools_that_are_not_strict_need_no_schema_that_a_grammar_can_be_made_of(
         grammars.mixed([odd, CLOCK], style=style, strict=["odd"])
 
 
+def optional(name: str, *, strict: bool | None = None, **more: Any) -> dict[str, Any]:
+    """A tool of one city that must be named, and of what else its schema says."""
+    parameters = {"type": "object", "properties": {"city": {"enum": ["Oslo", "Rome"]}}, "required": ["city"]}
+    parameters = {
+        **parameters,
+        **more,
+        "properties": {**parameters["properties"], **more.get("properties", {})},
+    }
+    function = {"name": name, "parameters": parameters}
+    return {"type": "function", "function": function if strict is None else {**function, "strict": strict}}
+
+
+# What schemas of real tools say, and no grammar can hold.
+UNHELD: dict[str, Any] = {
+    "unique": {"properties": {"a": {"type": "array", "items": {"type": "integer"}, "uniqueItems": True}}},
+    "not": {"properties": {"a": {"type": "integer", "not": {"const": 3}}}},
+    "names": {"properties": {"a": {"type": "object", "propertyNames": {"pattern": "^a"}}}},
+    "contains": {"properties": {"a": {"type": "array", "contains": {"const": 3}}}},
+    "format": {"properties": {"a": {"type": "array", "items": {"type": "string", "format": "iri"}}}},
+    "look-around": {
+        "properties": {"a": {"type": "array", "items": {"type": "string", "pattern": "^(?!-)[a-z]+$"}}}
+    },
+    "back-reference": {
+        "properties": {"a": {"type": "array", "items": {"type": "string", "pattern": "(a|b)\\1"}}}
+    },
+}
+
+
+@STYLES
+@pytest.mark.parametrize("name", UNHELD)
+def test_a_forced_call_of_a_tool_that_is_not_strict_is_held_but_for_what_no_grammar_can_hold(
+    qwen: Qwen, style: str, name: str
+) -> None:
+    """Schemas of real tools have uniqueItems and the like: a forced call of them was an error."""
+    more = UNHELD[name]
+    for strict in (None, True):
+        with pytest.raises(GrammarError, match=r"Unimplemented|Unknown format|regex"):
+            qwen.grammars.tools([optional("f", strict=strict, **more)], style=style)
+    grammar = qwen.grammars.tools([CLOCK, optional("f", strict=False, **more)], style=style, names=["f"])
+    right, wrong, other = (
+        called(name, "city", city, style=style)
+        for name, city in (("f", "Rome"), ("f", "Bonn"), ("g", "Rome"))
+    )
+    assert fits(qwen, grammar, right)
+    for text in (wrong, other, called("clock", "zone", "UTC", style=style), "So.", ""):
+        assert not fits(qwen, grammar, text), text
+
+
+def test_a_strict_tool_beside_one_that_is_not_keeps_its_keywords(qwen: Qwen) -> None:
+    more = UNHELD["unique"]
+    with pytest.raises(GrammarError, match="uniqueItems"):
+        qwen.grammars.tools([optional("f", strict=True, **more), optional("g", strict=False)], style="hermes")
+    grammar = qwen.grammars.tools([CLOCK, optional("g", strict=False, **more)], style="hermes")
+    assert not fits(qwen, grammar, called("clock", "zone", "Mars", style="hermes"))
+
+
+def test_a_value_that_looks_like_a_pattern_is_none() -> None:
+    schema = {"const": {"pattern": "(?=a)"}, "items": [{"enum": [{"pattern": "(?=a)"}]}], "pattern": r"\(?=a"}
+    assert forms.loosened(schema) == schema
+
+
+@STYLES
+@pytest.mark.parametrize("strict", [None, False])
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"properties": []}, "properties"),
+        ({"properties": None}, "properties"),
+        ({"properties": {"a": 5}}, "#/properties/a"),
+        ({"properties": {"a": None}}, "#/properties/a"),
+        ({"required": None}, "required"),
+        ({"required": 5}, "required"),
+        ({"required": "a"}, "required"),
+        ({"required": [5]}, "required"),
+        ({"required": [["a"]]}, "required"),
+        ({"type": "array"}, "type 'array'"),
+        ({"type": ["object", "null"]}, "type"),
+        ({"type": None}, "type"),
+        ({"type": {}}, "type"),
+        ({"properties": {"a": {"type": "strnig"}}}, "strnig"),
+        ({"properties": {"a": {"type": "array", "items": {"pattern": "("}}}}, "regex"),
+        ({"properties": {"a": {"$ref": "http://evil.example/schema"}}}, "evil"),
+    ],
+    ids=str,
+)
+def test_parameters_that_are_no_schema_of_an_object_are_an_error_in_words(
+    grammars: Grammars, style: str, strict: bool | None, parameters: Any, message: str
+) -> None:
+    """In the coder's way they were a TypeError, or a call of markup without arguments."""
+    function: dict[str, Any] = {"name": "f", "parameters": parameters}
+    function |= {} if strict is None else {"strict": strict}
+    with pytest.raises(GrammarError, match=message):
+        grammars.tools([CLOCK, {"type": "function", "function": function}], style=style)
+
+
 @pytest.mark.parametrize(
     ("otherwise", "message"),
     [
         ({"type": "wat"}, "wat"),
         ({"pattern": "a{99999}"}, "repeats its parts"),
-        ({"a": "x" * forms.MAX_BYTES}, "bytes"),
+        ({"a": "x" * MAX_BYTES}, "bytes"),
         ([1], "a JSON object"),
     ],
 )

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from pureqwen.config import NEUTRAL, SamplingParams
 from pureqwen.generate.sampling import Sampler, draw, uniform
@@ -48,6 +49,39 @@ def test_end_ids_wait_for_min_tokens():
 def test_logit_bias_is_added_before_everything_else():
     assert sampler(temperature=0, logit_bias={3: 2.5}).choose(LOGITS, position=0, count=0) == 3
     assert sampler(temperature=0, logit_bias={0: -100.0}).choose(LOGITS, position=0, count=0) == 1
+
+
+class Counted(TorchDispatchMode):
+    """How many operations there are while it holds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += 1
+        return func(*args, **(kwargs or {}))
+
+
+def test_the_work_for_a_token_does_not_grow_with_biases_end_ids_and_what_was_seen(monkeypatch):
+    """Biases were added one by one, and lists made tensors anew for every token."""
+    logits, counts = torch.zeros(1000), []
+    for n in (2, 500):
+        one = sampler(
+            temperature=0,
+            prompt=range(n),
+            end_ids=range(n),
+            logit_bias=dict.fromkeys(range(n), 1.5),
+            min_tokens=3,
+            repetition_penalty=1.5,
+            frequency_penalty=0.5,
+        )
+        one.saw(7)
+        with monkeypatch.context() as patch, Counted() as counted:
+            patch.setattr(torch, "tensor", lambda *args, **fields: pytest.fail("a list is made a tensor"))
+            one.choose(logits, position=9, count=1)
+        counts.append(counted.count)
+    assert counts[0] == counts[1]
 
 
 def test_repetition_counts_prompt_and_output_and_divides_or_multiplies_by_sign():

@@ -108,11 +108,11 @@ def test_right_guesses_save_forwards_and_wrong_ones_cost_none(qwen: Qwen, forwar
 def test_guesses_from_the_text_save_forwards(qwen: Qwen, forwards: list[int]) -> None:
     """Through the Python API: a model that repeats itself is foretold."""
     fields = {"temperature": 0, "max_tokens": 120, "ignore_eos": True}
-    plain = qwen.generate(REPEATING, **fields)
+    plain = qwen.generate("ababababab", **fields)
     steps = len(forwards)
     try:
         qwen.speculative = 8
-        guessed = qwen.generate(REPEATING, **fields)
+        guessed = qwen.generate("ababababab", **fields)
     finally:
         qwen.speculative = 0
     assert guessed.token_ids == plain.token_ids
@@ -192,6 +192,20 @@ def test_a_thinking_budget_ends_the_thought_inside_a_draft(qwen: Qwen) -> None:
     assert guessed.token_ids == plain.token_ids
     assert guessed.usage.forced_tokens == plain.usage.forced_tokens > 0
     assert guessed.usage.reasoning_tokens == plain.usage.reasoning_tokens
+
+
+def test_a_guess_does_not_end_a_thought_that_a_form_waits_behind(qwen: Qwen) -> None:
+    """The guess is what the model would write if nothing waited: an end inside its thought."""
+    assert qwen.tokenizer is not None
+    [end, think] = qwen.tokenizer.encode("<|im_end|><think>", allow_special=True)
+    params = SamplingParams(temperature=0, max_tokens=60, logit_bias={end: 100.0, think: 50.0})
+    form = qwen.grammars.regex("[0-9]{2}[a-z]*")
+    plain = run(qwen, qwen.intake.chat("Hi", None, None, params, constraint=form), speculative=0)
+    guessing = qwen.intake.chat("Hi", None, None, params, constraint=form)
+    guessing.lookup = Oracle([think, end, *plain.token_ids[2:]])  # type: ignore[assignment]
+    guessed = run(qwen, guessing, speculative=8)
+    assert guessed.token_ids == plain.token_ids and guessed.usage == plain.usage
+    assert plain.usage.forced_tokens == 2 and len(plain.content or "") == 2
 
 
 @pytest.mark.parametrize("wrong", [0.0, 0.4])

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from pureqwen import kernels
 from pureqwen.kernels import twins
@@ -90,7 +91,8 @@ def pages(H: int, Hkv: int, Dh: int, page: int, dtype: torch.dtype) -> Pages:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(
-    ("H", "Hkv", "Dh", "page"), [(4, 2, 32, 16), (16, 8, 128, 600), (6, 2, 64, 7), (5, 5, 96, 64)]
+    ("H", "Hkv", "Dh", "page"),
+    [(4, 2, 32, 16), (16, 8, 128, 600), (6, 2, 64, 7), (5, 5, 96, 64), (28, 4, 128, 16), (40, 5, 32, 9)],
 )
 def test_attention_over_pages_is_its_twin(H: int, Hkv: int, Dh: int, page: int, dtype: torch.dtype) -> None:
     q, k, v, table = pages(H, Hkv, Dh, page, dtype)
@@ -150,3 +152,98 @@ def test_queries_keys_and_values_may_lie_in_any_order() -> None:
 def test_what_does_not_fit_is_an_error_and_not_a_crash(what: str, change: Callable[..., Pages]) -> None:
     with pytest.raises(RuntimeError, match=what):
         kernels.paged_attention(*change(*pages(4, 2, 32, 16, torch.float32)))
+
+
+# ---- many queries of a row -------------------------------------------------------------------------------
+
+
+def prompts(
+    H: int, Hkv: int, Dh: int, page: int, rows: list[tuple[int, int]]
+) -> tuple[Tensor, Tensor, Tensor, kernels.Table]:
+    """Rows of (tokens, keys with them), in bfloat16, their pages scattered."""
+    width = max(-(-keys // page) for _, keys in rows)
+    k, v = (torch.randn(len(rows) * width + 2, page, Hkv, Dh).bfloat16() for _ in range(2))
+    places = torch.randperm(len(k))[: len(rows) * width].view(len(rows), width).int()
+    starts = torch.tensor([0, *(now for now, _ in rows)]).cumsum(0).int()
+    lengths = torch.tensor([keys for _, keys in rows]).int()
+    q = torch.randn(int(starts[-1]), H, Dh).bfloat16()
+    return q, k, v, kernels.Table(places, starts, lengths)
+
+
+def with_pytorch(q: Tensor, k: Tensor, v: Tensor, table: kernels.Table) -> Tensor:
+    """Attention of one row by PyTorch's own, in the dtype of q."""
+    length, groups = int(table.lengths[0]), q.shape[1] // k.shape[2]
+    keys, values = (
+        x[table.pages[0].long()].flatten(0, 1)[:length].transpose(0, 1).repeat_interleave(groups, 0)
+        for x in (k, v)
+    )
+    places = torch.arange(length)
+    seen = places <= places[length - len(q) :, None]
+    o = F.scaled_dot_product_attention(q.transpose(0, 1)[None], keys[None], values[None], attn_mask=seen)
+    return o[0].transpose(0, 1)
+
+
+@pytest.mark.parametrize(
+    ("H", "Hkv", "Dh", "page", "now", "keys"),
+    [
+        (16, 8, 128, 256, 300, 300),
+        (4, 2, 32, 7, 33, 190),
+        (6, 2, 96, 600, 130, 555),
+        (5, 5, 64, 16, 64, 64),
+        (16, 1, 64, 1, 5, 77),
+        (200, 1, 32, 16, 7, 40),  # more heads to a key than a block has queries
+    ],
+)
+def test_a_prompt_s_attention_errs_no_more_than_pytorch_s(
+    H: int, Hkv: int, Dh: int, page: int, now: int, keys: int
+) -> None:
+    q, k, v, table = prompts(H, Hkv, Dh, page, [(now, keys)])
+    exact = twins.paged_attention(q.float(), k.float(), v.float(), *table)
+    ours, theirs = (
+        (x.float() - exact).square().mean().sqrt()
+        for x in (kernels.paged_attention(q, k, v, table), with_pytorch(q, k, v, table))
+    )
+    assert ours <= 1.1 * theirs
+
+
+def test_a_prompt_s_tokens_depend_on_no_piece_no_neighbour_no_page_size_and_no_number_of_threads() -> None:
+    q, k, v, table = prompts(4, 2, 32, 16, [(1, 30), (150, 200), (9, 9)])
+    expected = kernels.paged_attention(q, k, v, table)
+    torch.set_num_threads(1)
+    assert torch.equal(kernels.paged_attention(q, k, v, table), expected)
+    starts, one = torch.tensor([0, 150]).int(), table.pages[1:2]
+    alone = kernels.Table(one, starts, torch.tensor([200]).int())
+    mine, found = q[1:151], expected[1:151]
+    assert torch.equal(kernels.paged_attention(mine, k, v, alone), found)
+    rows = [x[one[0].long()].flatten(0, 1)[None] for x in (k, v)]
+    whole = alone._replace(pages=torch.tensor([[0]]).int())
+    assert torch.equal(kernels.paged_attention(mine, *rows, whole), found)
+    if not kernels.attends_blocks(q):
+        return
+    for begin, end in ((0, 70), (70, 75), (75, 150)):
+        piece = kernels.Table(one, torch.tensor([0, end - begin]).int(), torch.tensor([50 + end]).int())
+        assert torch.equal(kernels.paged_attention(mine[begin:end], k, v, piece), found[begin:end])
+
+
+def test_a_prompt_reads_no_page_of_others_and_no_key_behind_its_last() -> None:
+    q, k, v, table = prompts(4, 2, 32, 16, [(70, 70), (20, 37)])
+    before = kernels.paged_attention(q, k, v, table)
+    used = {int(p) for r, n in enumerate((70, 37)) for p in table.pages[r, : -(-n // 16)]}
+    for p in set(range(len(k))) - used:
+        k[p] = v[p] = float("nan")
+    for r, n in enumerate((70, 37)):
+        k[table.pages[r, n // 16].long(), n % 16 :] = v[table.pages[r, n // 16].long(), n % 16 :] = float(
+            "nan"
+        )
+    assert torch.equal(kernels.paged_attention(q, k, v, table), before)
+
+
+def test_fillers_behind_the_last_slot_are_harmless() -> None:
+    """A static cache's rectangle: a row of few tokens near its end is filled up beyond it."""
+    q, k, v, table = prompts(4, 2, 32, 64, [(40, 60), (40, 64)])
+    expected = kernels.paged_attention(q, k, v, table)
+    beyond = table._replace(lengths=torch.tensor([60, 70]).int())  # the last six are nobody's
+    found = kernels.paged_attention(q, k, v, beyond)
+    assert torch.equal(found[:40], expected[:40]) and found.isfinite().all()
+    inside = kernels.Table(table.pages[1:], torch.tensor([0, 34]).int(), torch.tensor([64]).int())
+    assert torch.equal(kernels.paged_attention(q[40:74], k, v, inside), found[40:74])

@@ -49,6 +49,23 @@ def test_logits_are_those_of_the_blocks_up_to_rounding(shape: str, scheme: str |
 
 
 @needs_native
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("scheme", [None, "int8", "int4-g32"])
+@pytest.mark.parametrize("shape", SHAPES)
+@torch.inference_mode()
+def test_several_steps_in_one_call_give_the_bits_of_one_after_the_other(
+    shape: str, scheme: str | None, dtype: torch.dtype
+) -> None:
+    model = for_cpu(models(shape, scheme)[0].to(dtype))
+    ids = torch.arange(kernels.FEW) * 5
+    at_once = model(ids)
+    assert all(block.parts().at_once for block in model.model.layers)
+    for block in model.model.layers:
+        block.parts().at_once = False
+    assert torch.equal(model(ids), at_once)
+
+
+@needs_native
 @torch.inference_mode()
 def test_in_bfloat16_the_error_is_no_larger_than_the_blocks() -> None:
     plain, ids = build(tiny()), torch.arange(60)

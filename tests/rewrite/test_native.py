@@ -5,7 +5,8 @@ import torch
 from peers import MOE, build, tiny
 
 from pureqwen import kernels
-from pureqwen.rewrite.native import NativeLinear, native_products
+from pureqwen.rewrite.few import NativeLinear
+from pureqwen.rewrite.native import native_products
 
 SHAPES = {"dense": {}, "tied": {"tie_word_embeddings": True}, "moe": MOE, "bias": {"attention_bias": True}}
 

@@ -8,6 +8,14 @@ from running import Running, running
 import pureqwen
 from pureqwen import Qwen
 from pureqwen.serve.engine import Engine
+from pureqwen.serve.server import tuned
+
+
+@pytest.fixture(scope="session", autouse=True)
+def ours() -> Iterator[None]:
+    """This process as `pureqwen serve` has its own."""
+    with tuned():
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -141,6 +141,18 @@ class Client:
         self.link.close()
 
 
+class Upload(Client):
+    """A request for `size` bytes of JSON, of which it sends what the test wants."""
+
+    def __init__(self, server: Running, size: int, path: str = "/v1/chat/completions") -> None:
+        self.link, self.got = socket.create_connection(("127.0.0.1", server.port), timeout=30), b""
+        head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        self.link.sendall(f"{head}Content-Length: {size}\r\n\r\n".encode())
+
+    def send(self, count: int) -> None:
+        self.link.sendall(b" " * count)
+
+
 class Watched(Engine):
     """The engine, as slow as a test wants it: `pause` seconds before each step. It remembers the `salts` of
     its requests, and the rows that were given up before they had ended.

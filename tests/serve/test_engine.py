@@ -205,15 +205,81 @@ def test_an_engine_that_dies_says_so_to_everybody(qwen: Qwen, monkeypatch: pytes
     nothing_left(engine)
 
 
+@pytest.mark.parametrize("where", ["remove", "plan"])
+def test_where_the_books_are_wrong_every_request_is_told_all_the_same(
+    qwen: Qwen, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """The first one that could not be ended in order left all others waiting for ever."""
+    engine, listeners = Engine(qwen), [Listener() for _ in range(4)]
+    remove = engine._scheduler.remove
+
+    def fails(request: Any) -> None:
+        remove(request)
+        assert request.number not in (1, 3), "a page that nobody has"
+
+    monkeypatch.setattr(engine._scheduler, "remove", fails)
+    if where == "plan":
+        monkeypatch.setattr(engine._scheduler, "plan", lambda **limit: 1 / 0)
+    for n, listen in enumerate(listeners):
+        engine.submit(row(qwen, [n], max_tokens=2 if n == 0 else 200), listen=listen)
+    engine.start()
+    assert all(isinstance(listen.wait().error, Failed) for listen in listeners)
+    wait_for(lambda: not engine.healthy)
+    engine.stop()
+    nothing_left(engine)
+
+
+def test_a_panic_that_is_no_exception_kills_one_request_and_not_the_engine(
+    qwen: Qwen, engine: Engine
+) -> None:
+    """CVE-2026-105757: what a grammar's matcher raises when it panics is none of Exception."""
+
+    class Panic(BaseException):
+        pass
+
+    def panics(*args: Any, **fields: Any) -> int:
+        raise Panic
+
+    bad, good = row(qwen, [1, 2]), row(qwen, [1, 3])
+    bad.sampler.choose = panics  # type: ignore[method-assign]
+    listeners = Listener(), Listener()
+    for one, listen in zip((bad, good), listeners, strict=True):
+        engine.submit(one, listen=listen)
+    assert isinstance(listeners[0].wait().error, Failed)
+    assert listeners[1].wait().error is None and engine.healthy
+
+
+def test_an_engine_whose_steps_all_crash_is_not_healthy_until_one_succeeds(
+    qwen: Qwen, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """/ready said yes for ever, to nothing but errors."""
+
+    def ask() -> Update:
+        listen = Listener()
+        engine.submit(row(qwen, [1], max_tokens=1), listen=listen)
+        return listen.wait()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine._runner.cache, "begin", lambda rows: 1 / 0)
+        for healthy in (True, True, False, False):
+            assert ask().error is not None
+            assert (engine.healthy, engine.alive) == (healthy, True)
+    assert ask().error is None and engine.healthy
+    with monkeypatch.context() as patch:
+        patch.setattr(engine._runner.cache, "begin", lambda rows: 1 / 0)
+        assert ask().error is not None and engine.healthy
+
+
 def test_a_full_queue_is_busy_and_run_is_not(qwen: Qwen) -> None:
     engine = Engine(qwen, config=EngineConfig(max_queue=2, max_batch=1))
     listeners = [Listener() for _ in range(3)]
-    for n in range(2):
+    for n in range(3):  # one of them begins with the next step, and does not wait
+        assert engine.room == 3 - n
         engine.submit(row(qwen, [n]), listen=listeners[n])
     with pytest.raises(Busy, match="queue is full"):
-        engine.submit(row(qwen, [2]), listen=listeners[2])
-    engine._step()  # one of the two begins
-    engine.submit(row(qwen, [2]), listen=listeners[2])
+        engine.submit(row(qwen, [3]), listen=Listener())
+    engine._step()
+    assert engine.room == 0
     with pytest.raises(Busy):
         engine.submit(row(qwen, [3]), listen=Listener())
     assert engine.statistics().waiting == 2
@@ -326,6 +392,17 @@ def test_forms_and_thinking_budgets_are_those_of_generate(pocket: Qwen) -> None:
     results = Engine(pocket, config=EngineConfig(speculative=4)).run([*rows, *free])
     same(results, [*expected, *(pocket.chat(text, params=params) for text in asked)])
     assert results[0].usage.forced_tokens > 0 and (results[0].content or "").startswith("{")
+
+
+def test_an_end_inside_a_thought_that_a_form_waits_behind_is_that_of_generate(pocket: Qwen) -> None:
+    assert pocket.tokenizer is not None
+    [end, think] = pocket.tokenizer.encode("<|im_end|><think>", allow_special=True)
+    form = pocket.grammars.regex("[0-9]{2}[a-z]*")
+    params = SamplingParams(temperature=0.0, max_tokens=60, logit_bias={end: 100.0, think: 50.0})
+    rows = [pocket.intake.chat("Hi", None, None, params, constraint=form) for _ in range(2)]
+    results = Engine(pocket, config=EngineConfig(speculative=4)).run(rows)
+    same(results, [pocket.chat("Hi", params=params, constraint=form)] * 2)
+    assert [(r.usage.forced_tokens, len(r.content or "")) for r in results] == [(2, 2)] * 2
 
 
 def test_a_crowd_that_comes_and_leaves_as_it_likes_leaves_nothing_behind(qwen: Qwen) -> None:

@@ -8,6 +8,7 @@ from peers import build, tiny
 
 from pureqwen import Engine, EngineConfig, Qwen, SamplingParams
 from pureqwen.cache import bytes_per_token
+from pureqwen.generate import Row
 
 
 @pytest.fixture(scope="module")
@@ -116,6 +117,43 @@ def test_a_scored_prompt_takes_nothing_from_the_cache_and_gets_its_scores(qwen: 
         assert ours is not None and theirs is not None
         assert ours.token_id == theirs.token_id and abs(ours.logprob - theirs.logprob) < 1e-4
         assert [t[0] for t in ours.top] == [t[0] for t in theirs.top]
+
+
+@pytest.mark.parametrize("page_size", [8, 256])
+@pytest.mark.parametrize("gone", [False, True])
+def test_a_prompt_of_several_answers_is_scored_and_kept_once(
+    qwen: Qwen, monkeypatch: pytest.MonkeyPatch, page_size: int, gone: bool
+) -> None:
+    """Of 16 answers to a long prompt each made objects for all of it. gone: the first is given up amid it."""
+    prompt = [n % 7 for n in range(150)]
+    expected = qwen.generate(prompt, GREEDY, prompt_logprobs=2).prompt_logprobs
+    engine, scored = Engine(qwen, config=EngineConfig(page_size=page_size)), []
+    rows = [qwen.intake.text(prompt, GREEDY, prompt_logprobs=2) for _ in range(4)]
+    for other in rows[1:]:
+        other.share_prompt_logprobs(rows[0])
+    score = Row.score
+
+    def counted(self: Row, *args: Any, **fields: Any) -> Any:
+        scored.append(self)
+        return score(self, *args, **fields)
+
+    monkeypatch.setattr(Row, "score", counted)
+    listeners = [Listener() for _ in rows]
+    tickets = [engine.submit(one, listen=listen) for one, listen in zip(rows, listeners, strict=True)]
+    engine._step()
+    if gone:
+        engine.abort(tickets[0])
+    while not all(listen.ended.is_set() for listen in listeners):
+        engine._step()
+    assert len(scored) == 149
+    results = [listen.wait().row.result() for listen in listeners[gone:]]
+    same(results, [qwen.generate(prompt, GREEDY)] * len(results))
+    for result in results:
+        assert expected is not None and result.prompt_logprobs is not None
+        for ours, theirs in zip(result.prompt_logprobs[1:], expected[1:], strict=True):
+            assert ours is not None and theirs is not None and ours.token_id == theirs.token_id
+            assert abs(ours.logprob - theirs.logprob) < 1e-4
+    nothing_left(engine)
 
 
 def test_statistics_count_what_happened(qwen: Qwen) -> None:

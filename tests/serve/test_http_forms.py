@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import anthropic
@@ -10,6 +11,10 @@ import pytest
 from running import Running
 
 from pureqwen import Qwen
+from pureqwen.config import SamplingParams
+from pureqwen.serve.form import grammar_of
+from pureqwen.serve.protocol.ask import Ask, Form
+from pureqwen.serve.protocol.refusal import Refusal
 
 SUM: Any = [{"role": "user", "content": "What is 3 + 4?"}]
 PARIS: Any = [{"role": "user", "content": "What is the weather in Paris?"}]
@@ -30,6 +35,7 @@ SEVEN = {
 }
 FORMAT: Any = {"type": "json_schema", "json_schema": {"name": "sum", "schema": SEVEN, "strict": True}}
 QUIET: Any = {"enable_thinking": False}
+WRONG: Any = {"type": "object", "properties": {"a": {"type": "wat"}}}
 
 
 @pytest.fixture(scope="module")
@@ -132,10 +138,10 @@ def test_without_a_choice_the_format_alone_holds_and_with_a_forced_one_the_call(
         ("required", {"type": "wat"}, PLACE, "response_format"),
         ("none", {"type": "wat"}, PLACE, "response_format"),
         ("auto", {"type": "string", "pattern": "a{99999}"}, PLACE, "response_format"),
-        ("auto", SEVEN, {"type": "wat"}, "tools"),
+        ("auto", SEVEN, WRONG, "tools"),
         ("auto", SEVEN, {"type": "object", "properties": {"a": {"pattern": "(b"}}}, "tools"),
         ("required", SEVEN, {"type": "object", "properties": {"a": {"pattern": "(b"}}}, "tools"),
-        ("auto", {"not": {}}, {"type": "wat"}, "response_format"),
+        ("auto", {"not": {}}, WRONG, "response_format"),
         (
             "auto",
             {"allOf": [{"type": "string", "pattern": f"a{n}.*"} for n in range(30)]},
@@ -191,6 +197,47 @@ def test_a_strict_tool_whose_schema_can_not_be_held_is_refused(client: openai.Op
     assert caught.value.param == "tools"
 
 
+def test_a_forced_call_of_a_tool_that_is_not_strict_comes_whatever_its_schema_says(
+    client: openai.OpenAI,
+) -> None:
+    """As schemas of real tools do; what can be held of them is."""
+    odd = {"type": "array", "items": {"type": "string", "pattern": "^(?!-)"}, "uniqueItems": True}
+    parameters = {**PLACE, "properties": {**PLACE["properties"], "tags": odd}, "not": {"const": 3}}
+    function = {**FUNCTION, "parameters": parameters}
+    named = {"type": "function", "function": {"name": "get_weather"}}
+    for more in ({"tool_choice": "required"}, {"tool_choice": named}, {"response_format": FORMAT}):
+        for strict in (None, False):
+            told = {"type": "function", "function": {**function, "strict": strict}}
+            found = both(client, PARIS, tools=[told], parallel_tool_calls=False, extra_body=QUIET, **more)
+            [(name, arguments)] = found["calls"]
+            assert name == "get_weather" and json.loads(arguments)["city"] in ("Oslo", "Rome")
+            assert found["content"] == "" and found["finish"] == "tool_calls"
+        told = {"type": "function", "function": {**function, "strict": True}}
+        with pytest.raises(openai.BadRequestError, match=r"uniqueItems|not|look-around") as caught:
+            answer(client, PARIS, tools=[told], extra_body=QUIET, **more)
+        assert caught.value.param == "tools"
+
+
+@pytest.mark.parametrize("style", ["hermes", "coder"])
+@pytest.mark.parametrize("kind", ["tools", "strict", "json_schema"])
+@pytest.mark.parametrize(
+    "parameters",
+    [{"properties": []}, {"required": None}, {"required": 5}, {"properties": {"a": 5}}, {"type": "array"}],
+    ids=str,
+)
+def test_bad_parameters_of_a_tool_are_a_refusal_for_each_kind_of_model(
+    pocket: Qwen, style: str, kind: Any, parameters: Any
+) -> None:
+    """With Coder models they were a crash: 500."""
+    template: Any = SimpleNamespace(tool_style=style)  # all of a template that counts here
+    tools = ({"type": "function", "function": {"name": "f", "parameters": parameters}},)
+    form = Form(kind=kind, names=("f",) if kind == "strict" else None)
+    ask = Ask(model=None, params=SamplingParams(), tools=tools, form=form, strict=form.names or ())
+    with pytest.raises(Refusal) as caught:
+        grammar_of(ask, template, pocket.grammars)
+    assert (caught.value.status, caught.value.param) == (400, "tools")
+
+
 # ---- Anthropic's ----
 
 TOOL: Any = {"name": "get_weather", "description": "The weather of a place", "input_schema": PLACE}
@@ -243,6 +290,6 @@ def test_a_hostile_schema_in_a_message_is_refused_by_the_name_of_its_field(
     for choice in ("auto", "any", "none"):
         with pytest.raises(anthropic.BadRequestError, match=r"output_config\.format"):
             message(other, SUM, tools=[TOOL], output_config=bad, tool_choice={"type": choice})
-    wrong: Any = {**TOOL, "input_schema": {"type": "wat"}}
+    wrong: Any = {**TOOL, "input_schema": WRONG}
     with pytest.raises(anthropic.BadRequestError, match="tools: "):
         message(other, SUM, tools=[wrong], output_config=OUTPUT)

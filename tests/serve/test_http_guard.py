@@ -129,12 +129,13 @@ def test_the_server_s_own_page_may_ask(guarded: Running) -> None:
     assert status == 200 and "access-control-allow-origin" not in headers
 
 
-def preflight(server: Running, origin: str) -> tuple[int, dict[str, str]]:
+def preflight(server: Running, origin: str, **more: str) -> tuple[int, dict[str, str]]:
     import http.client
 
     link = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
     try:
         headers = {"Origin": origin, "Access-Control-Request-Method": "POST"}
+        headers |= {name.replace("_", "-"): value for name, value in more.items()}
         link.request("OPTIONS", "/v1/chat/completions", headers=headers)
         answer = link.getresponse()
         answer.read()
@@ -148,6 +149,56 @@ def test_a_browser_that_asks_first_is_told_for_a_listed_page_only(guarded: Runni
     assert status == 204 and "authorization" in headers["access-control-allow-headers"]
     assert headers["access-control-allow-origin"] == PAGE
     assert preflight(guarded, "http://evil.example")[0] == 403
+
+
+def test_a_listed_page_may_send_what_its_client_sends_and_nothing_forged(guarded: Running) -> None:
+    """Clients for pages add x-stainless-* and the like: their browsers refused to send them here."""
+    own = "x-stainless-lang, X-Stainless-Retry-Count,anthropic-dangerous-direct-browser-access"
+    wrong = 'a b, c"d, *\u00e9, (e), , ' + "f" * 65
+    status, headers = preflight(guarded, PAGE, Access_Control_Request_Headers=f"{own}, {wrong}")
+    allowed = headers["access-control-allow-headers"].split(", ")
+    assert status == 204 and {*own.lower().replace(" ", "").split(","), "authorization"} <= {*allowed}
+    assert not {"a b", 'c"d', "(e)", "", "f" * 65} & {*allowed}
+    assert {"Origin", "Access-Control-Request-Headers"} == {*headers["vary"].split(", ")}
+    many = ",".join(f"x-{n}" for n in range(500))
+    _, headers = preflight(guarded, PAGE, Access_Control_Request_Headers=many)
+    assert len(headers["access-control-allow-headers"].split(",")) < 100
+    strange = preflight(guarded, "http://evil.example", Access_Control_Request_Headers=own)
+    assert strange[0] == 403 and "access-control-allow-headers" not in strange[1]
+
+
+def test_a_listed_page_sees_which_fields_were_left_out(pocket: Qwen) -> None:
+    with running(Engine(pocket), pocket, ServeConfig(lenient=True, origins=(PAGE,))) as server:
+        _, headers, _ = server.ask("/tokenize", {"prompt": "a", "b": 1}, Origin=PAGE)
+    assert headers["x-ignored-fields"] == "b"
+    assert "x-ignored-fields" in headers["access-control-expose-headers"].split(", ")
+
+
+EXTENSIONS = ("chrome-extension://abcdefghijklmnop", "app://obsidian.md", "tauri://localhost")
+
+
+def test_pages_of_extensions_and_applications_can_be_listed(pocket: Qwen) -> None:
+    with running(Watched(pocket), pocket, ServeConfig(origins=EXTENSIONS)) as server:
+        for origin in EXTENSIONS:
+            status, headers, _ = server.ask("/v1/models", Origin=origin)
+            assert status == 200 and headers["access-control-allow-origin"] == origin
+            assert preflight(server, origin)[0] == 204
+        for origin in ("chrome-extension://other", "null", "file://"):
+            assert server.ask("/v1/models", Origin=origin)[0] == 403
+
+
+@pytest.mark.parametrize(
+    "origin",
+    ["null", "", "*", "localhost", "://a", "file://", "http://a/b", "http://a b", "1a://b", "http://a@b"],
+)
+def test_what_is_no_origin_of_its_own_can_t_be_listed(origin: str) -> None:
+    with pytest.raises(ValueError, match="origins"):
+        ServeConfig(origins=(origin,))
+
+
+def test_the_server_s_own_page_is_one_of_the_web(guarded: Running) -> None:
+    origin = f"evil://127.0.0.1:{guarded.port}"
+    assert guarded.ask("/v1/models", Origin=origin, **KEY)[0] == 403
 
 
 def test_cors_is_closed_unless_listed(served: Running) -> None:

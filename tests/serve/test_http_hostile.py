@@ -19,7 +19,8 @@ HI: Any = [{"role": "user", "content": "Hi"}]
 DEEP: Any = {"type": "object"}
 for _ in range(60):
     DEEP = {"type": "object", "properties": {"a": DEEP}}
-GAP = 5.0  # seconds between two pieces of the stream beside it, on a machine that does other things too
+# Seconds between two pieces of the stream beside it, of this process: a machine may do other things too.
+GAP = 1.0
 
 
 class Beside:
@@ -49,9 +50,9 @@ class Beside:
         while not self._stop.is_set():
             link = http.client.HTTPConnection("127.0.0.1", self._server.port, timeout=60)
             link.request("POST", CHAT, json.dumps(asked), {"Content-Type": "application/json"})
-            answer, text, last = link.getresponse(), "", time.monotonic()
+            answer, text, last = link.getresponse(), "", time.process_time()
             while line := answer.readline():
-                now = time.monotonic()
+                now = time.process_time()
                 self.gaps.append(now - last)
                 last = now
                 if line.startswith(b"data: {"):
@@ -116,6 +117,12 @@ REFUSED: dict[str, Any] = {
     "a tool with a bad pattern": tool(
         {"type": "object", "properties": {"a": {"type": "string", "pattern": "("}}}
     ),
+    "a tool whose properties are a list": tool({"type": "object", "properties": []}),
+    "a tool whose parameter is a number": tool({"type": "object", "properties": {"a": 5}}),
+    "a tool that requires nothing of a list": tool({"type": "object", "required": None}),
+    "a tool whose arguments are a list": tool({"type": "array"}),
+    "a tool whose type is an object": tool({"type": {}}),
+    "a message of no parts": {"messages": [{"role": "user", "content": []}]},
     "a tool of a bad type": tool({"type": "object", "properties": {"a": {"type": "strnig"}}}),
     "a schema of a bad type": form({"type": "wat"}),
     "a schema that refers to nothing": form({"$ref": "#/$defs/none"}),
@@ -123,6 +130,8 @@ REFUSED: dict[str, Any] = {
     "a large schema": form({"type": "object", "properties": {f"a{n}" * 9: {} for n in range(4000)}}),
     "many tools": {"tools": [{"type": "function", "function": {"name": f"f{n}"}} for n in range(1000)]},
     "many stop strings": {"stop": [f"a{n}" for n in range(1000)]},
+    "long stop strings": {"stop": ["a" * 100_000 + str(n) for n in range(16)], "n": 16},
+    "many stop ids": {"stop_token_ids": [*range(1000)]},
     "many biases": {"logit_bias": {str(n): 1 for n in range(2000)}},
     "an unknown field": {"use_beam_search": True},
 }
@@ -172,6 +181,29 @@ def test_what_is_allowed_but_odd_is_answered_or_refused_and_nothing_breaks(
     assert server.ask("/ready")[0] == 200
 
 
+def test_a_bias_for_the_end_is_no_way_past_a_call_that_is_required(
+    crowded: tuple[Running, Beside], pocket: Qwen
+) -> None:
+    assert pocket.tokenizer is not None
+    [end, think] = pocket.tokenizer.encode("<|im_end|><think>", allow_special=True)
+    body = {"model": "pocket", "messages": HI, "max_tokens": 60, **tool({"type": "object"})}
+    status, _, told = crowded[0].ask(CHAT, {**body, "logit_bias": {str(end): 100, str(think): 50}})
+    assert status == 200 and told["choices"][0]["finish_reason"] == "tool_calls"
+
+
+def test_a_server_whose_steps_all_crash_lives_but_is_not_ready(
+    pocket: Qwen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = Engine(pocket)
+    with running(engine, pocket) as server:
+        with monkeypatch.context() as patch:
+            patch.setattr(engine._runner.cache, "begin", lambda rows: 1 / 0)
+            assert [server.chat("Hi", max_tokens=1)[0] for _ in range(3)] == [500] * 3
+            assert (server.ask("/ready")[0], server.ask("/health")[0]) == (503, 200)
+        assert server.chat("Hi", max_tokens=1)[0] == 200
+        assert server.ask("/ready")[0] == 200
+
+
 def test_unique_schemas_fill_no_cache(crowded: tuple[Running, Beside]) -> None:
     """CVE-2025-29770: each is compiled, used and forgotten."""
     server, _ = crowded
@@ -187,6 +219,20 @@ def test_an_empty_prompt_is_refused(crowded: tuple[Running, Beside]) -> None:
     for prompt in ("", [], [[]], [""]):
         status, _, told = crowded[0].ask(TEXT, {"model": "pocket", "prompt": prompt})
         assert status == 400 and told["error"]["param"] == "prompt"
+
+
+def test_the_scores_of_a_long_prompt_many_times_over_are_refused(crowded: tuple[Running, Beside]) -> None:
+    """They were made for each answer anew, and kept: gigabytes of objects."""
+    server, _ = crowded
+    body = {"model": "pocket", "prompt": [9] * 3000, "echo": True, "logprobs": 20, "n": 16, "max_tokens": 1}
+    status, _, told = server.ask(TEXT, body)
+    assert status == 400 and told["error"]["param"] == "logprobs", told
+    status, _, told = server.ask(TEXT, {**body, "prompt": [9, 8] * 100, "n": 3})
+    first, *others = [choice["logprobs"] for choice in told["choices"]]
+    assert status == 200 and len(others) == 2 and first["token_logprobs"][0] is None
+    for other in others:
+        assert other["token_logprobs"][:200] == first["token_logprobs"][:200]
+        assert other["top_logprobs"][:200] == first["top_logprobs"][:200]
 
 
 def test_nobody_reads_another_s_answer_by_its_id(crowded: tuple[Running, Beside]) -> None:

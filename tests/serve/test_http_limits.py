@@ -4,6 +4,7 @@ import asyncio
 import http.client
 import json
 import socket
+import sys
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -14,7 +15,9 @@ from running import Client, Running, Watched, running, wait_for
 from pureqwen import Qwen, Tokenizer
 from pureqwen.config import ServeConfig
 from pureqwen.serve.engine import Engine
+from pureqwen.serve.protocol import body, chat, messages
 from pureqwen.serve.protocol.completion_answer import CompletionAnswer
+from pureqwen.serve.server import FILES, tuned
 
 CHAT, TEXT, MESSAGES = "/v1/chat/completions", "/v1/completions", "/v1/messages"
 HI: Any = [{"role": "user", "content": "Hi"}]
@@ -54,7 +57,10 @@ def test_half_a_head_is_not_waited_for_and_a_stream_beside_it_goes_on(impatient:
     stream.until(b"reasoning_content")
     silent, half = opened(impatient), opened(impatient, b"POST /v1/messages HTTP/1.1\r\nHost: local")
     again = opened(impatient, b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
-    assert again.recv(65536).startswith(b"HTTP/1.1 200")
+    answered = b""
+    while b'{"status":"ok"}' not in answered:  # head and body may come apart
+        answered += again.recv(65536)
+    assert answered.startswith(b"HTTP/1.1 200")
     again.sendall(b"GET /health HTTP/1.1\r\n")
     time.sleep(PATIENCE / 2)
     for link in (half, again):
@@ -114,20 +120,42 @@ def test_more_connections_than_there_may_be_get_a_503_until_others_leave(
     monkeypatch.setattr("pureqwen.serve.server.CONNECTIONS", 3)
     with running(Engine(pocket), pocket) as server:
         connections = server.server.server_state.connections
-        assert server.ask("/health")[0] == 200
+        assert server.chat("Hi", max_tokens=1)[0] == 200
         links = [opened(server) for _ in range(2)]
         wait_for(lambda: len(connections) == 2)
-        status, headers, text = server.ask("/health")
-        assert status == 503 and headers["content-type"].startswith("text/plain") and text
+        for path in (CHAT, MESSAGES):
+            status, headers, told = server.ask(path, {"model": "pocket", "messages": HI, "max_tokens": 1})
+            assert status == 503 and int(headers["retry-after"]) > 0 and headers["connection"] == "close"
+            assert "too many connections" in told["error"]["message"]
+        for path in ("/health", "/ready", "/metrics"):
+            assert server.ask(path)[0] == 200, "who watches sees a server that lives"
         for link in links:
             link.close()
         wait_for(lambda: not connections)
-        assert server.ask("/health")[0] == 200
+        assert server.chat("Hi", max_tokens=1)[0] == 200
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the limit is Unix's")
+def test_a_process_that_serves_may_have_more_files_open_and_its_threads_hand_over_soon() -> None:
+    import resource
+
+    before, interval = resource.getrlimit(resource.RLIMIT_NOFILE), sys.getswitchinterval()
+    few = (min(512, before[1]), before[1])
+    wanted = FILES if before[1] == resource.RLIM_INFINITY else min(FILES, before[1])
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, few)
+        sys.setswitchinterval(0.005)
+        with tuned():
+            assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == wanted > few[0]
+            assert sys.getswitchinterval() <= 0.001
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == few and sys.getswitchinterval() == 0.005
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+        sys.setswitchinterval(interval)
 
 
 def test_idle_connections_live_longer_than_clients_keep_theirs(served: Running) -> None:
-    config = served.server.config
-    assert (config.timeout_keep_alive, config.limit_concurrency) == (75, 1024)
+    assert served.server.config.timeout_keep_alive == 75
 
 
 # ---- tokens of a prompt ----
@@ -250,3 +278,36 @@ def test_the_log_probabilities_of_a_long_prompt_are_written_beside_the_event_loo
     asked = {"model": "pocket", "prompt": [5] * 500, "echo": True, "max_tokens": 1, "logprobs": 2}
     assert served.ask(TEXT, {**asked, "stream": stream})[0] == 200
     assert found == [True]
+
+
+# ---- many of what is small ----
+
+
+def matched(path: str, count: int) -> float:
+    """Seconds of this thread in which the results of so many calls of one message are matched to them."""
+    ids = [f"call_{number:08}" for number in range(count)]
+    if path == CHAT:
+        calls = [{"id": id, "function": {"name": "f", "arguments": "{}"}} for id in ids]
+        results = [{"role": "tool", "tool_call_id": id, "content": "7"} for id in reversed(ids)]
+        told: Any = [*HI, {"role": "assistant", "content": None, "tool_calls": calls}, *results]
+        request, _ = body.read(chat.ChatRequest, {"model": "pocket", "messages": told}, lenient=False)
+        began = time.thread_time()
+        asked = chat.chat_ask(request, ServeConfig())
+    else:
+        uses = [{"type": "tool_use", "id": id, "name": "f", "input": {}} for id in ids]
+        blocks = [{"type": "tool_result", "tool_use_id": id, "content": "7"} for id in reversed(ids)]
+        turns = [*HI, {"role": "assistant", "content": uses}, {"role": "user", "content": blocks}]
+        fields = {"model": "pocket", "max_tokens": 9, "messages": turns}
+        asking, _ = body.read(messages.MessagesRequest, fields, lenient=False)
+        began = time.thread_time()
+        asked = messages.messages_ask(asking, ServeConfig())
+    took = time.thread_time() - began
+    assert len(asked.messages) == count + 2
+    return took
+
+
+@pytest.mark.parametrize("path", [CHAT, MESSAGES])
+def test_many_results_of_tools_cost_no_more_each_than_a_few(path: str) -> None:
+    """Each was looked for among all calls: a body of a few megabytes took a minute of a thread."""
+    few, many = min(matched(path, 500) for _ in range(3)), matched(path, 16_000)
+    assert many < 32 * few * 5, (few, many)

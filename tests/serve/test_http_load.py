@@ -8,7 +8,7 @@ import time
 from typing import Any
 
 import pytest
-from running import Client, Running, Watched, running, started, wait_for
+from running import Client, Running, Upload, Watched, running, started, wait_for
 
 from pureqwen import EngineConfig, Qwen
 from pureqwen.config import ServeConfig
@@ -51,6 +51,76 @@ def test_all_answers_of_a_request_are_queued_or_none(pocket: Qwen) -> None:
         assert server.ask(CHAT, {**HI, "n": 3, "max_tokens": 5})[0] == 429
         wait_for(lambda: engine.statistics().waiting == 0)
         blocker.close()
+
+
+def test_slow_uploads_take_no_place_in_the_queue_of_an_idle_server(pocket: Qwen) -> None:
+    """A few sockets with a head and a byte each: everybody else got a 429 until they were cut off."""
+    engine = Engine(pocket, config=EngineConfig(max_queue=1, max_batch=1))
+    with running(engine, pocket) as server:
+        links = [Upload(server, 1000) for _ in range(8)]
+        for link in links:
+            link.send(1)
+        wait_for(lambda: len(server.server.server_state.tasks) == len(links))
+        assert server.chat("Hi", max_tokens=2)[0] == 200
+        for link in links:
+            link.close()
+
+
+def test_long_uploads_have_a_bound_of_their_own_and_short_ones_pass(
+    pocket: Qwen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pureqwen.serve.uploads.HELD", 1)
+    with running(Engine(pocket), pocket, ServeConfig(max_body=200_000)) as server:
+        uploads = server.server._service._uploads
+        first, second = (Upload(server, 200_000) for _ in range(2))
+        first.send(199_000)
+        wait_for(lambda: uploads._held > 130_000)
+        second.send(199_000)
+        assert second.rest().startswith(b"HTTP/1.1 429") and b"retry-after" in second.got.lower()
+        assert server.chat("Hi", max_tokens=2)[0] == 200, "what is short is let in"
+        for one in (first, second):
+            one.close()
+        wait_for(lambda: uploads._held == 0)
+        assert server.chat("a" * 100_000, max_tokens=2)[2]["error"]["code"] == "context_length_exceeded"
+
+
+def test_requests_that_come_together_find_the_places_of_an_idle_batch(
+    pocket: Qwen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a queue of one the second of two that were prepared at once got a 429, and nobody was computed."""
+    from pureqwen.serve import http
+
+    real, held, begun = http.make_rows, threading.Event(), threading.Semaphore(0)
+
+    def slow(*given: Any) -> Any:
+        begun.release()
+        assert held.wait(30)
+        return real(*given)
+
+    monkeypatch.setattr(http, "make_rows", slow)
+    engine, told = Engine(pocket, config=EngineConfig(max_queue=1, max_batch=3)), list[int]()
+    with running(engine, pocket) as server:
+        ask = lambda: told.append(server.chat("Hi", max_tokens=2)[0])  # noqa: E731
+        threads = [threading.Thread(target=ask) for _ in range(4)]
+        try:
+            for thread in threads:
+                thread.start()
+            for _ in threads:
+                assert begun.acquire(timeout=20)
+            assert server.chat("Hi")[0] == 429, "one more than are computed and wait"
+        finally:
+            held.set()
+            for thread in threads:
+                thread.join()
+    assert told == [200] * 4
+
+
+def test_more_answers_than_there_is_ever_room_for_are_no_reason_to_come_again(pocket: Qwen) -> None:
+    engine = Engine(pocket, config=EngineConfig(max_queue=1, max_batch=1))
+    with running(engine, pocket) as server:
+        status, headers, told = server.chat("Hi", n=3, max_tokens=2)
+        assert status == 400 and told["error"]["param"] == "n" and "retry-after" not in headers
+        assert server.chat("Hi", n=2, max_tokens=2)[0] == 200
 
 
 @pytest.mark.parametrize("stream", [True, False])
@@ -161,6 +231,29 @@ def test_a_crashed_step_is_an_error_of_its_requests_only(pocket: Qwen, path: str
         assert before[0] == server.ask(path, body)[0] == 200, "the next one is answered"
         assert server.ask("/ready")[0] == 200 and idle(engine)
         assert engine.statistics().failures == 1
+
+
+@pytest.mark.parametrize(("path", "writer"), [(CHAT, "ChatAnswer"), (MESSAGES, "MessagesAnswer")])
+@pytest.mark.parametrize("where", ["begin", "piece", "end"])
+def test_a_mistake_of_ours_in_a_stream_ends_it_with_an_error_event(
+    pocket: Qwen, monkeypatch: pytest.MonkeyPatch, path: str, writer: str, where: str
+) -> None:
+    """It ended without a word: a client took what had come for the whole of the answer."""
+    from pureqwen.serve import http
+
+    def broken(*given: Any) -> Any:
+        raise RuntimeError("a secret of the machine")
+
+    monkeypatch.setattr(getattr(http, writer), where, broken)
+    engine = Engine(pocket)
+    with running(engine, pocket) as server:
+        *_, last = server.events(path, {**HI, "max_tokens": 5})
+        assert last.startswith("event: error") == (path == MESSAGES)
+        told = json.loads(last.partition("data: ")[2])
+        assert told["error"]["type"] == ("api_error" if path == MESSAGES else "server_error")
+        assert "secret" not in last
+        assert 'errors_total{kind="internal"} 1.0' in server.ask("/metrics")[2]
+        wait_for(lambda: idle(engine))
 
 
 def test_an_engine_that_died_is_not_ready_and_its_requests_have_an_answer(pocket: Qwen) -> None:
@@ -285,7 +378,7 @@ def test_what_is_short_does_not_queue_behind_what_is_prepared_for_long(
         return real(ask, *rest)
 
     monkeypatch.setattr(http, name, slow)
-    monkeypatch.setattr(http, "LONG", 1000)
+    monkeypatch.setattr("pureqwen.serve.threads.LONG", 1000)
     body = {"model": "pocket", "prompt": "hello " * 300}
     many = [threading.Thread(target=served.ask, args=(path, body)) for _ in range(6)]
     for one in many:
@@ -299,3 +392,35 @@ def test_what_is_short_does_not_queue_behind_what_is_prepared_for_long(
         held.set()
         for one in many:
             one.join()
+
+
+def test_slow_grammars_are_waited_for_by_nobody_else(
+    served: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They were compiled in the threads that read, submit and write everybody's requests."""
+    from pureqwen.serve import http
+
+    real, held, begun = http.make_form, threading.Event(), threading.Semaphore(0)
+
+    def slow(*given: Any) -> Any:
+        begun.release()
+        assert held.wait(30)
+        return real(*given)
+
+    monkeypatch.setattr(http, "make_form", slow)
+    form = {"response_format": {"type": "regex", "pattern": "[a-z]{1,5}"}, "max_tokens": 8}
+    told: list[int] = []
+    many = [threading.Thread(target=lambda: told.append(served.chat("Hi", **form)[0])) for _ in range(40)]
+    try:
+        for one in many:
+            one.start()
+        for _ in range(4):
+            assert begun.acquire(timeout=20)
+        wait_for(lambda: served.server._service._entering == len(many))
+        assert served.ask(TEXT, {"model": "pocket", "prompt": "Hi", "max_tokens": 2})[0] == 200
+        assert served.events(CHAT, {**HI, "max_tokens": 2})[-1] == "data: [DONE]"
+    finally:
+        held.set()
+        for one in many:
+            one.join()
+    assert told == [200] * len(many)

@@ -1,6 +1,8 @@
 """OpenAI's own client against the server: what it sends is understood, what it gets it can read."""
 
 import asyncio
+import dataclasses
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,6 +12,12 @@ from pydantic import BaseModel
 from running import PARIS, PLACE, SUM, Running
 
 from pureqwen import Qwen
+from pureqwen.chat import ChatTemplate
+from pureqwen.config import ServeConfig
+from pureqwen.serve.prepare import make_rows
+from pureqwen.serve.protocol.body import read
+from pureqwen.serve.protocol.chat import ChatRequest, chat_ask
+from pureqwen.serve.protocol.refusal import Refusal
 
 FUNCTION = {"name": "get_weather", "description": "The weather of a place", "parameters": PLACE}
 WEATHER: Any = {"type": "function", "function": FUNCTION}
@@ -256,7 +264,7 @@ def test_the_client_parses_a_structured_answer(client: openai.OpenAI) -> None:
     assert told.choices[0].message.parsed == Person(name="Ann", age=31)
     assert told.choices[0].message.reasoning_content  # type: ignore[attr-defined]
     turns: Any = [*question, told.choices[0].message, *SUM]
-    assert answer(client, turns).choices[0].finish_reason == "stop"
+    assert answer(client, turns, max_tokens=5).choices[0].message.role == "assistant"
 
 
 @pytest.mark.filterwarnings(OWN_WARNING)
@@ -324,6 +332,30 @@ def test_an_echo_scores_its_prompt_as_the_model_does(client: openai.OpenAI, pock
 
 
 # ---- mistakes ----
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "param"),
+    [
+        ("instruct_2507", {"reasoning_effort": "low"}, "reasoning_effort"),
+        ("instruct_2507", {"enable_thinking": True}, "enable_thinking"),
+        (
+            "instruct_2507",
+            {"chat_template_kwargs": {"enable_thinking": True}},
+            "chat_template_kwargs.enable_thinking",
+        ),
+        ("thinking_2507", {"reasoning_effort": "none"}, "reasoning_effort"),
+    ],
+)
+def test_a_model_that_can_t_think_as_asked_says_so_by_the_field_that_was_sent(
+    pocket: Qwen, chat_template_source: Any, name: str, fields: Any, param: str
+) -> None:
+    """It named "thinking", which such a request does not have."""
+    intake = dataclasses.replace(pocket.intake, template=ChatTemplate(chat_template_source(name)))
+    request, _ = read(ChatRequest, {"model": "pocket", "messages": SUM, "max_tokens": 9, **fields})
+    with pytest.raises(Refusal, match=rf"^{re.escape(param)}: thinking=") as caught:
+        make_rows(chat_ask(request, ServeConfig()), intake, None)
+    assert caught.value.param == param and "leave thinking unset" in caught.value.message
 
 
 @pytest.mark.parametrize(

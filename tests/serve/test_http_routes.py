@@ -118,6 +118,14 @@ def test_the_document_is_served_and_names_every_route(served: Running) -> None:
     assert routes == set(told["paths"])
 
 
+def test_the_document_is_not_made_anew_in_the_event_loop_for_whoever_asks(
+    served: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pureqwen.serve.http.document", lambda *given: pytest.fail("it was made"))
+    status, headers, told = served.ask("/openapi.json")
+    assert status == 200 and headers["content-type"] == "application/json" and told["openapi"]
+
+
 @pytest.mark.parametrize(
     ("path", "body", "headers", "status"),
     [

@@ -186,6 +186,8 @@ def test_a_result_of_a_call_that_nobody_made_is_refused() -> None:
         ({"role": "assistant", "content": "a", "audio": {"id": "b"}}, "messages[0].audio"),
         ({"role": "user", "content": [{"type": "image_url"}]}, "messages[0].content[0].type"),
         ({"role": "user", "content": 3}, "messages[0].content"),
+        ({"role": "user", "content": []}, "messages[0].content"),
+        ({"role": "system", "content": []}, "messages[0].content"),
     ],
 )
 def test_a_wrong_message_is_named(message: Any, param: str) -> None:
@@ -290,18 +292,6 @@ def test_beside_tools_a_format_waits_for_forced_calls_and_stands_beside_free_one
     assert asked(tools=TOOLS, tool_choice="none", **pattern).form == Form(kind="regex", pattern="a+")
 
 
-def test_strict_tools_are_held_to_their_schemas_where_they_may_be_called() -> None:
-    loose, strict = ({"type": "function", "function": {"name": n}} for n in "ab")
-    strict["function"] |= {"strict": True}
-    loose["function"] |= {"strict": False}
-    assert asked(tools=[loose, strict]).form == Form(kind="strict", names=("b",))
-    assert asked(tools=[loose], tool_choice="auto").form is None
-    named = {"type": "function", "function": {"name": "a"}}
-    allowed = {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": [named]}}
-    assert asked(tools=[loose, strict], tool_choice=allowed).form is None
-    assert asked(tools=[strict], tool_choice="none").form is None
-
-
 def test_top_logprobs_need_logprobs() -> None:
     for logprobs in ({}, {"logprobs": False}):
         assert refused(top_logprobs=1, **logprobs).param == "top_logprobs"
@@ -349,6 +339,19 @@ def test_each_way_to_ask_for_thinking_is_understood() -> None:
         assert asked(reasoning_effort=effort).effort == EFFORTS["high"]
     assert asked(thinking_budget=7).params.thinking_budget == 7
     assert asked(thinking_budget=7).thinking is None
+
+
+def test_what_decided_on_thinking_is_known_by_its_name() -> None:
+    """A model that can't do as it is asked is told by the field that asked for it."""
+    for fields, name in (
+        ({"enable_thinking": True}, "enable_thinking"),
+        ({"chat_template_kwargs": {"enable_thinking": True}}, "chat_template_kwargs.enable_thinking"),
+        ({"reasoning_effort": "low"}, "reasoning_effort"),
+        ({"reasoning_effort": "none"}, "reasoning_effort"),
+    ):
+        assert asked(**fields, max_completion_tokens=9).names["thinking"] == name
+    assert "thinking" not in asked(thinking_budget=7).names
+    assert "thinking" not in asked(ServeConfig(thinking=True)).names
 
 
 def test_a_server_may_have_a_way_of_its_own_that_a_request_overrides() -> None:

@@ -16,6 +16,7 @@ BARE = {"name": "now", "input_schema": {"type": "object"}}
 FORMAT = {"format": {"type": "json_schema", "schema": {"type": "object"}}}
 LARGE = {"format": {"type": "json_schema", "schema": {"a": "x" * 70_000}}}
 HELLO = {"role": "user", "content": "Hi"}
+SINGLE = {"type": "auto", "disable_parallel_tool_use": False}
 
 
 def asked(config: ServeConfig | None = None, **fields: Any) -> Ask:
@@ -126,7 +127,7 @@ def test_there_is_no_thinking_unless_it_is_asked_for() -> None:
         False,
     )
     assert asked(ServeConfig(thinking=False)).thinking is False
-    assert not asked(thinking={"type": "adaptive"}).quiet and not asked(output_config={"effort": "low"}).quiet
+    assert not asked(thinking={"type": "adaptive"}).quiet
     enabled = asked(thinking={"type": "enabled", "budget_tokens": 5})
     assert (enabled.thinking, enabled.params.thinking_budget) == (True, 5)
     assert asked(thinking={"type": "disabled"}).thinking is False
@@ -138,7 +139,50 @@ def test_an_effort_is_a_limit_of_thinking_and_a_format_a_form() -> None:
     assert (ask.thinking, ask.effort) == (True, EFFORTS["low"])
     assert ask.form == Form(kind="json_schema", schema={"type": "object"})
     for effort in ("xhigh", "max"):
-        assert asked(output_config={"effort": effort}).effort == EFFORTS["high"]
+        wanted = asked(output_config={"effort": effort}, thinking={"type": "adaptive"})
+        assert wanted.effort == EFFORTS["high"]
+
+
+def test_an_effort_alone_asks_for_no_thinking() -> None:
+    """It turned the thinking on, which it does not at Anthropic's."""
+    for off in ({}, {"thinking": {"type": "disabled"}}):
+        ask, plain = asked(output_config={"effort": "low"}, **off), asked(**off)
+        assert (ask.thinking, ask.quiet, ask.effort) == (plain.thinking, plain.quiet, None)
+    loud = asked(ServeConfig(thinking=True), output_config={"effort": "low"})
+    assert (loud.thinking, loud.quiet, loud.effort) == (True, False, EFFORTS["low"])
+
+
+@pytest.mark.parametrize(
+    ("effort", "budget", "expected"),
+    [("low", 2000, (EFFORTS["low"], None)), ("low", 100, (None, 100)), ("high", 2000, (None, 2000))],
+)
+def test_beside_a_budget_an_effort_counts_where_it_is_less(effort: str, budget: int, expected: Any) -> None:
+    enabled = {"type": "enabled", "budget_tokens": budget}
+    ask = asked(output_config={"effort": effort}, thinking=enabled)
+    assert ask.thinking and (ask.effort, ask.params.thinking_budget) == expected
+
+
+def test_what_decided_on_thinking_is_known_by_its_name() -> None:
+    adaptive = {"type": "adaptive"}
+    assert (
+        asked(output_config={"effort": "low"}, thinking=adaptive).names["thinking"] == "output_config.effort"
+    )
+    assert asked(thinking=adaptive).names["thinking"] == asked().names["thinking"] == "thinking"
+
+
+def test_names_of_tools_are_as_long_as_those_of_tools_from_afar() -> None:
+    """Clients put the server's name in front: "mcp__github__create_pull_request_review"."""
+    name = "mcp__" + "a" * 123
+    assert asked(tools=[{**TOOL, "name": name}]).tools[0]["function"]["name"] == name
+    for wrong in (name + "a", "a b", "", "a<b"):
+        assert refused(tools=[{**TOOL, "name": wrong}]) == "tools[0].name"
+
+
+def test_strict_tools_are_told_apart_wherever_a_call_may_come() -> None:
+    tools = [{**TOOL, "strict": True}, {**BARE, "strict": False}]
+    for choice in ({"type": "any"}, {"type": "tool", "name": "now"}, {"type": "auto"}):
+        assert asked(tools=tools, tool_choice=choice).strict == ("add",)
+    assert asked(tools=tools, tool_choice={"type": "none"}).strict == ()
 
 
 def test_beside_tools_a_format_waits_for_forced_calls_and_stands_beside_free_ones() -> None:
@@ -188,10 +232,16 @@ def test_thoughts_are_hidden_where_they_shall_be_omitted() -> None:
         ({"messages": [{"role": "user", "content": [{"type": "image"}]}]}, "messages[0].content[0]"),
         ({"container": "a"}, "container"),
         ({"output_config": {"effort": "most"}}, "output_config.effort"),
-        ({"output_config": {"effort": "low"}, "thinking": {"type": "disabled"}}, "output_config.effort"),
+        ({"tools": [TOOL, {**BARE, "input_schema": {"type": "array"}}]}, "tools[1].input_schema.type"),
+        ({"tools": [{**BARE, "input_schema": {"type": None}}]}, "tools[0].input_schema.type"),
+        ({"tool_choice": SINGLE}, "tool_choice.disable_parallel_tool_use"),
+        (
+            {"tools": [TOOL], "tool_choice": {**SINGLE, "type": "none"}},
+            "tool_choice.disable_parallel_tool_use",
+        ),
         ({"output_config": LARGE}, "output_config.format.schema"),
     ],
-    ids=range(24),
+    ids=range(27),
 )
 def test_what_is_wrong_or_unsupported_is_named(fields: dict[str, Any], param: str) -> None:
     assert refused(**fields) == param

@@ -20,15 +20,25 @@ from pureqwen.serve.request import Request
 from pureqwen.serve.scheduler import SCORED, Chunk, Plan, Scheduler
 
 
+class Scores:
+    """Of a prompt, which several may share: how many places have none."""
+
+    def __init__(self, num_prompt: int) -> None:
+        self.missing = num_prompt - 1
+
+
 class Text:
     """What the scheduler knows of a row: its tokens, of which the next one follows from all before it."""
 
-    def __init__(
-        self, prompt: list[int], *, max_tokens: int = 4, scored: bool = False, luck: int = 0
-    ) -> None:
+    def __init__(self, prompt: list[int], *, max_tokens: int = 4, scored: Any = False, luck: int = 0) -> None:
+        """scored: True, or scores that are another's too."""
         self.ids, self.num_prompt, self.max_tokens = list(prompt), len(prompt), max_tokens
         self.num_computed = self.num_cached = 0
-        self.wants_prompt_logprobs, self.luck = scored, luck
+        self.scores, self.luck = Scores(len(prompt)) if scored is True else scored or None, luck
+
+    @property
+    def wants_prompt_logprobs(self) -> bool:
+        return self.scores is not None and self.scores.missing > 0
 
     @property
     def finished(self) -> bool:
@@ -74,9 +84,12 @@ class Memory:
         text = [*row.ids[: chunk.start], *chunk.tokens]
         for position in range(len(text)):
             assert self.slots[self.slot(request, position)] == text[: position + 1]
-        row.num_computed = chunk.end
+        row.num_computed, wants = chunk.end, row.wants_prompt_logprobs
+        if wants:
+            assert row.scores.missing <= row.num_prompt - 1 - chunk.start, "a place was left out"
+            row.scores.missing = min(row.scores.missing, max(0, row.num_prompt - 1 - chunk.end))
         if chunk.end < len(row.ids):
-            assert chunk.keep == (len(chunk.tokens) if row.wants_prompt_logprobs else 0)
+            assert chunk.keep == (len(chunk.tokens) if wants else 0)
             return
         assert chunk.keep >= 1 + chunk.num_drafted
         for token in [*text[chunk.end :], None]:
@@ -121,14 +134,21 @@ class Serving(RuleBasedStateMachine):
             *data.draw(st.lists(st.integers(0, 2), max_size=9)),
         ]
         prompt = prompt[: room - 1] or [1]
+        salt = data.draw(st.sampled_from(["", "", "", "other"]))
+        scored: Any = data.draw(st.sampled_from([False, False, True, "shared"]))
+        if scored == "shared":
+            others = [r for r in self.live if r.row.scores is not None]
+            if scored := bool(others):
+                other = data.draw(st.sampled_from(others))
+                prompt, salt, scored = other.row.ids[: other.row.num_prompt], other.salt, other.row.scores
         self.number += 1
         new = request(
             self.number,
             prompt,
             page_size=self.scheduler.pool.page_size,
-            salt=data.draw(st.sampled_from(["", "", "", "other"])),
+            salt=salt,
             max_tokens=data.draw(st.integers(1, min(8, room + 1 - len(prompt)))),
-            scored=data.draw(st.sampled_from([False, False, False, True])),
+            scored=scored,
             luck=data.draw(st.integers(0, 4)),
         )
         self.live.append(new)
@@ -172,6 +192,7 @@ class Serving(RuleBasedStateMachine):
         assert all(chunk.num_drafted <= config.speculative for chunk in chunks)
         scored = [chunk for chunk in chunks if chunk.request.row.wants_prompt_logprobs]
         assert all(len(chunk.tokens) <= SCORED for chunk in scored)
+        assert len({id(c.request.row.scores) for c in scored}) == len(scored), "a prompt is scored twice"
         assert oldest.row.num_computed >= before, "the first that came has lost what it had"
         return plan
 
@@ -298,6 +319,29 @@ def test_scored_prompts_are_computed_whole_and_in_small_pieces() -> None:
     plans = run(one, [request(1, [1] * 101), request(2, [1] * 101, scored=True, max_tokens=1)])
     own = [c for plan in plans for c in plan.chunks if c.request.number == 2]
     assert [(len(c.tokens), c.keep) for c in own] == [(SCORED, SCORED), (101 - SCORED, 101 - SCORED)]
+
+
+@pytest.mark.parametrize("prefix_caching", [True, False])
+def test_a_prompt_that_several_answer_is_scored_once(prefix_caching: bool) -> None:
+    one, scores = scheduler(200, step_tokens=400, prefix_caching=prefix_caching), Scores(101)
+    plans = run(one, [request(n, [1] * 101, scored=scores, max_tokens=2) for n in (1, 2, 3)])
+    told = [(c.request.number, len(c.tokens), c.keep) for plan in plans for c in plan.chunks if c.keep > 1]
+    assert told == [(1, SCORED, SCORED), (1, 101 - SCORED, 101 - SCORED)]
+    assert one.cached_tokens == (200 if prefix_caching else 0)
+
+
+def test_who_waits_for_the_scores_of_a_prompt_makes_them_where_the_first_is_gone() -> None:
+    one, scores = scheduler(200, step_tokens=400), Scores(201)
+    requests = [request(n, [1] * 201, scored=scores, max_tokens=2) for n in (1, 2, 3)]
+    memory = Memory(one)
+    for each in requests:
+        one.add(each)
+    memory.compute(one.plan())
+    assert shares(one.plan()) == [(1, SCORED)]
+    one.remove(requests[0])
+    assert shares(one.plan()) == [(2, SCORED)]
+    run(one, [], memory)
+    assert scores.missing == 0 and all(r.row.finished for r in requests[1:])
 
 
 def test_when_pages_run_out_the_last_that_came_is_computed_again_later() -> None:

@@ -14,7 +14,8 @@ other case. A token sees its own row up to itself.
 What a row costs grows with its own length only:
 
     few tokens a row       native code reads its pages where they lie
-    many (a prompt)        its pages are gathered, and PyTorch's attention does it in large products
+    many (a prompt)        so it does in bfloat16, where the processor multiplies that; elsewhere its pages
+                           are gathered, and PyTorch's attention does it in large products
     on CUDA                one call for all rows: torch.nn.attention.varlen with the table, where it can
 
 Kwon et al. 2023, "Efficient Memory Management for Large Language Model Serving with PagedAttention". Which
@@ -101,9 +102,13 @@ class PagedAttend:
         table = kernels.Table(self.pages, self.starts, self.lengths)
         if self.at_once(q):
             return varlen(q, self.k, self.v, table)
-        if torch.compiler.is_compiling() or (len(self.many) == 0 and q.device.type == "cpu"):
+        if torch.compiler.is_compiling() or self.in_place(q):
             return kernels.paged_attention(q, self.k, self.v, table)
         return self.parted(q, table)
+
+    def in_place(self, q: Tensor) -> bool:
+        """Whether pages are best read where they lie."""
+        return q.device.type == "cpu" and (len(self.many) == 0 or kernels.attends_blocks(q))
 
     def parted(self, q: Tensor, table: kernels.Table) -> Tensor:
         """The rows of few tokens together, each row of many by itself; elsewhere than on a CPU each row."""

@@ -20,7 +20,8 @@ from torch.nn import functional as F
 from pureqwen import kernels
 from pureqwen.config import ModelConfig
 
-FEW = 4  # queries of a row that are attended to one by one; for more, products of blocks are faster
+# Queries of a row that are attended to one by one, in ops.cpp too; for more, products of blocks are faster.
+FEW = 4
 SMALLEST = 256  # slots of a fresh cache
 GRANULE = 64  # attention reads the used slots, rounded up to so many
 
@@ -49,7 +50,7 @@ class StaticAttend:
     lengths: Tensor
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        if self.few(q):
+        if self.in_place(q):
             kernels.store_pages(k.flatten(0, 1), v.flatten(0, 1), self.k, self.v, self.slots)
             table = kernels.Table(self.pages, self.starts, self.lengths)
             return kernels.paged_attention(q.flatten(0, 1), self.k, self.v, table).view(q.shape)
@@ -63,10 +64,14 @@ class StaticAttend:
         o = F.scaled_dot_product_attention(folded, keys, values, attn_mask=self.sees())
         return o.view(B, Hkv, S, H // Hkv, Dh).transpose(1, 2).reshape(B, S, H, Dh)
 
-    def few(self, q: Tensor) -> bool:
-        """Whether native code attends to queries (B, S, H, Dh): few, and seeing all that stands before."""
+    def in_place(self, q: Tensor) -> bool:
+        """Whether native code attends to queries (B, S, H, Dh), which see all that stands before: a few, or
+        as many as they be.
+        """
         whole = type(self).sees is StaticAttend.sees and q.shape[-1] % 32 == 0
-        return whole and q.shape[1] <= FEW and not torch.compiler.is_compiling() and kernels.runs(q)
+        if not whole or torch.compiler.is_compiling() or not kernels.runs(q):
+            return False
+        return q.shape[1] <= FEW or kernels.attends_blocks(q)
 
     def sees(self) -> Tensor:
         """The mask of this layer: all of the step's. An attend of one's own narrows it."""

@@ -171,7 +171,8 @@ def run(source: ModelOptions, config: ServeConfig, engine_config: EngineConfig, 
         url = f"http://{shown}:{bound.getsockname()[1]}/v1"
         app = parts["create_app"](engine, qwen, config)
         ready = partial(notice, f"{config.name} at {url}, Ctrl-C ends it")
-        parts["Server"](app, drain=place.drain, ready=ready).run(sockets=[bound])
+        with parts["tuned"]():  # this process is ours
+            parts["Server"](app, drain=place.drain, ready=ready).run(sockets=[bound])
     finally:
         bound.close()
 
@@ -182,12 +183,19 @@ def imported() -> dict[str, Any]:
         from pureqwen.serve.engine import Engine
         from pureqwen.serve.http import create_app
         from pureqwen.serve.log import begin
-        from pureqwen.serve.server import Server, listen
+        from pureqwen.serve.server import Server, listen, tuned
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] == "pureqwen":
             raise
         raise ValueError(f"{INSTALL} ({error.name} is missing)") from error
-    return {"Engine": Engine, "create_app": create_app, "begin": begin, "Server": Server, "listen": listen}
+    return {
+        "Engine": Engine,
+        "create_app": create_app,
+        "begin": begin,
+        "Server": Server,
+        "listen": listen,
+        "tuned": tuned,
+    }
 
 
 def name_of(model: str) -> str:

@@ -17,7 +17,11 @@ from pureqwen.config.check import check_bool, check_float, check_int, check_text
 # reasoning_effort -> most tokens of thinking; never more than half of the room that is left for the answer.
 EFFORTS: Mapping[str, int] = MappingProxyType({"minimal": 128, "low": 512, "medium": 2048, "high": 8192})
 
-ORIGIN = re.compile(r"https?://[^/\s?#@]+")
+COUNTS = (  # fields that must be at least 1
+    *("max_body", "max_rows", "max_stops", "max_stop_text", "max_stop_ids"),
+    *("max_biases", "max_tools", "max_schema"),
+)
+ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s?#@]+")  # also those of extensions and of applications
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,13 +32,16 @@ class ServeConfig:
     thinking            whether the model thinks where a request does not say; None: the template's default
     api_keys            who shows one of them may ask; none: everybody may
     hosts               names that a Host header may hold, besides localhost and IP addresses; "*": any
-    origins             web pages that may ask ("http://localhost:3000"); none: no other page may
+    origins             web pages that may ask ("http://localhost:3000", "chrome-extension://..."); none: no
+                        other page may
     lenient             accept unsupported fields, and warn, instead of refusing them
     log_text            write prompts and answers into the log
     max_body            bytes of a request
     max_prompt          tokens of a prompt; None: what the context allows
     max_rows            answers of one request: n times the number of prompts
     max_stops           stop strings of a request
+    max_stop_text       characters of all its stop strings together
+    max_stop_ids        entries of stop_token_ids
     max_biases          entries of logit_bias
     max_logprobs        log-probabilities per token, at most 20
     max_tools           tools of a request
@@ -58,6 +65,8 @@ class ServeConfig:
     max_prompt: int | None = None
     max_rows: int = 16
     max_stops: int = 16
+    max_stop_text: int = 4096
+    max_stop_ids: int = 64
     max_biases: int = 1024
     max_logprobs: int = 20
     max_tools: int = 128
@@ -73,7 +82,7 @@ class ServeConfig:
             check_bool(field, getattr(self, field))
         if self.thinking is not None:
             check_bool("thinking", self.thinking)
-        for field in ("max_body", "max_rows", "max_stops", "max_biases", "max_tools", "max_schema"):
+        for field in COUNTS:
             check_int(field, getattr(self, field), low=1)
         if self.max_prompt is not None:
             check_int("max_prompt", self.max_prompt, low=1)

@@ -7,9 +7,9 @@ form, which forms writes as a grammar; speculative guesses the tokens that come 
 
 from pureqwen.generate.compiled import Compiled
 from pureqwen.generate.constrain import Constraint, Grammar, Grammars
-from pureqwen.generate.forms import GrammarError
 from pureqwen.generate.intake import Intake, Messages, Prompt, Tools
 from pureqwen.generate.loop import Cached, Full, decode, greedy
+from pureqwen.generate.proportion import GrammarError
 from pureqwen.generate.result import Logprob, Result, Timings, Usage
 from pureqwen.generate.row import Budget, Row
 from pureqwen.generate.sampling import Sampler

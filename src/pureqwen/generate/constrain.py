@@ -15,23 +15,27 @@ think, and after the thought the line breaks that are its habit:
     ------- free -------------- grammar ----- the only choice left
 """
 
+import functools
 import json
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from torch import Tensor
 
 from pureqwen.chat import Calls
 from pureqwen.generate import forms
-from pureqwen.generate.forms import GrammarError, mixed_form, regex_form, schema_form, tools_form, walk
+from pureqwen.generate.forms import mixed_form, regex_form, schema_form, tools_form
+from pureqwen.generate.proportion import GrammarError, walk
 from pureqwen.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
+
+Place: TypeAlias = Callable[[str, float], str]  # (error, deadline) -> " at " and where it is, or ""
 
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
 KEPT = 32  # grammars
@@ -79,7 +83,7 @@ class Grammars:
         A keyword that a grammar can't enforce (uniqueItems, not, ...) is an error; oneOf is taken as anyOf.
         """
         text = schema_form(schema)
-        return self._grammar(text, calls="alone", place=lambda error: self._place(schema, error))
+        return self._grammar(text, calls="alone", place=functools.partial(self._place, schema))
 
     def json_object(self) -> Grammar:
         """Any JSON object."""
@@ -127,37 +131,36 @@ class Grammars:
         known = self._tokenizer.token_id
         return {tag: tag if known(tag) is not None else json.dumps(tag) for tag in (OPEN, CLOSE)}
 
-    def _grammar(
-        self, form: str, *, calls: Calls = "anywhere", place: Callable[[str], str] = lambda error: ""
-    ) -> Grammar:
+    def _grammar(self, form: str, *, calls: Calls = "anywhere", place: Place | None = None) -> Grammar:
         """Compiled, or one that is kept. `place` finds out where a form has its error."""
         with self._lock:
             if form in self._kept:
                 self._kept.move_to_end(form)
                 return self._kept[form]
-        matcher, error = self._compile(form)
-        if error:
-            raise GrammarError(f"this can't be made a grammar{place(error)}: {error}")
-        grammar = Grammar(matcher, breaks=self._breaks, calls=calls)
+        grammar = Grammar(self._compile(form, place), breaks=self._breaks, calls=calls)
         with self._lock:
             self._kept[form] = grammar
             while len(self._kept) > KEPT:
                 self._kept.popitem(last=False)
         return grammar
 
-    def _compile(self, form: str) -> tuple["LLMatcher", str]:
-        """A matcher at its beginning, and what is wrong with it. The work is done beside: who waits is free
-        after the time, whatever happens there.
+    def _compile(self, form: str, place: Place | None) -> "LLMatcher":
+        """A matcher at its beginning. All that llguidance does is done beside, also to find the place of an
+        error: who waits is free after the time, whatever happens there.
         """
         deadline = time.monotonic() + self._seconds
         if not self._places.acquire(timeout=self._seconds):
             raise GrammarError("too many grammars are being compiled: try again later")
         made: list[tuple[LLMatcher, str]] = []
+        where: list[str] = []
         broken: list[BaseException] = []
 
         def work() -> None:
             try:
-                made.append(start(self._vocabulary, form))
+                matcher, error = start(self._vocabulary, form)
+                made.append((matcher, error))
+                if error and place is not None:
+                    where.append(place(error, deadline))
             except BaseException as error:  # a panic in the compiler is none of Exception
                 broken.append(error)
             finally:
@@ -166,21 +169,25 @@ class Grammars:
         thread = threading.Thread(target=work, name="grammar", daemon=True)
         thread.start()
         thread.join(max(deadline - time.monotonic(), 0))
-        if broken:
+        if not made and broken:
             raise GrammarError(f"this can't be made a grammar: the compiler failed ({broken[0]})")
         if not made:
             raise GrammarError(f"this takes longer than {self._seconds:g} s to compile: make it simpler")
-        return made[0]
+        [(matcher, error)] = made
+        if error:
+            raise GrammarError(f"this can't be made a grammar{''.join(where)}: {error}")
+        return matcher
 
-    def _place(self, schema: Mapping[str, Any], error: str) -> str:
+    def _place(self, schema: Mapping[str, Any], error: str, deadline: float) -> str:
         """Where a schema is wrong: the smallest part that has the same error by itself, if half of the time
-        is enough to find it.
+        that is left is enough to find it.
         """
-        deadline = time.monotonic() + self._seconds / 2
+        now = time.monotonic()
+        enough = now + (deadline - now) / 2
         shared = {key: schema[key] for key in ("$defs", "definitions") if key in schema}
         found = ""
         for path, part in walk(schema):
-            if time.monotonic() > deadline:
+            if time.monotonic() > enough:
                 break
             names = len(path) > 0 and path[-1] in ("properties", "$defs", "definitions", "patternProperties")
             if path and isinstance(part, Mapping) and not names and len(path) > found.count("/"):

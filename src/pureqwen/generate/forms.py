@@ -10,17 +10,12 @@ JSON allows blanks, and properties in the order of the schema.
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
-from urllib.parse import unquote
 
-MAX_BYTES = 256 * 1024  # of a schema, or of all the tools of a request
-MAX_DEPTH = 64  # of a schema's own brackets
-MAX_PROPERTIES = 4000
-MAX_JOINED = 12  # patterns that one text has to match, all of them: the cost of a join grows as 2**n
-MAX_PATTERN = 16 * 1024  # characters of a regular expression
-MAX_REPEATS = 20_000  # copies of its parts that the counts {n,m} of a regular expression ask for
+from pureqwen.generate.proportion import MAX_BYTES, GrammarError, check_pattern, check_schema
 
 # A schema can't change these by an "x-guidance" of its own.
 OPTIONS = MappingProxyType(
@@ -43,15 +38,10 @@ FREE = MappingProxyType(
         "coder": r"/(?s:.*)/ & ~/(?s:.*)<(tool_call>|function=)(?s:.*)/",
     }
 )
+# Keywords of a schema whose values are no schemas.
+VALUES = ("enum", "const", "default", "examples")
 # A parameter of a call in the coder's way, whatever its name.
 ANY = rf'"<parameter=" /[^<>\n]+/ ">\n" {TEXT} "\n</parameter>\n"'
-
-_BRACES = re.compile(r"\{(\d+)(?:(,)(\d*))?\}")
-_CLASS = re.compile(r"\[\^?\]?(?:\\.|[^\]\\])*\]", re.DOTALL)
-
-
-class GrammarError(ValueError):
-    """A schema, a pattern or a tool that no grammar can be made of, or a grammar that failed in its use."""
 
 
 def schema_form(schema: Any) -> str:
@@ -77,17 +67,32 @@ def _slash(found: re.Match[str]) -> str:
     return {"/": "\\/", "\n": "\\n", "\\\n": "\\n"}.get(found.group(), found.group())
 
 
-def form(lark: str | None, schemas: Mapping[str, Any]) -> str:
-    """The grammar's text: rules, if there are any, and the schemas that they name."""
+def form(lark: str | None, schemas: Mapping[str, Any], *, loose: Collection[str] = ()) -> str:
+    """The grammar's text: rules, if there are any, and the schemas that they name.
+
+    loose: names of schemas that hold but for the keywords that no grammar can enforce.
+    """
     rules = [] if lark is None else [{"name": "main", "lark_grammar": lark}]
     named = [
-        {"name": name, "json_schema": {**schema, "x-guidance": dict(OPTIONS)}}
+        {"name": name, "json_schema": {**schema, "x-guidance": {**OPTIONS, "lenient": name in loose}}}
         for name, schema in schemas.items()
     ]
     return json.dumps({"grammars": [*rules, *named]})
 
 
 # ---- tools -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Signature:
+    """A tool that may be called, and the schema of its parameters; None: they are free.
+
+    loose: what of the schema no grammar can enforce does not hold.
+    """
+
+    name: str
+    parameters: Mapping[str, Any] | None
+    loose: bool = False
 
 
 def tools_form(
@@ -102,14 +107,16 @@ def tools_form(
     """One call, or several: `tags` are the rules for <tool_call> and </tool_call>, a token's or a text's.
 
     Written exactly as chat/answer/hermes.py and coder.py show it, the arguments as the tools' schemas say.
-    otherwise: JSON of this schema may stand in the place of calls.
+    Of a function with `"strict": False` the keywords that no grammar can enforce (uniqueItems, not, a pattern
+    with a look-around) do not hold; elsewhere they are an error. otherwise: JSON of this schema may stand in
+    the place of calls.
     """
-    rules, schemas = _calls(_choose(tools, names), style=style, tags=tags)
+    rules, schemas, loose = _calls(_choose(tools, names), style=style, tags=tags)
     calls = _several(parallel)
     if otherwise is None:
-        return form(f"start: {calls}\n{rules}", schemas)
+        return form(f"start: {calls}\n{rules}", schemas, loose=loose)
     check_schema(otherwise, "the schema")
-    return form(f"start: @answer | {calls}\n{rules}", {**schemas, "answer": otherwise})
+    return form(f"start: @answer | {calls}\n{rules}", {**schemas, "answer": otherwise}, loose=loose)
 
 
 def mixed_form(
@@ -125,7 +132,7 @@ def mixed_form(
     A tag that is a token ends the text by itself. Where it is a text, the lexer must stop at its first end:
     the text and the tag are one lazy lexeme.
     """
-    rules, schemas = _calls(_choose(tools, None, strict=strict), style=style, tags=tags)
+    rules, schemas, _ = _calls(_choose(tools, None, strict=strict), style=style, tags=tags)
     tag, rules = tags["<tool_call>"], f"FREE: {FREE[style]}\n{rules}"
     if not tag.startswith('"'):
         return form(f"start: FREE ({_several(parallel)})?\n{rules}", schemas)
@@ -138,60 +145,95 @@ def _several(parallel: bool, *, first: str = "call") -> str:
 
 
 def _calls(
-    chosen: Mapping[str, dict[str, Any] | None], *, style: str, tags: Mapping[str, str]
-) -> tuple[str, dict[str, Any]]:
-    """The rules for `call`, and for its `rest` after the tag; and the schemas that they name."""
+    chosen: Sequence[Signature], *, style: str, tags: Mapping[str, str]
+) -> tuple[str, dict[str, Any], set[str]]:
+    """The rules for `call`, and for its `rest` after the tag; the schemas that they name; which are loose."""
     if style not in ("hermes", "coder"):
         raise GrammarError(f"style is 'hermes' or 'coder', not {style!r}")
-    rules, schemas = [], {}
-    for n, (name, parameters) in enumerate(chosen.items()):
-        write = _hermes if style == "hermes" else _coder
-        rule, used = write(f"tool_{n}", name, parameters)
+    write = _hermes if style == "hermes" else _coder
+    rules, schemas, loose = [], {}, set()
+    for n, tool in enumerate(chosen):
+        rule, used = write(f"tool_{n}", tool)
         rules.append(rule)
         schemas.update(used)
+        loose |= {*used} if tool.loose else set()
     if len(json.dumps(schemas)) > MAX_BYTES:
         raise GrammarError(f"the schemas of the tools have more than {MAX_BYTES} bytes")
     body = " | ".join(f"tool_{n}" for n in range(len(chosen)))
     head = f'call: {tags["<tool_call>"]} rest\nrest: "\\n" body "\\n" {tags["</tool_call>"]}\n'
-    return f"{head}body: {body}\n{''.join(rules)}", schemas
+    return f"{head}body: {body}\n{''.join(rules)}", schemas, loose
 
 
 def _choose(
     tools: Sequence[Mapping[str, Any]], names: Sequence[str] | None, *, strict: Sequence[str] | None = None
-) -> dict[str, dict[str, Any] | None]:
-    """Name -> the schema of its parameters, of the tools that may be called; None: not held to it, since
-    `strict` names others.
-    """
-    found: dict[str, dict[str, Any] | None] = {}
+) -> list[Signature]:
+    """The tools that may be called; their parameters are free where `strict` names others."""
+    found: dict[str, Signature] = {}
     for n, tool in enumerate(tools):
         function = tool.get("function", tool) if isinstance(tool, Mapping) else None
         name = function.get("name") if isinstance(function, Mapping) else None
         if not isinstance(function, Mapping) or not isinstance(name, str) or not name:
             raise GrammarError(f"tools[{n}] has no function with a name")
-        if strict is not None and name not in strict:
-            found[name] = None
-            continue
-        nothing = {"type": "object", "properties": {}, "additionalProperties": False}
-        parameters = function.get("parameters") or nothing
-        check_schema(parameters, f"the parameters of the tool {name!r}")
-        found[name] = {"type": "object", **parameters}
+        free = strict is not None and name not in strict
+        found[name] = Signature(name=name, parameters=None) if free else _signature(name, function)
     if names is not None:
         if unknown := [name for name in names if name not in found]:
             raise GrammarError(f"there is no tool {unknown[0]!r}; there are {', '.join(found) or 'none'}")
-        found = {name: schema for name, schema in found.items() if name in names}
+        found = {name: tool for name, tool in found.items() if name in names}
     if not found:
         raise GrammarError("a call needs at least one tool that may be called")
-    return found
+    return [*found.values()]
 
 
-def _hermes(rule: str, name: str, parameters: dict[str, Any] | None) -> tuple[str, dict[str, Any]]:
-    parameters = {"type": "object"} if parameters is None else parameters
-    head = literal('{"name": ' + json.dumps(name, ensure_ascii=False) + ', "arguments": ')
+def _signature(name: str, function: Mapping[str, Any]) -> Signature:
+    """A function's, held to its schema. Raises GrammarError where that is no schema of an object."""
+    nothing = {"type": "object", "properties": {}, "additionalProperties": False}
+    parameters, place = function.get("parameters") or nothing, f"the parameters of the tool {name!r}"
+    check_schema(parameters, place)
+    if (kind := parameters.get("type", "object")) != "object":
+        raise GrammarError(f'{place} have the type {kind!r}: it must be "object", or left out')
+    properties, required = parameters.get("properties", {}), parameters.get("required", [])
+    if not isinstance(properties, Mapping):
+        raise GrammarError(f"{place}, #/properties: it must be an object, not {type(properties).__name__}")
+    for key, schema in properties.items():
+        if not isinstance(schema, Mapping | bool):
+            raise GrammarError(f"{place}, #/properties/{key}: a schema is an object or a boolean")
+    if not isinstance(required, list | tuple) or not all(isinstance(key, str) for key in required):
+        raise GrammarError(f"{place}, #/required: it must be a list of names")
+    loose = function.get("strict") is False
+    held = loosened(parameters) if loose else parameters
+    return Signature(name=name, parameters={"type": "object", **held}, loose=loose)
+
+
+def loosened(schema: Any) -> Any:
+    """A schema without the patterns that other languages than this grammar's have: with look-arounds and
+    back-references.
+    """
+    if isinstance(schema, list | tuple):
+        return [loosened(item) for item in schema]
+    if not isinstance(schema, Mapping):
+        return schema
+    return {
+        key: value if key in VALUES else loosened(value)
+        for key, value in schema.items()
+        if not (key == "pattern" and isinstance(value, str) and _foreign(value))
+    }
+
+
+def _foreign(pattern: str) -> bool:
+    marks = re.findall(r"\\.|\(\?<?[=!]", pattern, flags=re.DOTALL)
+    return any(mark[0] == "(" or mark[1] in "123456789k" for mark in marks)
+
+
+def _hermes(rule: str, tool: Signature) -> tuple[str, dict[str, Any]]:
+    parameters = {"type": "object"} if tool.parameters is None else tool.parameters
+    head = literal('{"name": ' + json.dumps(tool.name, ensure_ascii=False) + ', "arguments": ')
     return f'{rule}: {head} @{rule}_args "}}"\n', {f"{rule}_args": parameters}
 
 
-def _coder(rule: str, name: str, parameters: dict[str, Any] | None) -> tuple[str, dict[str, Any]]:
+def _coder(rule: str, tool: Signature) -> tuple[str, dict[str, Any]]:
     """One parameter after the other in the schema's order: a bare text for a string, else JSON."""
+    name, parameters = tool.name, tool.parameters
     _check_word(name, "the tool's name")
     head = literal(f"<function={name}>\n")
     if parameters is None:
@@ -204,7 +246,7 @@ def _coder(rule: str, name: str, parameters: dict[str, Any] | None) -> tuple[str
         part = f"{rule}_{n}"
         value = _bare(schema)
         if value is None:
-            schemas[f"{part}_value"] = {**(schema if isinstance(schema, Mapping) else {}), **shared}
+            schemas[f"{part}_value"] = {**schema, **shared}
             value = f'@{part}_value "\\n</parameter>\\n"'
         else:
             rules.append(f"{part.upper()}: {value} {literal(chr(10) + '</parameter>' + chr(10))}\n")
@@ -234,147 +276,3 @@ def literal(text: str) -> str:
 def _check_word(word: str, place: str) -> None:
     if not word or re.search(r"[<>\n]", word) or word != word.strip():
         raise GrammarError(f"{place} is {word!r}: the coder's tags can't hold it")
-
-
-# ---- what is out of proportion ---------------------------------------------------------------------------
-
-
-def check_schema(schema: Any, place: str) -> None:
-    """Refuse what is no JSON, or too large; the grammar's compiler judges the rest."""
-    if not isinstance(schema, Mapping):
-        raise GrammarError(f"{place} is a JSON object, not {type(schema).__name__}")
-    count = 0
-    for path, value in walk(schema):
-        if len(path) > MAX_DEPTH:
-            raise GrammarError(f"{place} is nested deeper than {MAX_DEPTH}")
-        if not isinstance(value, Mapping):
-            continue
-        properties = value.get("properties")
-        patterned = value.get("patternProperties")
-        count += sum(len(names) for names in (properties, patterned) if isinstance(names, Mapping))
-        if count > MAX_PROPERTIES:
-            raise GrammarError(f"{place} has more than {MAX_PROPERTIES} properties")
-        where = f"{place}, {pointer(path)}"
-        if isinstance(pattern := value.get("pattern"), str):
-            check_pattern(pattern, f"{where}/pattern")
-        if isinstance(patterned, Mapping):
-            for pattern in patterned:
-                check_pattern(str(pattern), f"{where}/patternProperties")
-    try:
-        size = len(json.dumps(schema, allow_nan=False, ensure_ascii=False).encode())
-    except (TypeError, ValueError) as error:
-        raise GrammarError(f"{place} is not JSON: {error}") from error
-    if size > MAX_BYTES:
-        raise GrammarError(f"{place} has {size} bytes: at most {MAX_BYTES} are taken")
-    if patterns(schema) > MAX_JOINED and Joins(schema).most(schema) > MAX_JOINED:
-        raise GrammarError(f"{place} asks a text to match more than {MAX_JOINED} patterns at once")
-
-
-def patterns(schema: Any) -> int:
-    """How many patterns and formats a schema itself has, or all that is in it."""
-    return sum(own(value) for _, value in walk(schema))
-
-
-def own(schema: Any) -> int:
-    return isinstance(schema, Mapping) and sum(isinstance(schema.get(k), str) for k in ("pattern", "format"))
-
-
-class Joins:
-    """How many patterns a schema asks of one text at most: those that "allOf" and "$ref" put together.
-
-    An upper bound: the branches of an "allOf" count as if they spoke of the same property.
-    """
-
-    def __init__(self, root: Mapping[str, Any]) -> None:
-        self.root = root
-        self.known: dict[int, float] = {}  # of a schema by its identity; 0 while it is being found out
-
-    def most(self, schema: Any, depth: int = 0) -> float:
-        """The bound for a schema and all that is below it; infinite where that can't be told."""
-        if not isinstance(schema, Mapping):
-            return 0
-        if depth > 4 * MAX_DEPTH:
-            return float("inf")
-        if id(schema) not in self.known:
-            self.known[id(schema)] = 0
-            self.known[id(schema)] = self._joined(schema, depth + 1)
-        return self.known[id(schema)]
-
-    def _joined(self, schema: Mapping[str, Any], depth: int) -> float:
-        apart = [schema.get(key) for key in ("items", "additionalProperties", "not")]
-        for key in ("properties", "patternProperties", "$defs", "definitions"):
-            apart += list(value.values()) if isinstance(value := schema.get(key), Mapping) else []
-        either = [*_listed(schema, "prefixItems"), *_listed(schema, "items"), *apart]
-        below = max((self.most(one, depth) for one in either), default=0)
-        joined = sum(self.most(one, depth) for one in _listed(schema, "allOf"))
-        for key in ("anyOf", "oneOf"):
-            joined += max((self.most(one, depth) for one in _listed(schema, key)), default=0)
-        if "$ref" in schema:
-            joined += self._referred(schema["$ref"], depth)
-        return max(own(schema), below) + joined
-
-    def _referred(self, reference: Any, depth: int) -> float:
-        value: Any = self.root
-        for part in str(reference).removeprefix("#").split("/")[1:]:
-            key = unquote(part).replace("~1", "/").replace("~0", "~")
-            value = value.get(key) if isinstance(value, Mapping) else None
-        told = isinstance(value, Mapping) and str(reference).startswith("#")
-        return self.most(value, depth) if told else float("inf")
-
-
-def _listed(schema: Mapping[str, Any], key: str) -> list[Any]:
-    value = schema.get(key)
-    return value if isinstance(value, list) else []
-
-
-def walk(value: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Every value in a JSON value with its path, itself first, one level deeper than is allowed at most."""
-    stack: list[tuple[tuple[str, ...], Any]] = [((), value)]
-    while stack:
-        path, value = stack.pop()
-        yield path, value
-        if len(path) > MAX_DEPTH:
-            continue
-        if isinstance(value, Mapping):
-            stack += [((*path, str(key)), child) for key, child in value.items()]
-        elif isinstance(value, list | tuple):
-            stack += [((*path, str(n)), child) for n, child in enumerate(value)]
-
-
-def pointer(path: Sequence[str]) -> str:
-    """A path as a JSON pointer, as "$ref" writes it."""
-    return "#" + "".join(f"/{part}" for part in path)
-
-
-def check_pattern(pattern: str, place: str) -> None:
-    """Refuse a regular expression that is too long, or that counts too far."""
-    if len(pattern) > MAX_PATTERN:
-        raise GrammarError(f"{place} has {len(pattern)} characters: at most {MAX_PATTERN} are taken")
-    repeats = expansion(pattern)
-    if repeats > MAX_REPEATS:
-        raise GrammarError(f"{place} repeats its parts {repeats} times in all: at most {MAX_REPEATS}")
-
-
-def expansion(pattern: str) -> int:
-    """How many parts a regular expression has once its counts {n,m} are written out: a{3}(bc){2} has 7."""
-    groups, last, at = [0], 0, 0
-    while at < len(pattern):
-        end = at + 1
-        if pattern[at] == "(":
-            groups.append(0)
-            last = 0
-        elif pattern[at] == ")" and len(groups) > 1:
-            last = groups.pop()
-            groups[-1] += last
-        elif found := _BRACES.match(pattern, at):
-            end = found.end()
-            times = max(int(found.group(1)), int(found.group(3) or 1))
-            groups[-1] += last * (times - 1)
-            last *= max(times, 1)
-        elif pattern[at] not in "|*+?":
-            found = _CLASS.match(pattern, at)
-            end = found.end() if found else at + 2 if pattern[at] == "\\" else end
-            groups[-1] += 1
-            last = 1
-        at = end
-    return sum(groups)

@@ -7,7 +7,7 @@ an error that says what would. Only max_tokens is an upper bound by nature; a fu
 
 import dataclasses
 import secrets
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -130,6 +130,7 @@ class Intake:
         params = dataclasses.replace(params, max_tokens=min(params.max_tokens or room, room))
         ends = frozenset(params.stop_token_ids or ()) | (frozenset() if params.ignore_eos else self.eos_ids)
         ends = frozenset(end for end in ends if end < self.config.vocab_size)  # others never come
+        budget = self._budget(params)
         return Row(
             ids,
             params=params,
@@ -147,8 +148,9 @@ class Intake:
                 ),
             ),
             text_of=self._text_of,
-            budget=self._budget(params),
+            budget=budget,
             constraint=self._constraint(grammar, options),
+            closing=() if grammar is None and budget is None else self._closing(params, ends),
         )
 
     def _ids(self, prompt: Prompt) -> list[int]:
@@ -170,17 +172,25 @@ class Intake:
         if params.thinking_budget is None:
             return None
         tokenizer = self._need("a thinking budget")
-        close = tokenizer.token_id(END_THINK)
-        if close is None:
+        if tokenizer.token_id(END_THINK) is None:
             raise ValueError(
                 f"{self.name} has no {END_THINK} token: there is no thinking to set a budget for"
             )
         assert params.thinking_end is not None and params.max_tokens is not None
-        before, _, after = params.thinking_end.partition(END_THINK)
-        ending = (*tokenizer.encode(before), close, *tokenizer.encode(after))
+        before = params.thinking_end.partition(END_THINK)[0]
+        ending = (*tokenizer.encode(before), *self._closing(params))
         budget = Budget(tokens=params.thinking_budget, ending=ending)
         budget.check(params.max_tokens)
         return budget
+
+    def _closing(self, params: SamplingParams, ends: Collection[int] = ()) -> tuple[int, ...]:
+        """The tag that closes a thought and what follows it; nothing where the tag is to end the answer."""
+        tokenizer = self._need("thinking")
+        assert params.thinking_end is not None
+        after, close = params.thinking_end.partition(END_THINK)[2], tokenizer.token_id(END_THINK)
+        if close is None:
+            return tuple(tokenizer.encode(END_THINK + after))
+        return () if close in ends else (close, *tokenizer.encode(after))
 
     def _check(self, ids: Sequence[int], params: SamplingParams) -> None:
         """Refuse what can't be computed: no ids, too many, or ids that have no row in the embedding."""

@@ -14,7 +14,7 @@ class Logprob:
     text: str
     logprob: float
     top: tuple[tuple[int, str, float], ...] = ()  # the most likely tokens: id, text, log-probability
-    forced: bool = False  # the token was not the model's choice (the end of a thinking budget)
+    forced: bool = False  # the token was not the model's choice: it closed the thinking
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ from torch import Tensor
 from pureqwen.chat import Event, Reply
 from pureqwen.config import SamplingParams
 from pureqwen.generate.constrain import Constraint
-from pureqwen.generate.forms import GrammarError
+from pureqwen.generate.proportion import GrammarError
 from pureqwen.generate.result import Logprob, Result, Timings, Usage
 from pureqwen.generate.sampling import Sampler
 from pureqwen.generate.speculative import Lookup
@@ -43,6 +43,18 @@ class Budget:
             )
 
 
+class Scores:
+    """The log-probabilities of a prompt's tokens, and of the `top` likeliest beside each, as they are made.
+
+    Several rows of one prompt may share them: whichever computes a place first scores it.
+    """
+
+    def __init__(self, num_prompt: int, *, top: int) -> None:
+        self.top = top
+        self.found: list[Logprob | None] = [None] * num_prompt  # the first follows nothing, and has none
+        self.missing = num_prompt - 1
+
+
 class Row:
     """A prompt, what has been generated for it, and the rules for what comes next."""
 
@@ -56,8 +68,12 @@ class Row:
         text_of: Callable[[int], str],
         budget: Budget | None = None,
         constraint: Constraint | None = None,
+        closing: Sequence[int] = (),
     ) -> None:
-        """`params` with every field set, max_tokens too: at most what fits in the context."""
+        """`params` with every field set, max_tokens too: at most what fits in the context.
+
+        closing: what ends a thought, where an answer must follow it.
+        """
         self.ids = list(prompt)
         self.num_prompt = len(self.ids)
         self.num_computed = 0
@@ -68,9 +84,9 @@ class Row:
         self.forced: deque[int] = deque()
         self.num_forced = self.num_reasoning = self.num_thought = 0
         self.constraint = constraint  # the form of the answer
+        self.closing = tuple(closing)
         self.error: GrammarError | None = None  # why its constraint failed, which ended the row
-        self.prompt_logprobs: list[Logprob | None] | None = None  # None: not asked for
-        self.prompt_top = 0
+        self.scores: Scores | None = None  # of the prompt; None: not asked for
         self.lookup: Lookup | None = None  # made by the first draft
         self.start()
         self.close_thinking()
@@ -105,13 +121,18 @@ class Row:
     def accept(self, logits: Tensor) -> list[Event]:
         """Choose the next token from its raw logits (V,), and say what that adds to the answer.
 
-        Where a constraint leaves nothing to choose, the row ends here and no token is added.
+        Where a constraint leaves nothing to choose, the row ends here and no token is added. Where the model
+        would end inside its thought, and an answer must follow, the thought is closed in the place of that.
         """
-        forced = bool(self.forced)
-        constraint = None if forced or self.reply.in_reasoning else self.constraint
-        token = self.forced.popleft() if forced else self.choose(logits, constraint)
+        constraint = None if self.forced or self.reply.in_reasoning else self.constraint
+        token = self.forced[0] if self.forced else self.choose(logits, constraint)
         if token is None:
             return self.reply.finish("interrupted" if self.error else "stop")
+        if self.leaves_open(token):
+            self.forced.extend(self.closing)
+        forced = bool(self.forced)
+        if forced:
+            token = self.forced.popleft()
         if self.params.logprobs:
             self.logprobs.append(self.score(logits, token, top=self.params.top_logprobs or 0, forced=forced))
         events = self.append(token, forced=forced)
@@ -127,11 +148,22 @@ class Row:
         if constraint is not None:
             allowed = constraint.allowed(len(logits), ends=self.sampler.end_ids)
             if count < (self.params.min_tokens or 0):
-                allowed[self.sampler.end_ids] = False
+                allowed[self.sampler.ends] = False
             if not allowed.any():
                 self.error = constraint.error
                 return None
         return self.sampler.choose(logits, position=len(self.ids), count=count, allowed=allowed)
+
+    def leaves_open(self, token: int) -> bool:
+        """Whether this token ends the answer inside its thought, while a form or a budget waits behind it.
+
+        A whole call that was begun without closing the thought is an answer; it is none that a form holds.
+        """
+        if self.forced or not self.closing or not self.reply.in_reasoning:
+            return False
+        if token not in self.sampler.end_ids:
+            return False
+        return self.constraint is not None or not self.reply.holds_call
 
     def append(self, token: int, *, forced: bool) -> list[Event]:
         """The next token of the output is this one: what that adds to the answer."""
@@ -154,22 +186,34 @@ class Row:
         return events
 
     @property
+    def prompt_logprobs(self) -> list[Logprob | None] | None:
+        return None if self.scores is None else self.scores.found
+
+    @property
     def wants_prompt_logprobs(self) -> bool:
         """Whether the logits behind every token of the prompt are to be given to `score_prompt`."""
-        return self.prompt_logprobs is not None
+        return self.scores is not None and self.scores.missing > 0
 
     def ask_prompt_logprobs(self, top: int) -> None:
         """The log-probabilities of the prompt's tokens are wanted, and of the `top` likeliest beside each."""
-        self.prompt_logprobs, self.prompt_top = [None] * self.num_prompt, top
+        self.scores = Scores(self.num_prompt, top=top)
+
+    def share_prompt_logprobs(self, other: "Row") -> None:
+        """This row's prompt is the other's, which has asked for its log-probabilities: they are made once."""
+        assert self.ids[: self.num_prompt] == other.ids[: other.num_prompt]
+        self.scores = other.scores
 
     def score_prompt(self, start: int, logits: Tensor) -> None:
         """Score the prompt's tokens `start` + 1 to `start` + n by the raw logits (n, V) before each of them.
 
-        The first token follows nothing, and has no score; what follows the last one is not the prompt's.
+        What follows the last one is not the prompt's.
         """
-        assert self.prompt_logprobs is not None
+        scores = self.scores
+        assert scores is not None
         for at, row in enumerate(logits[: self.num_prompt - 1 - start], start + 1):
-            self.prompt_logprobs[at] = self.score(row, self.ids[at], top=self.prompt_top)
+            if scores.found[at] is None:
+                scores.found[at] = self.score(row, self.ids[at], top=scores.top)
+                scores.missing -= 1
 
     def draft(self, limit: int) -> list[int]:
         """At most `limit` tokens that may come next, to be computed along with what is left; often none.

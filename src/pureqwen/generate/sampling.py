@@ -23,6 +23,23 @@ from pureqwen.config import SamplingParams
 NEVER = float("-inf")
 
 
+class Seen:
+    """Ids, each of them once, and how often each came: as tensors, not made anew for each token."""
+
+    def __init__(self, ids: Iterable[int] = ()) -> None:
+        self._place = {id: place for place, id in enumerate(dict.fromkeys(ids))}
+        self.ids = torch.tensor([*self._place], dtype=torch.long)
+        self.times = torch.ones(len(self.ids))
+
+    def add(self, token: int) -> None:
+        place = self._place.setdefault(token, len(self._place))
+        if place < len(self.ids):
+            self.times[place] += 1
+        else:
+            self.ids = torch.cat((self.ids, torch.tensor([token])))
+            self.times = torch.cat((self.times, torch.ones(1)))
+
+
 class Sampler:
     """The choice of one row's tokens; remembers which ids have been seen, for the penalties."""
 
@@ -36,12 +53,16 @@ class Sampler:
         end_ids: Collection[int],
     ) -> None:
         """`params` with every field set (but limits). `num_tokens`: ids from there on have no token."""
-        self.params, self.seed, self.num_tokens, self.end_ids = params, seed, num_tokens, sorted(end_ids)
+        self.params, self.seed, self.num_tokens = params, seed, num_tokens
+        self.end_ids = frozenset(end_ids)
+        self.ends = torch.tensor(sorted(end_ids), dtype=torch.long)
+        bias = params.logit_bias or {}
+        self.biased, self.biases = torch.tensor([*bias], dtype=torch.long), torch.tensor([*bias.values()])
         assert params.repetition_penalty is not None
         assert params.presence_penalty is not None and params.frequency_penalty is not None
         self.penalties = params.repetition_penalty, params.presence_penalty, params.frequency_penalty
-        self.seen = set(prompt)
-        self.counts: dict[int, int] = {}  # of the output
+        self.seen = Seen(prompt) if params.repetition_penalty != 1 else None
+        self.written = Seen() if params.presence_penalty or params.frequency_penalty else None
 
     def choose(self, logits: Tensor, *, position: int, count: int, allowed: Tensor | None = None) -> int:
         """The token for `position`, after `count` tokens of output, from its raw logits (V,).
@@ -58,8 +79,9 @@ class Sampler:
 
     def saw(self, token: int) -> None:
         """Take note of a token of the output."""
-        self.seen.add(token)
-        self.counts[token] = self.counts.get(token, 0) + 1
+        for ids in (self.seen, self.written):
+            if ids is not None:
+                ids.add(token)
 
     def mask(self, logits: Tensor, count: int, allowed: Tensor | None = None) -> Tensor:
         scores = logits.clone()
@@ -68,21 +90,21 @@ class Sampler:
         if self.num_tokens is not None:
             scores[self.num_tokens :] = NEVER
         if count < (self.params.min_tokens or 0):
-            scores[self.end_ids] = NEVER
-        for token, bias in (self.params.logit_bias or {}).items():
-            scores[token] += bias
+            scores[self.ends.to(scores.device)] = NEVER
+        if len(self.biased):
+            self.biased, self.biases = self.biased.to(scores.device), self.biases.to(scores.device)
+            scores[self.biased] += self.biases
         return scores
 
     def penalise(self, scores: Tensor) -> Tensor:
         repetition, presence, frequency = self.penalties
-        if repetition != 1:
-            ids = torch.tensor(sorted(self.seen), device=scores.device)
+        if self.seen is not None:
+            ids = self.seen.ids.to(scores.device)
             seen = scores[ids]
             scores[ids] = torch.where(seen > 0, seen / repetition, seen * repetition)
-        if self.counts and (presence or frequency):
-            ids = torch.tensor(list(self.counts), device=scores.device)
-            times = torch.tensor(list(self.counts.values()), device=scores.device)
-            scores[ids] -= presence + frequency * times
+        if self.written is not None:
+            times = self.written.times.to(scores.device)
+            scores[self.written.ids.to(scores.device)] -= presence + frequency * times
         return scores
 
     def narrow(self, scores: Tensor) -> tuple[Tensor, Tensor]:

@@ -3,12 +3,15 @@
     linear, linear_int8, linear_int4     products of few rows at the memory's speed; whole numbers of many too
     quantize                             rows as whole numbers, for several products that read the same
     rms_norm, swiglu, qk_norm_rope       what stands between the products, in one pass each
-    store_pages, paged_attention         keys and values into their slots; a few queries over them
+    store_pages, paged_attention         keys and values into their slots; queries over them
+    attention_in, attention_out,         a block's steps but attention, several in one call: with few rows
+    feed_forward                         an operation takes about as long to start as to run
 
 On a CPU the code of ops.cpp runs, if there is one; elsewhere, or without it, the twin. `native()` says which,
 and compiles at its first call (some seconds, once a machine where it succeeds).
 """
 
+from collections.abc import Sequence
 from functools import cache
 from typing import NamedTuple
 
@@ -21,9 +24,15 @@ from pureqwen.kernels.twins import fast_bfloat16
 
 __all__ = [
     "FEW",
+    "LINE",
+    "Matrix",
     "Table",
     "Whole",
+    "attends_blocks",
+    "attention_in",
+    "attention_out",
     "fast_bfloat16",
+    "feed_forward",
     "linear",
     "linear_int4",
     "linear_int8",
@@ -41,6 +50,7 @@ __all__ = [
     "swiglu_quantize",
 ]
 
+LINE = 32  # numbers: what native code reads whole of a row of floats, and of a head
 FEW = 16  # rows: with more, the products of large blocks that PyTorch has are faster;
 MANY = 48  # of whole numbers, unless the native code has the processor's instruction for them
 
@@ -80,6 +90,9 @@ def _describe() -> None:
     )
     torch.library.register_fake("pureqwen::linear", lambda x, weight: x.new_empty(len(x), len(weight)))
     torch.library.register_fake("pureqwen::store_pages", lambda *tensors: None)
+    torch.library.register_fake("pureqwen::attention_in", _like_heads)
+    for name in ("attention_out", "feed_forward"):
+        torch.library.register_fake(f"pureqwen::{name}", lambda x, *rest: torch.empty_like(x))
 
 
 def _like_whole(x: Tensor, *rest: object) -> tuple[Tensor, Tensor]:
@@ -88,6 +101,12 @@ def _like_whole(x: Tensor, *rest: object) -> tuple[Tensor, Tensor]:
 
 def _like_product(q: Tensor, scale: Tensor, weight: Tensor, scales: Tensor, like: Tensor) -> Tensor:
     return like.new_empty(len(q), len(weight))
+
+
+def _like_heads(x: Tensor, norm: Tensor, eps: float, *rest: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    q, _, k, _, v, _, q_norm, *_ = rest
+    mine, theirs = (x.new_empty(len(x), len(w) // len(q_norm), len(q_norm)) for w in (q, k))
+    return mine, theirs, x.new_empty(len(x), len(v))
 
 
 def _ready() -> bool:
@@ -109,7 +128,7 @@ def runs(x: Tensor) -> bool:
 def linear(x: Tensor, weight: Tensor) -> Tensor:
     """x (..., K) by weight (N, K), float32 or bfloat16: (..., N) in x's dtype."""
     rows = x.reshape(-1, x.shape[-1])
-    fits = x.shape[-1] % 32 == 0 and len(rows) <= FEW and runs(rows)
+    fits = x.shape[-1] % LINE == 0 and len(rows) <= FEW and runs(rows)
     y = torch.ops.pureqwen.linear(rows.contiguous(), weight) if fits else twins.linear(rows, weight)
     return y.view(*x.shape[:-1], len(weight))
 
@@ -204,8 +223,63 @@ class Table(NamedTuple):
 def paged_attention(q: Tensor, k_pages: Tensor, v_pages: Tensor, table: Table) -> Tensor:
     """q (T, H, Dh) over keys and values in pages (P, page, Hkv, Dh): a token sees its row's up to its own.
 
-    For a few tokens a row: with many, PyTorch's attention with its large products is faster.
+    For a few tokens a row; with many, PyTorch's attention with its large products is faster, unless
+    `attends_blocks`.
     """
-    fits = q.shape[-1] % 32 == 0 and runs(q)
-    run = torch.ops.pureqwen.paged_attention if fits else twins.paged_attention
+    run = torch.ops.pureqwen.paged_attention if _attends(q) else twins.paged_attention
     return run(q.contiguous(), k_pages, v_pages, *table)
+
+
+def attends_blocks(q: Tensor) -> bool:
+    """Whether `paged_attention` is quick for many tokens q (T, H, Dh) of a row, too."""
+    return _attends(q) and bool(torch.ops.pureqwen.attends_blocks(q))
+
+
+def _attends(q: Tensor) -> bool:
+    return q.shape[-1] % LINE == 0 and runs(q)
+
+
+# ---- several in one call, for few rows; native, where `runs` says so --------------------------------------
+
+
+class Matrix(NamedTuple):
+    """Weights (N, K): of 8 or 4 bits with their scales, or floats."""
+
+    weight: Tensor
+    scale: Tensor | None
+
+
+def attention_in(
+    x: Tensor,
+    norm: Tensor,
+    eps: float,
+    matrices: Sequence[Matrix],
+    heads: Sequence[Tensor],
+    angles: Sequence[Tensor],
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Of rows x (T, D), normed: queries (T, H, Dh) and keys (T, Hkv, Dh), normed and turned, and values
+    (T, Hkv * Dh).
+
+    matrices: of queries, keys and values. heads: the weights of the norms of queries and keys. angles: the
+    cosines and sines (T, Dh/2).
+    """
+    q, k, v = matrices
+    run = torch.ops.pureqwen.attention_in.default
+    out: tuple[Tensor, Tensor, Tensor] = run(x, norm, eps, *q, *k, *v, *heads, *angles)
+    return out
+
+
+def attention_out(x: Tensor, o: Tensor, matrix: Matrix) -> Tensor:
+    """Rows x (T, D) with the product of what attention gave, o (T, H * Dh)."""
+    y: Tensor = torch.ops.pureqwen.attention_out.default(x, o, *matrix)
+    return y
+
+
+def feed_forward(x: Tensor, norm: Tensor, eps: float, matrices: Sequence[Matrix]) -> Tensor:
+    """Rows x (T, D) with what the feed-forward network makes of them, normed.
+
+    matrices: gate, up and down.
+    """
+    gate, up, down = matrices
+    y: Tensor = torch.ops.pureqwen.feed_forward.default(x, norm, eps, *gate, *up, *down)
+    return y

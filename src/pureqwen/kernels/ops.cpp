@@ -1,5 +1,5 @@
 // What PyTorch lacks on a CPU: products of a few rows that read the weights once, at the memory's speed; products of
-// whole numbers for any number of rows; attention of a few queries over a cache; and what stands between them.
+// whole numbers for any number of rows; attention over a cache; and what stands between them.
 //
 //   linear(x, w)                 y = x w'                    x (M, K), w (N, K), float32 or bfloat16
 //   quantize(x)                  q, a: x = a q               q (M, K) int8 from -127 to 127, a (M, 1), row by row
@@ -9,11 +9,14 @@
 //   rms_norm, swiglu             as in model/layers.py; with _quantize behind them as whole numbers
 //   qk_norm_rope(x, w, ...)      RMSNorm over each head, then the rotation
 //   store_pages, paged_attention keys and values into their slots; softmax(q k') v over them
+//   attends_blocks(q)            whether the latter is quick for many queries of a row, too
+//   attention_in, attention_out, feed_forward   a block's steps but attention, several in one call
 //
 // Sums of int8 are exact, those of int4 within a group; only scaling rounds. Each sum of floats has one fixed order
 // (lane by lane, then the lanes; chunk by chunk), so a row of a result depends neither on the rows beside it nor on the
-// number of threads. One border is left: with AVX-512, more than 16 rows meet 4-bit weights in tiles, where a group's
-// sum is whole before it is scaled; there a row differs from the one computed among few by float32's rounding.
+// number of threads. Two borders are left: with AVX-512, more than 16 rows meet 4-bit weights in tiles, where a group's
+// sum is whole before it is scaled; there a row differs from the one computed among few by float32's rounding. So does
+// attention in bfloat16 with AVX-512: more than 4 tokens of a row round their softmax to bfloat16, as PyTorch's does.
 //
 // Vectors are the vector types of GCC and Clang, which become AVX2, AVX-512 or NEON as the machine has them. What they
 // can't express, products of small numbers added in pairs or fours, is named where x86 has it; processors with AVX-512's
@@ -29,9 +32,11 @@
 #endif
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <optional>
 #include <tuple>
 #include <type_traits>
 #include <vector>
@@ -162,15 +167,17 @@ inline int32_t sum(const Ints& v) {
 }
 
 // e^x, to about two units in the last place: 2^n e^r with n whole and |r| < ln 2 / 2, e^r by its Taylor series.
-inline Floats exp(Floats x) {
-  const Floats least = Floats{} - 87.0f, most = Floats{} + 88.0f;
-  const Floats low = x < least ? least : x, bound = low > most ? most : low;
-  const Ints n = __builtin_convertvector((bound * 1.44269504f + 12582912.0f) - 12582912.0f, Ints);
-  const Floats wide = __builtin_convertvector(n, Floats);
-  const Floats r = (bound - wide * 0.693359375f) + wide * 2.12194440e-4f;
-  Floats series = r * (1 / 5040.0f) + 1 / 720.0f;
+template <class V>
+inline V exp(V x) {
+  using N = Vector<int32_t, sizeof(V) / 4>;
+  const V least = V{} - 87.0f, most = V{} + 88.0f;
+  const V low = x < least ? least : x, bound = low > most ? most : low;
+  const N n = __builtin_convertvector((bound * 1.44269504f + 12582912.0f) - 12582912.0f, N);
+  const V wide = __builtin_convertvector(n, V);
+  const V r = (bound - wide * 0.693359375f) + wide * 2.12194440e-4f;
+  V series = r * (1 / 5040.0f) + 1 / 720.0f;
   for (const float c : {1 / 120.0f, 1 / 24.0f, 1 / 6.0f, 0.5f, 1.0f, 1.0f}) series = series * r + c;
-  return series * (Floats)((n + 127) << 23);
+  return series * (V)((n + 127) << 23);
 }
 
 // ---- shapes ------------------------------------------------------------------------------------------------------
@@ -579,7 +586,7 @@ inline Four sums_of(const __m512i* v) {
   return half<Four>(two, 0) + half<Four>(two, 1);
 }
 
-inline Vector<float, BLOCK_N> sums_of(const __m512* v) {
+inline Vector<float, BLOCK_N> float_sums(const __m512* v) {
   const auto both = [](__m512 a, __m512 b) { return _mm512_unpacklo_ps(a, b) + _mm512_unpackhi_ps(a, b); };
   const auto a = (__m512d)both(v[0], v[1]), b = (__m512d)both(v[2], v[3]);
   const __m512 all = (__m512)_mm512_unpacklo_pd(a, b) + (__m512)_mm512_unpackhi_pd(a, b);
@@ -890,7 +897,7 @@ __attribute__((noinline)) void nibble_block(const uint8_t* const* p, const S* co
       });
     });
   } while (++i < num);
-  each<M>([&](auto m) { save(out + m * COLUMNS, sums_of(total + m * BLOCK_N)); });
+  each<M>([&](auto m) { save(out + m * COLUMNS, float_sums(total + m * BLOCK_N)); });
 }
 
 template <class Y, class S>
@@ -1109,9 +1116,9 @@ std::tuple<Tensor, Tensor> swiglu_quantize(const Tensor& gate, const Tensor& up)
 
 // x (T, H, Dh): each head normed, then each pair (i, i + Dh/2) turned by its angle; cos and sin (T, Dh/2).
 Tensor qk_norm_rope(const Tensor& x, const Tensor& weight, double eps, const Tensor& cos, const Tensor& sin) {
-  const int64_t T = x.size(0), H = x.size(1), Dh = x.size(2);
+  const int64_t T = x.size(0), Dh = weight.numel(), H = x.numel() / std::max<int64_t>(1, T * Dh);  // of (T, H * Dh) as well
   require(x.is_contiguous() && weight.is_contiguous() && cos.is_contiguous() && sin.is_contiguous(), "qk_norm_rope: not contiguous");
-  require(alike(x, weight) && alike(x, cos) && alike(x, sin) && weight.numel() == Dh, "qk_norm_rope: bad arguments");
+  require(alike(x, weight) && alike(x, cos) && alike(x, sin) && x.numel() == T * H * Dh, "qk_norm_rope: bad arguments");
   require(Dh % 2 == 0 && cos.numel() == T * Dh / 2 && sin.numel() == cos.numel(), "qk_norm_rope: bad shapes");
   Tensor y = torch::stable::new_empty(x, {T, H, Dh});
   with_type(x, [&](auto* X) {
@@ -1152,51 +1159,155 @@ void store_pages(const Tensor& k, const Tensor& v, const Tensor& k_pages, const 
 
 constexpr int64_t CHUNK = 64;  // keys that are looked at together; a long text's chunks are shared by the threads
 
+#if defined(__AVX512F__)
+constexpr int WIDE = 16;   // lanes of the vectors here
+constexpr int SHARING = 4;  // query heads that meet a key together, at most: their sums stay in registers
+#else
+constexpr int WIDE = LANES;
+constexpr int SHARING = 2;
+#endif
+constexpr int64_t COLUMN = 32;  // numbers of a head that are looked at together
+
+using Wide = Vector<float, WIDE>;
+
+inline Wide wide(const float* from) { return load<Wide>(from); }
+
+inline Wide wide(const BFloat16* from) {
+  return (Wide)(__builtin_convertvector((load<Vector<uint16_t, WIDE>>(from)), Vector<uint32_t, WIDE>) << 16);
+}
+
+// The sums of WIDE vectors' lanes.
+inline Wide sums_of(const Wide* v) {
+#if defined(__AVX512F__)
+  __m512 four[4], two[2];  // four numbers of four vectors each, two of eight
+  for (int i = 0; i < 4; ++i) {
+    const __m512 *a = reinterpret_cast<const __m512*>(v) + 4 * i;
+    const __m512d first = (__m512d)(_mm512_unpacklo_ps(a[0], a[1]) + _mm512_unpackhi_ps(a[0], a[1]));
+    const __m512d second = (__m512d)(_mm512_unpacklo_ps(a[2], a[3]) + _mm512_unpackhi_ps(a[2], a[3]));
+    four[i] = (__m512)_mm512_unpacklo_pd(first, second) + (__m512)_mm512_unpackhi_pd(first, second);
+  }
+  const auto halved = [](__m512 a, __m512 b) { return _mm512_shuffle_f32x4(a, b, 0x88) + _mm512_shuffle_f32x4(a, b, 0xdd); };
+  for (int i = 0; i < 2; ++i) two[i] = halved(four[2 * i], four[2 * i + 1]);
+  return (Wide)halved(two[0], two[1]);
+#elif defined(__AVX2__)
+  const auto four = [&](int i) {
+    const __m256 *a = reinterpret_cast<const __m256*>(v) + i;
+    return _mm256_hadd_ps(_mm256_hadd_ps(a[0], a[1]), _mm256_hadd_ps(a[2], a[3]));
+  };
+  const __m256 a = four(0), b = four(4);
+  return (Wide)(_mm256_permute2f128_ps(a, b, 0x20) + _mm256_permute2f128_ps(a, b, 0x31));
+#else
+  Wide all;
+  for (int i = 0; i < WIDE; ++i) all[i] = sum(v[i]);
+  return all;
+#endif
+}
+
+// R queries with one key: sums, whose lanes are still to be added. What lies at `ahead` is asked for meanwhile.
+template <int R, class T>
+inline void meet(const float* q, const T* key, const T* ahead, int64_t Dh, Wide* to) {
+  Wide total[R] = {};
+  for (int64_t d = 0; d < Dh; d += COLUMN) {
+    for (size_t line = 0; line < COLUMN * sizeof(T); line += 64) __builtin_prefetch((const char*)(ahead + d) + line, 0, 2);
+    for (int64_t i = d; i < d + COLUMN; i += WIDE) {
+      const Wide numbers = wide(key + i);
+      for (int r = 0; r < R; ++r) total[r] += numbers * load<Wide>(q + r * Dh + i);
+    }
+  }
+  for (int r = 0; r < R; ++r) to[r] = total[r];
+}
+
+#if defined(__AVX512BF16__)
+using Met = BFloat16;  // as what queries meet keys of bfloat16
+
+template <int R>
+inline void meet(const BFloat16* q, const BFloat16* key, const BFloat16* ahead, int64_t Dh, Wide* to) {
+  __m512 total[R] = {};
+  for (int64_t d = 0; d < Dh; d += COLUMN) {
+    __builtin_prefetch(ahead + d, 0, 2);
+    const auto numbers = load<__m512i>(key + d);
+    for (int r = 0; r < R; ++r) total[r] = plus_pairs(total[r], numbers, load<__m512i>(q + r * Dh + d));
+  }
+  for (int r = 0; r < R; ++r) to[r] = (Wide)total[r];
+}
+#else
+using Met = float;
+#endif
+
+// The values of `count` keys, COLUMN numbers of each, weighted for R queries by their shares.
+template <int R, class T>
+inline void gather(const float* shares, int64_t stride, const T* v, const T* ahead, const int64_t* rows, const int64_t* rows_ahead,
+                   int64_t count, int64_t Dh, float* o) {
+  constexpr int N = COLUMN / WIDE;
+  Wide total[R][N] = {};
+  for (int64_t i = 0; i < count; ++i) {
+    for (size_t line = 0; line < COLUMN * sizeof(T); line += 64) __builtin_prefetch((const char*)(ahead + rows_ahead[i]) + line, 0, 2);
+    for (int n = 0; n < N; ++n) {
+      const Wide numbers = wide(v + rows[i] + n * WIDE);
+      for (int r = 0; r < R; ++r) total[r][n] += shares[i * stride + r] * numbers;
+    }
+  }
+  for (int r = 0; r < R; ++r)
+    for (int n = 0; n < N; ++n) save(o + r * Dh + n * WIDE, total[r][n]);
+}
+
+// Calls f(R, head) for pieces of the G query heads of each key head: SHARING of them, and at the end two or one.
+template <class F>
+inline void in_pieces(int64_t G, const F& f) {
+  int64_t g = 0;
+  for (; g + SHARING <= G; g += SHARING) f(std::integral_constant<int, SHARING>{}, g);
+  if (SHARING > 2 && g + 2 <= G) f(std::integral_constant<int, 2>{}, g), g += 2;
+  if (g < G) f(std::integral_constant<int, 1>{}, g);
+}
+
 struct Heads {
   int64_t H, Hkv, Dh, page;
+  int64_t filled() const { return (H + WIDE - 1) / WIDE * WIDE; }
 };
 
-// The queries (H, Dh) of one token over some keys: for each head the largest score, the sum of e^(score - largest), and the
-// values weighted by these. `slot(i)` is where key i lies.
-template <class T, class Slot>
-void attend(const float* q, const T* k, const T* v, int64_t count, Heads s, const Slot& slot, float* largest, float* total, float* o) {
-  const int64_t G = s.H / s.Hkv, row = s.Hkv * s.Dh;
+struct Chunk {
+  int64_t count, rows[CHUNK];  // where its keys begin, and their values
+};
+
+// The queries (H, Dh) of one token over the keys of a chunk: for each head (`filled()` of them) the largest score, the sum of
+// e^(score - largest), and the values weighted by these. Values are asked for while keys are looked at, and the next chunk's
+// keys while values are.
+template <class Q, class T>
+void attend(const Q* q, float scale, const T* k, const T* v, Heads s, const Chunk& chunk, const Chunk& next, float* largest,
+            float* total, float* o) {
+  const int64_t G = s.H / s.Hkv, filled = s.filled(), count = chunk.count;
   static thread_local std::vector<float> kept;
-  if (int64_t(kept.size()) < s.H * CHUNK) kept.resize(s.H * CHUNK);
-  float* scores = kept.data();
-  for (int64_t i = 0; i < count; ++i)
+  if (int64_t(kept.size()) < filled * (CHUNK + WIDE + 1)) kept.resize(filled * (CHUNK + WIDE + 1));
+  float* scores = kept.data();  // (CHUNK, filled)
+  Wide* sums = reinterpret_cast<Wide*>(-(-reinterpret_cast<uintptr_t>(scores + filled * CHUNK) & -sizeof(Wide)));
+  std::fill(sums + s.H, sums + filled, Wide{});
+  for (int64_t i = 0; i < count; ++i) {
+    const T *key = k + chunk.rows[i], *value = v + chunk.rows[i];
     for (int64_t h = 0; h < s.Hkv; ++h)
-      for (int64_t g = 0; g < G;) {
-        const int64_t head = h * G + g;
-        float out[2];
-        const T* key = k + slot(i) * row + h * s.Dh;
-        const int pair = g + 1 < G ? 2 : 1;
-        pair == 2 ? dot<2>(q + head * s.Dh, key, s.Dh, out) : dot<1>(q + head * s.Dh, key, s.Dh, out);
-        for (int r = 0; r < pair; ++r, ++g) scores[(head + r) * CHUNK + i] = out[r];
-      }
-  for (int64_t h = 0; h < s.H; ++h) {
-    float* mine = scores + h * CHUNK;
-    std::fill(mine + count, mine + CHUNK, -INFINITY);
-    float most = mine[0];
-    for (int64_t i = 1; i < count; ++i) most = std::max(most, mine[i]);
-    Floats sums = {};
-    for (int64_t i = 0; i < CHUNK; i += LANES) {
-      const Floats score = load<Floats>(mine + i), e = score == -INFINITY ? Floats{} : exp(score - most);
-      save(mine + i, e);
-      sums += e;
-    }
-    largest[h] = most, total[h] = sum(sums);
+      in_pieces(G, [&](auto R, int64_t g) {
+        meet<R()>(q + (h * G + g) * s.Dh, key + h * s.Dh, value + h * s.Dh, s.Dh, sums + h * G + g);
+      });
+    for (int64_t h = 0; h < filled; h += WIDE) save(scores + i * filled + h, sums_of(sums + h) * scale);
   }
-  std::fill(o, o + s.H * s.Dh, 0.0f);
-  for (int64_t i = 0; i < count; ++i)
-    for (int64_t h = 0; h < s.Hkv; ++h) {
-      const T* value = v + slot(i) * row + h * s.Dh;
-      for (int64_t d = 0; d < s.Dh; d += LANES) {
-        const Floats wide = widen(value + d);
-        for (int64_t g = h * G; g < (h + 1) * G; ++g)
-          save(o + g * s.Dh + d, load<Floats>(o + g * s.Dh + d) + scores[g * CHUNK + i] * wide);
-      }
+  for (int64_t h = 0; h < filled; h += WIDE) {
+    Wide most = load<Wide>(scores + h), all = {};
+    for (int64_t i = 1; i < count; ++i) {
+      const Wide score = load<Wide>(scores + i * filled + h);
+      most = score > most ? score : most;
     }
+    for (int64_t i = 0; i < count; ++i) {
+      const Wide e = exp(load<Wide>(scores + i * filled + h) - most);
+      save(scores + i * filled + h, e);
+      all += e;
+    }
+    save(largest + h, most), save(total + h, all);
+  }
+  for (int64_t h = 0; h < s.Hkv; ++h)
+    for (int64_t d = h * s.Dh; d < (h + 1) * s.Dh; d += COLUMN)
+      in_pieces(G, [&](auto R, int64_t g) {
+        const int64_t head = h * G + g;
+        gather<R()>(scores + head, filled, v + d, k + d, chunk.rows, next.rows, count, s.Dh, o + head * s.Dh + d - h * s.Dh);
+      });
 }
 
 struct Query {
@@ -1204,73 +1315,367 @@ struct Query {
 };
 
 // What the chunks of one head found, brought to one scale and added in their order.
-void join(const float* largest, const float* total, const float* o, int64_t num, int64_t H, int64_t Dh, float* to) {
+template <class T>
+void join(const float* largest, const float* total, const float* o, int64_t num, Heads s, float* space, T* to) {
+  const int64_t filled = s.filled();
   float most = -INFINITY, sum_of_all = 0;
-  for (int64_t c = 0; c < num; ++c) most = std::max(most, largest[c * H]);
-  std::fill(to, to + Dh, 0.0f);
+  for (int64_t c = 0; c < num; ++c) most = std::max(most, largest[c * filled]);
+  std::fill(space, space + s.Dh, 0.0f);
   for (int64_t c = 0; c < num; ++c) {
-    const float share = std::exp(largest[c * H] - most);
-    sum_of_all += share * total[c * H];
-    for (int64_t d = 0; d < Dh; ++d) to[d] += share * o[c * H * Dh + d];
+    const float share = std::exp(largest[c * filled] - most);
+    sum_of_all += share * total[c * filled];
+    for (int64_t d = 0; d < s.Dh; d += WIDE) save(space + d, load<Wide>(space + d) + share * load<Wide>(o + c * s.H * s.Dh + d));
   }
-  for (int64_t d = 0; d < Dh; ++d) to[d] /= sum_of_all;
+  for (int64_t d = 0; d < s.Dh; d += LANES) store(to + d, load<Floats>(space + d) / sum_of_all);
 }
+
+// Memory of the calling thread that is not asked for anew at each call.
+float* kept_floats(int64_t count) {
+  static thread_local std::vector<float> memory;
+  if (int64_t(memory.size()) < count) memory = std::vector<float>(), memory.resize(count);
+  return memory.data();
+}
+
+// Chunk c of the first `num_keys` keys of a row, which lies in these pages.
+Chunk chunk_of(const int32_t* pages, int64_t num_keys, int64_t c, Heads s) {
+  Chunk found;
+  found.count = std::min(CHUNK, num_keys - c * CHUNK);
+  int64_t page = c * CHUNK / s.page, place = c * CHUNK % s.page;
+  for (int64_t i = 0; i < CHUNK; ++i) {
+    found.rows[i] = i < found.count ? (pages[page] * s.page + place) * s.Hkv * s.Dh : found.rows[0];
+    if (++place == s.page) place = 0, ++page;
+  }
+  return found;
+}
+
+#if defined(__AVX512BF16__)
+// ---- many queries of a row: AVX-512 BF16 -------------------------------------------------------------------------
+//
+// A block of a row's queries passes over its keys chunk by chunk, with a running softmax: what was found so far is scaled
+// when a larger score comes. A chunk's keys and values are packed once for all of the block's queries and of the heads that
+// share them. Each query has its own sums, in the order of the keys, whatever stands beside it in a block.
+
+constexpr int64_t ONE_BY_ONE = 4;  // tokens of a row for which packing does not pay
+constexpr int QUERIES = 6;         // that are multiplied together with 64 columns: their sums fill the registers
+constexpr int64_t BLOCK = 192;     // queries, about, for which a chunk is packed
+
+// Adds to `total` QUERIES rows of pairs of bfloat16 times columns of pairs, 16 of them a vector.
+template <int N>
+inline void pairs_tile(const BFloat16* const* rows, const uint32_t* columns, int64_t stride, int64_t num_pairs, __m512 (*total)[N]) {
+  for (int64_t p = 0; p < num_pairs; ++p) {
+    __m512i line[N];
+    for (int n = 0; n < N; ++n) line[n] = load<__m512i>(columns + p * stride + n * 16);
+    for (int m = 0; m < QUERIES; ++m) {
+      const __m512i pair = _mm512_set1_epi32(load<int32_t>(rows[m] + 2 * p));
+      for (int n = 0; n < N; ++n) total[m][n] = plus_pairs(total[m][n], pair, line[n]);
+    }
+  }
+}
+
+// 16 rows of 16 pairs, turned.
+inline void turn(const __m512i* rows, uint32_t* to, int64_t stride) {
+  __m512i two[16], four[16];
+  for (int i = 0; i < 16; i += 2) {
+    two[i] = _mm512_unpacklo_epi32(rows[i], rows[i + 1]);
+    two[i + 1] = _mm512_unpackhi_epi32(rows[i], rows[i + 1]);
+  }
+  for (int i = 0; i < 16; i += 4)
+    for (int j = 0; j < 2; ++j) {
+      four[i + 2 * j] = _mm512_unpacklo_epi64(two[i + j], two[i + j + 2]);
+      four[i + 2 * j + 1] = _mm512_unpackhi_epi64(two[i + j], two[i + j + 2]);
+    }
+  for (int c = 0; c < 4; ++c) {
+    const __m512i even = _mm512_shuffle_i32x4(four[c], four[4 + c], 0x88), odd = _mm512_shuffle_i32x4(four[c], four[4 + c], 0xdd);
+    const __m512i even2 = _mm512_shuffle_i32x4(four[8 + c], four[12 + c], 0x88);
+    const __m512i odd2 = _mm512_shuffle_i32x4(four[8 + c], four[12 + c], 0xdd);
+    save(to + c * stride, _mm512_shuffle_i32x4(even, even2, 0x88));
+    save(to + (4 + c) * stride, _mm512_shuffle_i32x4(odd, odd2, 0x88));
+    save(to + (8 + c) * stride, _mm512_shuffle_i32x4(even, even2, 0xdd));
+    save(to + (12 + c) * stride, _mm512_shuffle_i32x4(odd, odd2, 0xdd));
+  }
+}
+
+// A chunk's keys as pairs of neighbours (Dh / 2, CHUNK), its values as pairs of keys (CHUNK / 2, Dh); zeros behind its end.
+void pack(const BFloat16* k, const BFloat16* v, const Chunk& chunk, int64_t Dh, uint32_t* keys, uint32_t* values) {
+  const auto line = [&](const BFloat16* from, int64_t i, int64_t d) {
+    return i < chunk.count ? load<__m512i>(from + chunk.rows[i] + d) : _mm512_setzero_si512();
+  };
+  for (int64_t i = 0; i < CHUNK; i += 16)
+    for (int64_t d = 0; d < Dh; d += COLUMN) {
+      __m512i rows[16];
+      for (int r = 0; r < 16; ++r) rows[r] = line(k, i + r, d);
+      turn(rows, keys + d / 2 * CHUNK + i, CHUNK);
+    }
+  for (int64_t i = 0; i < CHUNK; i += 2)
+    for (int64_t d = 0; d < Dh; d += COLUMN) {
+      const __m512i even = line(v, i, d), odd = line(v, i + 1, d);
+      for (int side = 0; side < 2; ++side) {
+        const __m512i low = _mm512_cvtepu16_epi32(half<__m256i>(even, side)), high = _mm512_cvtepu16_epi32(half<__m256i>(odd, side));
+        save(values + i / 2 * Dh + d + side * 16, _mm512_or_si512(low, _mm512_slli_epi32(high, 16)));
+      }
+    }
+}
+
+// What QUERIES queries have found up to some key.
+struct Found {
+  float largest[QUERIES], share[QUERIES];  // `share`: what remains of it when a larger score has come
+  Wide total[QUERIES];
+};
+
+// Scores of a chunk's keys, of which query m sees num_keys[m]: their shares (QUERIES, CHUNK) as bfloat16.
+__attribute__((noinline)) void shares_of(const BFloat16* const* q, const uint32_t* keys, int64_t Dh, const int64_t* num_keys,
+                                         Found& found, BFloat16* shares) {
+  __m512 scores[QUERIES][4] = {};
+  pairs_tile<4>(q, keys, CHUNK, Dh / 2, scores);
+  const float scale = 1 / std::sqrt(float(Dh));
+  for (int m = 0; m < QUERIES; ++m) {
+    const int64_t seen = std::clamp<int64_t>(num_keys[m], 0, CHUNK);
+    const uint64_t mask = seen == CHUNK ? ~uint64_t(0) : (uint64_t(1) << seen) - 1;
+    __m512 score[4];
+    for (int n = 0; n < 4; ++n)
+      score[n] = _mm512_mask_mul_ps(_mm512_set1_ps(-INFINITY), __mmask16(mask >> 16 * n), scores[m][n], _mm512_set1_ps(scale));
+    const __m512 most4 = _mm512_max_ps(_mm512_max_ps(score[0], score[1]), _mm512_max_ps(score[2], score[3]));
+    const float most = std::max(found.largest[m], _mm512_reduce_max_ps(most4));
+    found.share[m] = exp(Floats{} + (found.largest[m] - most))[0];
+    found.largest[m] = most;
+    Wide sums = {};
+    for (int n = 0; n < 4; ++n) {
+      const Wide e = (Wide)_mm512_maskz_mov_ps(__mmask16(mask >> 16 * n), (__m512)exp((Wide)score[n] - most));
+      sums += e;
+      save(shares + m * CHUNK + n * 16, _mm512_cvtneps_pbh((__m512)e));
+    }
+    found.total[m] = found.total[m] * found.share[m] + sums;
+  }
+}
+
+// What was found, o (QUERIES, Dh), scaled, and 16 N columns of values added by their shares.
+template <int N>
+__attribute__((noinline)) void add_values(const BFloat16* const* shares, const uint32_t* values, int64_t num_pairs, int64_t Dh,
+                                          const float* share, float* o) {
+  __m512 total[QUERIES][N];
+  for (int m = 0; m < QUERIES; ++m)
+    for (int n = 0; n < N; ++n) total[m][n] = load<__m512>(o + m * Dh + n * 16) * share[m];
+  pairs_tile<N>(shares, values, Dh, num_pairs, total);
+  for (int m = 0; m < QUERIES; ++m)
+    for (int n = 0; n < N; ++n) save(o + m * Dh + n * 16, total[m][n]);
+}
+
+struct Block {
+  const int32_t* pages;
+  int64_t h, begin, end, num_keys, limit;  // the key head, the tokens, how many keys the first of them sees, and any at most
+};
+
+void attend_block(const BFloat16* q, const BFloat16* k, const BFloat16* v, Heads s, Block b, BFloat16* y) {
+  const int64_t G = s.H / s.Hkv, count = (b.end - b.begin) * G, groups = (count + QUERIES - 1) / QUERIES;
+  const int64_t most_keys = std::min(b.num_keys + (b.end - 1 - b.begin), b.limit);
+  static thread_local std::vector<uint32_t> memory;
+  memory.resize(CHUNK * s.Dh + 16 + groups * QUERIES * s.Dh);
+  uint32_t* keys = reinterpret_cast<uint32_t*>(-(-reinterpret_cast<uintptr_t>(memory.data()) & -uintptr_t(64)));
+  uint32_t* values = keys + CHUNK * s.Dh / 2;
+  float* o = reinterpret_cast<float*>(values + CHUNK * s.Dh / 2);
+  std::fill(o, o + groups * QUERIES * s.Dh, 0.0f);
+  std::vector<Found> found(groups);
+  for (Found& one : found) std::fill(one.largest, one.largest + QUERIES, -INFINITY);
+  alignas(64) BFloat16 shares[QUERIES * CHUNK];
+  const BFloat16 *mine[QUERIES], *rows[QUERIES];
+  for (int m = 0; m < QUERIES; ++m) rows[m] = shares + m * CHUNK;
+  for (int64_t c = 0; c * CHUNK < most_keys; ++c) {
+    const Chunk chunk = chunk_of(b.pages, most_keys, c, s);
+    pack(k + b.h * s.Dh, v + b.h * s.Dh, chunk, s.Dh, keys, values);
+    for (int64_t g = 0; g < groups; ++g) {
+      int64_t num_keys[QUERIES];
+      for (int m = 0; m < QUERIES; ++m) {
+        const int64_t i = std::min(g * QUERIES + m, count - 1);  // the last group is filled up with the last query
+        mine[m] = q + ((b.begin + i / G) * s.H + b.h * G + i % G) * s.Dh;
+        num_keys[m] = std::min(b.num_keys + i / G, b.limit) - c * CHUNK;
+      }
+      if (num_keys[QUERIES - 1] <= 0) continue;  // all of it stands before this chunk
+      shares_of(mine, keys, s.Dh, num_keys, found[g], shares);
+      for (int64_t d = 0; d < s.Dh;) {
+        float* to = o + g * QUERIES * s.Dh + d;
+        const bool wide = d + 64 <= s.Dh;
+        (wide ? add_values<4> : add_values<2>)(rows, values + d, (chunk.count + 1) / 2, s.Dh, found[g].share, to);
+        d += wide ? 64 : 32;
+      }
+    }
+  }
+  for (int64_t i = 0; i < count; ++i) {
+    const float total = sum(found[i / QUERIES].total[i % QUERIES]);
+    BFloat16* to = y + ((b.begin + i / G) * s.H + b.h * G + i % G) * s.Dh;
+    for (int64_t d = 0; d < s.Dh; d += LANES) store(to + d, load<Floats>(o + i * s.Dh + d) / total);
+  }
+}
+
+// The tokens from `begin` to `end`, a row's, the first of which sees `num_keys` keys.
+void attend_blocks(const Tensor& q, const Tensor& k_pages, const Tensor& v_pages, Heads s, const std::vector<Block>& rows, Tensor& y) {
+  const int64_t size = std::max<int64_t>(1, BLOCK * s.Hkv / s.H);
+  std::vector<Block> blocks;
+  for (Block b : rows)  // the longest first: threads take one after the other
+    for (int64_t last = (b.end - 1 - b.begin) / size; last >= 0; --last)
+      for (int64_t h = 0; h < s.Hkv; ++h) {
+        const int64_t begin = b.begin + last * size;
+        blocks.push_back({b.pages, h, begin, std::min(begin + size, b.end), b.num_keys + last * size, b.limit});
+      }
+  std::atomic<size_t> next = 0;
+  torch::stable::parallel_for(0, blocks.size(), 1, [&](int64_t, int64_t) {
+    for (size_t i; (i = next++) < blocks.size();)
+      attend_block(data<BFloat16>(q), data<BFloat16>(k_pages), data<BFloat16>(v_pages), s, blocks[i], data<BFloat16>(y));
+  });
+}
+#endif
 
 // q (T, H, Dh), the tokens of row r from row_starts[r] on, over keys and values in pages (P, page, Hkv, Dh), those of row r in
 // the pages block_table[r]. lengths[r] counts the row's keys with these tokens', and each token sees those up to its own.
+// Few tokens of a row are attended to one by one, chunks shared by the threads; many in blocks, where the processor can.
 Tensor paged_attention(const Tensor& q, const Tensor& k_pages, const Tensor& v_pages, const Tensor& block_table,
                        const Tensor& row_starts, const Tensor& lengths) {
   const Heads s{q.size(1), k_pages.size(2), q.size(2), k_pages.size(1)};
   const int64_t T = q.size(0), num_rows = block_table.size(0), width = block_table.size(1);
   require(q.is_contiguous() && k_pages.is_contiguous() && v_pages.is_contiguous() && block_table.is_contiguous() &&
               row_starts.is_contiguous() && lengths.is_contiguous(), "paged_attention: not contiguous");
-  require(alike(q, k_pages) && alike(q, v_pages) && k_pages.size(3) == s.Dh && s.Dh % (CHAINS * LANES) == 0 && s.H % s.Hkv == 0,
+  require(alike(q, k_pages) && alike(q, v_pages) && k_pages.size(3) == s.Dh && s.Dh % COLUMN == 0 && s.H % s.Hkv == 0,
           "paged_attention: bad heads");
   require(block_table.scalar_type() == ScalarType::Int && row_starts.scalar_type() == ScalarType::Int &&
               lengths.scalar_type() == ScalarType::Int && row_starts.numel() == num_rows + 1 && lengths.numel() == num_rows,
           "paged_attention: bad table");
   std::vector<Query> queries(T, Query{0, 0});
   std::vector<int64_t> starts(T + 1, 0);  // of each query's chunks
+  Tensor y = torch::stable::new_empty(q, {T, s.H, s.Dh});
+#if defined(__AVX512BF16__)
+  std::vector<Block> many;
+#endif
   for (int64_t r = 0; r < num_rows; ++r) {
     const int64_t begin = data<int32_t>(row_starts)[r], end = data<int32_t>(row_starts)[r + 1];
     require(0 <= begin && begin <= end && end <= T, "paged_attention: bad row_starts");
-    for (int64_t t = begin; t < end; ++t)
-      queries[t] = {r, std::clamp<int64_t>(data<int32_t>(lengths)[r] - (end - 1 - t), 1, width * s.page)};
-  }
-  for (int64_t t = 0; t < T; ++t) {
-    starts[t + 1] = starts[t] + (queries[t].num_keys + CHUNK - 1) / CHUNK;
-    for (int64_t p = 0; p * s.page < queries[t].num_keys; ++p) {
-      const int32_t page = data<int32_t>(block_table)[queries[t].table * width + p];
-      require(page >= 0 && page < k_pages.size(0), "paged_attention: no such page");
+    const int64_t num_keys = data<int32_t>(lengths)[r];
+    const int32_t* pages = data<int32_t>(block_table) + r * width;
+    for (int64_t p = 0; begin < end && p < std::min(width, (std::max<int64_t>(num_keys, 1) + s.page - 1) / s.page); ++p)
+      require(pages[p] >= 0 && pages[p] < k_pages.size(0), "paged_attention: no such page");
+#if defined(__AVX512BF16__)
+    if (end - begin > ONE_BY_ONE && q.scalar_type() == ScalarType::BFloat16 && num_keys >= end - begin) {
+      many.push_back({pages, 0, begin, end, num_keys - (end - 1 - begin), width * s.page});
+      continue;
     }
+#endif
+    for (int64_t t = begin; t < end; ++t) queries[t] = {r, std::clamp<int64_t>(num_keys - (end - 1 - t), 1, width * s.page)};
   }
-  Tensor y = torch::stable::new_empty(q, {T, s.H, s.Dh});
-  std::vector<float> largest(starts[T] * s.H), total(starts[T] * s.H), o(starts[T] * s.H * s.Dh);
+  for (int64_t t = 0; t < T; ++t) starts[t + 1] = starts[t] + (queries[t].num_keys + CHUNK - 1) / CHUNK;
+#if defined(__AVX512BF16__)
+  if (!many.empty()) attend_blocks(q, k_pages, v_pages, s, many, y);
+#endif
+  const int64_t filled = s.filled(), num_chunks = starts[T];
+  float *largest = kept_floats(num_chunks * (2 * filled + s.H * s.Dh)), *total = largest + num_chunks * filled;
+  float* o = total + num_chunks * filled;
   with_type(q, [&](auto* X) {
     using N = Pointed<decltype(X)>;
-    const float scale = 1 / std::sqrt(float(s.Dh));
-    std::vector<float> scaled = as_floats(data<N>(q), T * s.H * s.Dh);
-    for (float& x : scaled) x *= scale;
-    over_rows(starts[T], CHUNK * s.Hkv * s.Dh * 8, [&](int64_t begin, int64_t end) {
+    using Q = std::conditional_t<std::is_same_v<N, BFloat16>, Met, float>;
+    std::vector<Q> copy;
+    const Q* mine;
+    if constexpr (std::is_same_v<N, Q>)
+      mine = data<N>(q);
+    else
+      mine = (copy = as_floats(data<N>(q), T * s.H * s.Dh)).data();
+    over_rows(num_chunks, CHUNK * s.Hkv * s.Dh * 8, [&](int64_t begin, int64_t end) {
       int64_t t = std::upper_bound(starts.begin(), starts.end(), begin) - starts.begin() - 1;
-      for (int64_t c = begin; c < end; ++c) {
-        while (c >= starts[t + 1]) ++t;
-        const int64_t first = (c - starts[t]) * CHUNK, count = std::min(CHUNK, queries[t].num_keys - first);
+      const auto chunk_at = [&](int64_t c) {
         const int32_t* pages = data<int32_t>(block_table) + queries[t].table * width;
-        const auto slot = [=](int64_t i) { return pages[(first + i) / s.page] * s.page + (first + i) % s.page; };
-        attend(&scaled[t * s.H * s.Dh], data<N>(k_pages), data<N>(v_pages), count, s, slot, &largest[c * s.H], &total[c * s.H],
-               &o[c * s.H * s.Dh]);
+        return chunk_of(pages, queries[t].num_keys, c - starts[t], s);
+      };
+      Chunk chunk = chunk_at(begin);
+      for (int64_t c = begin; c < end; ++c) {
+        const int64_t token = t;
+        while (c + 1 < end && c + 1 >= starts[t + 1]) ++t;
+        const Chunk next = c + 1 < end ? chunk_at(c + 1) : chunk;
+        attend(mine + token * s.H * s.Dh, 1 / std::sqrt(float(s.Dh)), data<N>(k_pages), data<N>(v_pages), s, chunk, next,
+               largest + c * filled, total + c * filled, o + c * s.H * s.Dh);
+        chunk = next;
       }
     });
-    std::vector<float> joined(s.Dh);
-    for (int64_t t = 0; t < T; ++t)
-      for (int64_t h = 0; h < s.H; ++h) {
-        const int64_t c = starts[t] * s.H + h;
-        join(&largest[c], &total[c], &o[c * s.Dh], starts[t + 1] - starts[t], s.H, s.Dh, joined.data());
-        for (int64_t d = 0; d < s.Dh; ++d) store(data<N>(y) + (t * s.H + h) * s.Dh + d, joined[d]);
+    over_rows(T * s.H, num_chunks / std::max<int64_t>(1, T) * s.Dh * 4, [&](int64_t begin, int64_t end) {
+      std::vector<float> space(s.Dh);
+      for (int64_t i = begin; i < end; ++i) {
+        const int64_t t = i / s.H, h = i % s.H, c = starts[t];
+        if (c == starts[t + 1]) continue;  // one of many, already written
+        join(largest + c * filled + h, total + c * filled + h, o + (c * s.H + h) * s.Dh, starts[t + 1] - c, s, space.data(),
+             data<N>(y) + i * s.Dh);
       }
+    });
   });
   return y;
+}
+
+bool attends_blocks([[maybe_unused]] const Tensor& q) {
+#if defined(__AVX512BF16__)
+  return q.scalar_type() == ScalarType::BFloat16;
+#else
+  return false;
+#endif
+}
+
+// ---- several in one call -------------------------------------------------------------------------------------------
+//
+// With few rows an operation takes about as long to start as to run. So a block's are three, and what they do is said above:
+//
+//   attention_in     norm -> q, k, v -> norm and rotation of the heads of q and k
+//   attention_out    x + o w'
+//   feed_forward     x + (norm -> gate, up -> silu(gate) up -> down)
+//
+// A matrix is its weights and scales: of 8 or 4 bits with them, of floats without.
+
+using Scale = std::optional<Tensor>;
+
+struct Rows {  // of a product: floats x, or whole numbers q with a scale each
+  Tensor x;
+  std::optional<std::tuple<Tensor, Tensor>> whole;
+
+  Tensor times(const Tensor& w, const Scale& s) const {
+    require(whole.has_value() == s.has_value(), "matrices of floats and of whole numbers read other rows");
+    if (!whole) return linear(x, w);
+    const auto& [q, a] = *whole;
+    return w.scalar_type() == ScalarType::Char ? product_int8(q, a, w, *s, x) : product_int4(q, a, w, *s, x);
+  }
+};
+
+Rows normed(const Tensor& x, const Tensor& weight, double eps, bool whole) {
+  if (whole) return {x, rms_norm_quantize(x, weight, eps)};
+  return {rms_norm(x, weight, eps), std::nullopt};
+}
+
+Tensor added(const Tensor& x, const Tensor& y) {
+  require(x.is_contiguous() && alike(x, y) && x.numel() == y.numel(), "what is added has another shape");
+  Tensor z = output(x, x.size(0), x.size(1));
+  with_type(x, [&](auto* X) {
+    using T = Pointed<decltype(X)>;
+    const T *a = data<T>(x), *b = data<T>(y);
+    for (int64_t i = 0; i < x.numel(); ++i) store(data<T>(z) + i, float(a[i]) + float(b[i]));
+  });
+  return z;
+}
+
+std::tuple<Tensor, Tensor, Tensor> attention_in(const Tensor& x, const Tensor& norm, double eps, const Tensor& q, const Scale& q_scale,
+                                                const Tensor& k, const Scale& k_scale, const Tensor& v, const Scale& v_scale,
+                                                const Tensor& q_norm, const Tensor& k_norm, const Tensor& cos, const Tensor& sin) {
+  const Rows rows = normed(x, norm, eps, q_scale.has_value());
+  return {qk_norm_rope(rows.times(q, q_scale), q_norm, eps, cos, sin), qk_norm_rope(rows.times(k, k_scale), k_norm, eps, cos, sin),
+          rows.times(v, v_scale)};
+}
+
+Tensor attention_out(const Tensor& x, const Tensor& o, const Tensor& w, const Scale& scale) {
+  Rows rows{o, std::nullopt};
+  if (scale) rows.whole = quantize(o);
+  return added(x, rows.times(w, scale));
+}
+
+Tensor feed_forward(const Tensor& x, const Tensor& norm, double eps, const Tensor& gate, const Scale& gate_scale, const Tensor& up,
+                    const Scale& up_scale, const Tensor& down, const Scale& down_scale) {
+  const Rows rows = normed(x, norm, eps, gate_scale.has_value());
+  const Tensor opened = rows.times(gate, gate_scale), wide = rows.times(up, up_scale);
+  Rows inner{opened, std::nullopt};
+  if (down_scale)
+    inner.whole = swiglu_quantize(opened, wide);
+  else
+    inner.x = swiglu(opened, wide);
+  return added(x, inner.times(down, down_scale));
 }
 
 }  // namespace
@@ -1286,9 +1691,15 @@ STABLE_TORCH_LIBRARY(pureqwen, m) {
   m.def("swiglu(Tensor gate, Tensor up) -> Tensor");
   m.def("swiglu_quantize(Tensor gate, Tensor up) -> (Tensor, Tensor)");
   m.def("qk_norm_rope(Tensor x, Tensor weight, float eps, Tensor cos, Tensor sin) -> Tensor");
+  m.def("attention_in(Tensor x, Tensor norm, float eps, Tensor q, Tensor? q_scale, Tensor k, Tensor? k_scale, Tensor v,"
+        " Tensor? v_scale, Tensor q_norm, Tensor k_norm, Tensor cos, Tensor sin) -> (Tensor, Tensor, Tensor)");
+  m.def("attention_out(Tensor x, Tensor o, Tensor w, Tensor? scale) -> Tensor");
+  m.def("feed_forward(Tensor x, Tensor norm, float eps, Tensor gate, Tensor? gate_scale, Tensor up, Tensor? up_scale,"
+        " Tensor down, Tensor? down_scale) -> Tensor");
   m.def("store_pages(Tensor k, Tensor v, Tensor(a!) k_pages, Tensor(b!) v_pages, Tensor slots) -> ()");
   m.def("paged_attention(Tensor q, Tensor k_pages, Tensor v_pages, Tensor block_table, Tensor row_starts, Tensor lengths)"
         " -> Tensor");
+  m.def("attends_blocks(Tensor q) -> bool");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(pureqwen, CPU, m) {
@@ -1302,6 +1713,10 @@ STABLE_TORCH_LIBRARY_IMPL(pureqwen, CPU, m) {
   m.impl("swiglu", TORCH_BOX(&swiglu));
   m.impl("swiglu_quantize", TORCH_BOX(&swiglu_quantize));
   m.impl("qk_norm_rope", TORCH_BOX(&qk_norm_rope));
+  m.impl("attention_in", TORCH_BOX(&attention_in));
+  m.impl("attention_out", TORCH_BOX(&attention_out));
+  m.impl("feed_forward", TORCH_BOX(&feed_forward));
   m.impl("store_pages", TORCH_BOX(&store_pages));
   m.impl("paged_attention", TORCH_BOX(&paged_attention));
+  m.impl("attends_blocks", TORCH_BOX(&attends_blocks));
 }

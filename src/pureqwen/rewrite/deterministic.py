@@ -25,8 +25,8 @@ from pureqwen import kernels
 from pureqwen.kernels import Whole
 from pureqwen.model import Attend, Block, Experts, Qwen3
 from pureqwen.model.rope import rotate
+from pureqwen.rewrite.few import NativeLinear
 from pureqwen.rewrite.fuse import FusedBlock
-from pureqwen.rewrite.native import NativeLinear
 from pureqwen.rewrite.quantize import Int4Linear
 from pureqwen.rewrite.walk import replace
 

@@ -7,16 +7,20 @@
 A step of generation multiplies each weight once, in about as long as reading it takes; between the products
 are small vectors, and there what costs is that an operation is started at all. The parameters are the
 block's own, under the same names, and so is the arithmetic, up to the order of adding floats. With gradients,
-on another device, or where somebody listens (a hook on a part), it computes as the Block does.
+on another device, or where somebody listens (a hook on a part), it computes as the Block does. With few rows
+all that stands on one side of the attention is a single operation.
 """
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from pureqwen import kernels
-from pureqwen.kernels import Whole
+from pureqwen.kernels import Matrix, Whole
 from pureqwen.model import MLP, Attend, Attention, Block, MoE, Qwen3, RMSNorm
-from pureqwen.rewrite.quantize import Quantized
+from pureqwen.rewrite.few import NativeLinear
+from pureqwen.rewrite.quantize import Int4Linear, Int8Linear, Quantized
 from pureqwen.rewrite.walk import replace
 
 Rows = Tensor | Whole  # (M, K)
@@ -29,57 +33,121 @@ class FusedBlock(Block):
         nn.Module.__init__(self)
         for name, part in block.named_children():
             self.add_module(name, part)
+        self._parts = Parts(self)
 
     def forward(self, x: Tensor, angles: tuple[Tensor, Tensor], attend: Attend) -> Tensor:
-        if not self.fuses(x):
+        parts = self.parts()
+        if not parts.fuses(x):
             return super().forward(x, angles, attend)
         rows = x.reshape(-1, x.shape[-1]).contiguous()  # (T, D)
-        rows = rows + self.attended(rows, x.shape[:-1], angles, attend)
-        rows = rows + self.fed_forward(rows)
-        return rows.view(x.shape)
+        few = len(rows) <= kernels.FEW
+        rows = parts.attended(rows, x.shape[:-1], angles, attend, few=few)
+        return parts.fed_forward(rows, few=few).view(x.shape)
+
+    def parts(self) -> "Parts":
+        """Its parts; looked up anew where one was replaced."""
+        if self._parts.found != found(self):
+            self._parts = Parts(self)
+        return self._parts
+
+
+def found(block: Block) -> tuple[nn.Module | None, ...]:
+    """The modules in a block, down to its matrices and norms; the same ones are equal."""
+    mine = block._modules
+    return (*mine.values(), *mine["self_attn"]._modules.values(), *mine["mlp"]._modules.values())  # type: ignore[union-attr]
+
+
+class Parts:
+    """What a block is made of, looked up once: a module takes its time to find a child by name, and a step
+    asks for a thousand.
+    """
+
+    def __init__(self, block: Block) -> None:
+        self.found = found(block)
+        self.attn, self.mlp = attn, mlp = block.self_attn, block.mlp
+        self.norms = [block.input_layernorm, block.post_attention_layernorm]
+        self.known = type(attn) is Attention and type(mlp) in (MLP, MoE)
+        if self.known:
+            self.heads = [attn.q_norm, attn.k_norm]
+            self.readers = [attn.q_proj, attn.k_proj, attn.v_proj]
+            self.feeders = [mlp.gate_proj, mlp.up_proj, mlp.down_proj] if isinstance(mlp, MLP) else []
+            norms, matrices = [*self.norms, *self.heads], [*self.readers, attn.o_proj, *self.feeders]
+            self.listeners = [attn, mlp, *norms, *matrices]
+            self.known = all(type(norm) is RMSNorm for norm in norms)
+            alike = self.known and len({norm.eps for norm in norms}) == 1
+            self.at_once = alike and all(agree(part) for part in (self.readers, [attn.o_proj], self.feeders))
 
     def fuses(self, x: Tensor) -> bool:
-        """Whether the parts are those that this class knows, nobody listens, and no gradient is asked for."""
-        if torch.is_grad_enabled() or torch.compiler.is_compiling() or not kernels.runs(x):
+        """Whether the parts are those that are known here, nobody listens, and no gradient is asked for."""
+        if not self.known or torch.is_grad_enabled() or torch.compiler.is_compiling() or not kernels.runs(x):
             return False
-        attn, mlp = self.self_attn, self.mlp
-        if type(attn) is not Attention or type(mlp) not in (MLP, MoE):
-            return False
-        norms = [self.input_layernorm, self.post_attention_layernorm, attn.q_norm, attn.k_norm]
-        if any(type(norm) is not RMSNorm for norm in norms):
-            return False
-        matrices = [attn.q_proj, attn.k_proj, attn.v_proj, attn.o_proj]
-        if isinstance(mlp, MLP):
-            matrices += [mlp.gate_proj, mlp.up_proj, mlp.down_proj]
-        return not any(listened(part) for part in (attn, mlp, *norms, *matrices))
+        return not any(part._forward_hooks or part._forward_pre_hooks for part in self.listeners)
 
     def attended(
-        self, x: Tensor, leading: torch.Size, angles: tuple[Tensor, Tensor], attend: Attend
+        self,
+        x: Tensor,
+        leading: torch.Size,
+        angles: tuple[Tensor, Tensor],
+        attend: Attend,
+        *,
+        few: bool,
     ) -> Tensor:
-        """What the attention adds to the rows x (T, D); leading (B, S) or (T,)."""
-        attn, T = self.self_attn, len(x)
-        readers = (attn.q_proj, attn.k_proj, attn.v_proj)
-        h = normed(x, self.input_layernorm, *readers)
-        q, k, v = (product(h, proj).view(T, -1, attn.head_dim) for proj in readers)
-        cos, sin = (part.expand(*leading, 1, -1).reshape(T, -1) for part in angles)  # (T, Dh/2)
-        q = kernels.qk_norm_rope(q, attn.q_norm.weight, attn.q_norm.eps, cos, sin)  # (T, H, Dh)
-        k = kernels.qk_norm_rope(k, attn.k_norm.weight, attn.k_norm.eps, cos, sin)  # (T, Hkv, Dh)
-        o = attend(*(part.view(*leading, *part.shape[1:]) for part in (q, k, v)))
-        return product(as_read(o.reshape(T, -1), attn.o_proj), attn.o_proj)
+        """The rows x (T, D) with what the attention adds; leading (B, S) or (T,)."""
+        attn, norm, T = self.attn, self.norms[0], len(x)
+        turns = [part.expand(*leading, 1, -1).reshape(T, -1) for part in angles]  # (T, Dh/2)
+        if few and self.at_once:
+            heads, matrices = [norm.weight for norm in self.heads], [matrix(part) for part in self.readers]
+            q, k, v = kernels.attention_in(x, norm.weight, norm.eps, matrices, heads, turns)
+        else:
+            h = normed(x, norm, *self.readers)
+            q, k, v = (product(h, part) for part in self.readers)
+            q, k = (
+                kernels.qk_norm_rope(y.view(T, -1, attn.head_dim), norm.weight, norm.eps, *turns)
+                for y, norm in zip((q, k), self.heads, strict=True)
+            )  # (T, H, Dh), (T, Hkv, Dh)
+        o = attend(*(y.view(*leading, -1, attn.head_dim) for y in (q, k, v))).reshape(T, -1)
+        if few and self.at_once:
+            return kernels.attention_out(x, o, matrix(attn.o_proj))
+        return x + product(as_read(o, attn.o_proj), attn.o_proj)
 
-    def fed_forward(self, x: Tensor) -> Tensor:
-        """What the feed-forward network adds to the rows x (T, D)."""
-        if isinstance(self.mlp, MLP):
-            readers = (self.mlp.gate_proj, self.mlp.up_proj)
-            return swiglu(normed(x, self.post_attention_layernorm, *readers), self.mlp)
-        norm = self.post_attention_layernorm
-        out: Tensor = self.mlp(kernels.rms_norm(x, norm.weight, norm.eps))
-        return out
+    def fed_forward(self, x: Tensor, *, few: bool) -> Tensor:
+        """The rows x (T, D) with what the feed-forward network adds."""
+        norm = self.norms[1]
+        if not self.feeders:
+            y: Tensor = x + self.mlp(kernels.rms_norm(x, norm.weight, norm.eps))
+            return y
+        if few and self.at_once:
+            matrices = [matrix(part) for part in self.feeders]
+            return kernels.feed_forward(x, norm.weight, norm.eps, matrices)
+        gate, up, down = self.feeders
+        rows = normed(x, norm, gate, up)
+        opened, wide = product(rows, gate), product(rows, up)
+        run = kernels.swiglu_quantize if isinstance(down, Quantized) else kernels.swiglu
+        return x + product(run(opened, wide), down)
 
 
-def listened(part: nn.Module) -> bool:
-    """Whether a hook waits for this part to be called."""
-    return bool(part._forward_hooks or part._forward_pre_hooks)
+KINDS = (nn.Linear, NativeLinear, Int8Linear, Int4Linear)  # those that are no more than their weights
+
+
+def agree(readers: Sequence[nn.Module]) -> bool:
+    """Whether these matrices are no more than weights that native code reads, and all, or none, of whole
+    numbers.
+    """
+    if not all(type(part) in KINDS for part in readers):
+        return False
+    floats = [part for part in readers if isinstance(part, nn.Linear)]
+    fit = all(part.bias is None and part.in_features % kernels.LINE == 0 for part in floats)
+    return fit and len(floats) in (0, len(readers))
+
+
+def matrix(part: nn.Module) -> Matrix:
+    """The weights of one of KINDS."""
+    if isinstance(part, Int8Linear):
+        return Matrix(part.weight, part.weight_scale)
+    if isinstance(part, Int4Linear):
+        return Matrix(part.weight_packed, part.weight_scale)
+    assert isinstance(part, nn.Linear)
+    return Matrix(part.weight, None)
 
 
 def normed(x: Tensor, norm: RMSNorm, *readers: nn.Module) -> Rows:
@@ -101,14 +169,6 @@ def product(rows: Rows, matrix: nn.Module) -> Tensor:
         return matrix.product(rows)
     y: Tensor = matrix(rows)
     return y
-
-
-def swiglu(rows: Rows, mlp: MLP) -> Tensor:
-    """The feed-forward network on rows (M, D)."""
-    gate, up = product(rows, mlp.gate_proj), product(rows, mlp.up_proj)
-    if isinstance(mlp.down_proj, Quantized):
-        return mlp.down_proj.product(kernels.swiglu_quantize(gate, up))
-    return product(kernels.swiglu(gate, up), mlp.down_proj)
 
 
 def fuse(model: Qwen3) -> Qwen3:

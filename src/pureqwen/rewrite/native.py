@@ -1,42 +1,19 @@
-"""Float products of few rows in native code: the same weights, read at the memory's speed.
-
-A step of generation multiplies each weight once, so it takes as long as reading them. F.linear reads at half
-of the memory's speed, and slower with two rows than with one. With many rows (a prompt), or while gradients
-are kept, it stays F.linear. `for_cpu` puts this and fused blocks into a model; `load` does so on CPUs.
-"""
+"""The model for a CPU: native products of few rows and fused blocks. `load` makes it wherever it can."""
 
 import logging
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from pureqwen import kernels
 from pureqwen.model import Experts, Qwen3
+from pureqwen.rewrite.few import NativeExperts, NativeLinear
 from pureqwen.rewrite.fuse import fuse
 from pureqwen.rewrite.walk import replace
 
 LARGE = 20_000_000  # parameters: a smaller model answers at once either way, so nothing has to be said
 _log = logging.getLogger(__name__)
 PATTERNS = ("model.layers.*.self_attn.*_proj", "model.layers.*.mlp.*_proj", "lm_head")
-
-
-class NativeLinear(nn.Linear):
-    """nn.Linear whose products of few rows are native."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        if torch.is_grad_enabled() or torch.compiler.is_compiling() or self.bias is not None:
-            return super().forward(x)
-        return kernels.linear(x, self.weight)
-
-
-class NativeExperts(Experts):
-    """Experts whose products of few rows are native: of a few tokens each expert gets one or two."""
-
-    def one(self, e: int, x: Tensor) -> Tensor:
-        if torch.is_grad_enabled() or torch.compiler.is_compiling():
-            return super().one(e, x)
-        inner = kernels.swiglu(kernels.linear(x, self.gate_proj[e]), kernels.linear(x, self.up_proj[e]))
-        return kernels.linear(inner, self.down_proj[e])
 
 
 def for_cpu(model: Qwen3) -> Qwen3:

@@ -14,7 +14,8 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 from torch import Tensor
 
@@ -35,6 +36,7 @@ from pureqwen.serve.stretch import Stretch
 __all__ = ["Busy", "Engine", "Failed", "Statistics", "Stopping", "Ticket", "Update"]
 
 STUCK = 300.0  # seconds: a step that takes longer is taken for one that never ends
+CRASHES = 3  # steps in a row: what comes next is not believed to fare better
 COUNTS = (  # fields of Statistics that are counted here
     "steps",
     "failures",
@@ -68,6 +70,7 @@ class Engine:
         self._began: float | None = None  # the step that is being made,
         self._last: float | None = None  # and the end of the last one, which took
         self._seconds = 0.0
+        self._crashes = 0  # since the last step that did not
         self._counts = dict.fromkeys(COUNTS, 0)
 
     @property
@@ -101,12 +104,22 @@ class Engine:
         when the cache has no room for the prompt and a token.
         """
         self.intake.fit(row)
-        queue, most = self._scheduler.waiting, self.config.max_queue
-        return self._submit(row, listen, salt=salt, room=lambda: most - len(queue))
+        return self._submit(row, listen, salt=salt, room=self._places)
 
     def abort(self, ticket: Ticket) -> None:
         """End a request as "interrupted", before the next step; thread-safe, and nothing if it has ended."""
         self._inbox.give_up(ticket)
+
+    @property
+    def room(self) -> int:
+        """How many more requests would be taken now. Thread-safe."""
+        return self._places() - self._inbox.num_arrived
+
+    def _places(self) -> int:
+        """So many may arrive before the next step: those that it begins with do not wait."""
+        waiting, running = len(self._scheduler.waiting), len(self._scheduler.running)
+        free = 0 if waiting else self.config.max_batch - running
+        return self.config.max_queue + free - waiting
 
     def statistics(self) -> Statistics:
         """How it stands. Thread-safe."""
@@ -127,11 +140,16 @@ class Engine:
         )
 
     @property
-    def healthy(self) -> bool:
+    def alive(self) -> bool:
         """The thread lives and steps."""
         began = self._began
         alive = self._thread is not None and self._thread.is_alive()
         return alive and (began is None or time.monotonic() - began < STUCK)
+
+    @property
+    def healthy(self) -> bool:
+        """And its steps come to an end: not CRASHES of them in a row have crashed, up to now."""
+        return self.alive and self._crashes < CRASHES
 
     def run(self, rows: Sequence[Row]) -> list[Result]:
         """The answers to these rows, in their order; works without `start`, in the caller's thread.
@@ -190,7 +208,7 @@ class Engine:
             while self._inbox.wait(idle=not self._live):
                 with self._stepping:
                     self._step()
-        except Exception as error:  # ours: no request is at fault, and none can go on
+        except BaseException as error:  # ours: no request is at fault, and none can go on
             _log.exception("the engine has died")
             self._inbox.close(0.0)
             self._end_all(failed(error))
@@ -221,8 +239,8 @@ class Engine:
     def _take_in(self) -> None:
         """What other threads have left: new requests, and who is not wanted any more."""
         arrived, given_up = self._inbox.take()
+        self._live |= {request.name: request for request in arrived}
         for request in arrived:
-            self._live[request.name] = request
             self._scheduler.add(request)
         for ticket in given_up:
             if ticket.id in self._live:
@@ -235,7 +253,9 @@ class Engine:
         try:
             for _, scores in advance(chunk, logits):
                 events += row.accept(scores)
-        except Exception as error:
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # a panic in a grammar's matcher is none of Exception
             _log.exception("a request failed")
             return Update(events, row, failed(error))
         self._counts["generated_tokens"] += len(row.ids) - before
@@ -244,6 +264,7 @@ class Engine:
         return Update(events, row) if len(row.ids) > before or row.finished else None
 
     def _count(self, plan: Plan, began: float) -> None:
+        self._crashes = 0
         self._last = time.monotonic()
         self._seconds = self._last - began
         self._counts["steps"] += 1
@@ -259,6 +280,7 @@ class Engine:
         """The step raised: the requests in it fail."""
         _log.error("a step of %d requests crashed", len(plan.chunks), exc_info=error)
         self._counts["failures"] += 1
+        self._crashes += 1
         for chunk in plan.chunks:
             self._end(chunk.request, failed(error))
 
@@ -268,27 +290,41 @@ class Engine:
         self._tell(request, Update(() if error else events, request.row, error))
 
     def _end_all(self, error: Exception | None = None) -> None:
-        self._take_in()
+        """Each by itself: where the books of one are wrong, the others are told all the same."""
+        with survived():
+            self._take_in()
         for request in list(self._live.values()):
-            self._end(request, error)
+            with survived():
+                self._end(request, error)
 
     def _tell(self, request: Request, update: Update) -> None:
-        """The books first, so that a listener that asks finds them in order."""
-        if update.error is not None or request.row.finished:
-            self._forget(request)
+        """The books first, so that a listener that asks finds them in order; told it is in any case."""
         try:
-            request.listen(update)
-        except Exception:
-            _log.exception("a listener raised: its request ends")
-            request.row.reply.finish("interrupted")
-            self._forget(request)
+            if update.error is not None or request.row.finished:
+                self._forget(request)
+        finally:
+            try:
+                request.listen(update)
+            except Exception:
+                _log.exception("a listener raised: its request ends")
+                request.row.reply.finish("interrupted")
+                self._forget(request)
 
     def _forget(self, request: Request) -> None:
         self._live.pop(request.name, None)
         self._scheduler.remove(request)
 
 
-def failed(error: Exception) -> Failed:
+@contextmanager
+def survived() -> Iterator[None]:
+    """What goes wrong in here stands in the log, and no more."""
+    try:
+        yield
+    except Exception:
+        _log.exception("a request could not be ended in order")
+
+
+def failed(error: BaseException) -> Failed:
     """What a request is told of an error that it could not do anything about."""
     found = Failed("the step that computed this request crashed")
     found.__cause__ = error

@@ -55,11 +55,13 @@ def _of_answer(form: Form, grammars: "Grammars", param: str) -> Grammar:
 
 
 def _of_calls(ask: Ask, form: Form, style: str, grammars: "Grammars") -> Grammar:
+    """A tool that nobody called strict is no mistake where its schema says what no grammar can hold."""
     if form.kind == "strict":
         return grammars.mixed(ask.tools, style=style, strict=form.names or (), parallel=ask.parallel)
     answers = {"json_schema": form.schema, "json_object": {"type": "object"}}
+    functions = [tool["function"] for tool in ask.tools]
     return grammars.tools(
-        ask.tools,
+        [{**function, "strict": function["name"] in ask.strict} for function in functions],
         style=style,
         names=form.names,
         parallel=ask.parallel,

@@ -27,16 +27,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from pureqwen.config import ServeConfig
 from pureqwen.serve.log import log
 from pureqwen.serve.metrics import Metrics
-from pureqwen.serve.protocol.refusal import Refusal
+from pureqwen.serve.protocol.refusal import Refusal, internal
 
 SANE = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
 OPEN = ("/health",)
-ALLOWED = {
-    "Access-Control-Allow-Methods": "GET, POST",
-    "Access-Control-Allow-Headers": "authorization, content-type, x-api-key, x-request-id, "
-    "anthropic-version, anthropic-beta",
-    "Access-Control-Max-Age": "600",
-}
+# What a listed page may send, beside what its browser names: clients for pages add headers of their own.
+SENT = ("authorization", "content-type", "x-api-key", "x-request-id", "anthropic-version", "anthropic-beta")
+TOKEN = re.compile(r"[a-z0-9!#$%&'*+.^_`|~-]{1,64}")  # the name of a header
+MAX_NAMED = 64
 
 
 class Guard:
@@ -64,10 +62,7 @@ class Guard:
             visit.error = "cut_off"
         except Exception as error:
             log("crash", level=logging.ERROR, error=error, request_id=visit.id)
-            broken = Refusal(
-                "this is a mistake in the server; its log says more", status=500, code="internal"
-            )
-            await self._fail(broken, visit, scope, receive, send)
+            await self._fail(internal(), visit, scope, receive, send)
         finally:
             visit.end(self._metrics)
 
@@ -75,7 +70,7 @@ class Guard:
         check_host(headers, self._config)
         check_origin(headers, self._config)
         if visit.method == "OPTIONS" and visit.origin and "access-control-request-method" in headers:
-            return Response(status_code=204, headers=ALLOWED)
+            return Response(status_code=204, headers=allowed(headers))
         if self._keys and path not in OPEN:
             visit.salt = self._check_key(headers)
         return None
@@ -131,6 +126,8 @@ class Visit:
                 self.status = message["status"]
                 headers = MutableHeaders(scope=message)
                 headers.update(self._headers())
+                if self.origin is not None:
+                    headers.add_vary_header("Origin")
             await send(message)
 
         return sending
@@ -139,11 +136,10 @@ class Visit:
         common = {"x-request-id": self.id, "request-id": self.id, "X-Content-Type-Options": "nosniff"}
         if self.origin is None:
             return common
-        shown = "x-request-id, request-id, retry-after"
+        shown = "x-request-id, request-id, retry-after, x-ignored-fields"
         return common | {
             "Access-Control-Allow-Origin": self.origin,
             "Access-Control-Expose-Headers": shown,
-            "Vary": "Origin",
         }
 
     def end(self, metrics: Metrics) -> None:
@@ -165,6 +161,18 @@ class Visit:
                 message=self.message,
                 **(self.summary() if self.summary else {}),
             )
+
+
+def allowed(headers: Headers) -> dict[str, str]:
+    """What a browser wants to know before a listed page asks: the headers that it names may be sent."""
+    named = headers.get("access-control-request-headers", "").lower().split(",")
+    names = [name.strip() for name in named if TOKEN.fullmatch(name.strip())]
+    return {
+        "Access-Control-Allow-Methods": "GET, POST",
+        "Access-Control-Allow-Headers": ", ".join(dict.fromkeys((*SENT, *names[:MAX_NAMED]))),
+        "Access-Control-Max-Age": "600",
+        "Vary": "Access-Control-Request-Headers",
+    }
 
 
 def digest(key: str) -> bytes:
@@ -207,7 +215,8 @@ def check_origin(headers: Headers, config: ServeConfig) -> None:
     origin = headers.get("origin")
     if origin is None or origin in config.origins:
         return
-    if origin.partition("://")[2].lower() == headers.get("host", "").lower():
+    scheme, _, netloc = origin.partition("://")
+    if scheme in ("http", "https") and netloc.lower() == headers.get("host", "").lower():
         return
     raise Refusal(
         "this page may not ask this server: start it with --allowed-origin ORIGIN",

@@ -1,8 +1,8 @@
 """The server: OpenAI's and Anthropic's routes over one engine, as an ASGI application.
 
-    body --thread: parse, check, render, encode--> rows --Session--> engine --EventStream or JSON--> client
+    body --threads: parse, check, render, encode--> rows --Session--> engine --EventStream or JSON--> client
 
-The event loop only hands things on: whatever may take long runs in a few threads, the model in the engine's.
+The event loop only hands things on: whatever may take long runs in threads.py, the model in the engine's.
 Every field of the requests is in protocol/, every check of who may ask in guard.py.
 """
 
@@ -12,9 +12,8 @@ import re
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, contextmanager
-from typing import Any, TypeVar
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from typing import Any
 
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
@@ -23,12 +22,12 @@ from starlette.responses import JSONResponse, Response
 
 from pureqwen import __version__
 from pureqwen.config import ServeConfig
-from pureqwen.generate import Grammars, Result, Row
+from pureqwen.generate import Grammar, Grammars, Result, Row
 from pureqwen.qwen import Qwen
 from pureqwen.serve.engine import Engine
 from pureqwen.serve.guard import Guard, Visit
 from pureqwen.serve.metrics import Metrics
-from pureqwen.serve.prepare import check_lengths, check_prompts, make_rows, prompt_ids
+from pureqwen.serve.prepare import check_lengths, check_prompts, make_form, make_rows, prompt_ids
 from pureqwen.serve.protocol import body, chat, completions, messages, tokens
 from pureqwen.serve.protocol.answer import Opening, Writer
 from pureqwen.serve.protocol.ask import Ask, check_model, check_rows, no_model
@@ -36,22 +35,18 @@ from pureqwen.serve.protocol.chat_answer import ChatAnswer
 from pureqwen.serve.protocol.completion_answer import CompletionAnswer
 from pureqwen.serve.protocol.document import document
 from pureqwen.serve.protocol.messages_answer import MessagesAnswer
-from pureqwen.serve.protocol.refusal import Refusal, busy
-from pureqwen.serve.session import RETRY, Session
+from pureqwen.serve.protocol.refusal import Refusal, busy, crowded
+from pureqwen.serve.session import Session
 from pureqwen.serve.stream import EventStream, collected
+from pureqwen.serve.threads import LONG, Threads, kind_of
+from pureqwen.serve.uploads import RETRY, Uploads
 
-T = TypeVar("T")
 Handler = Callable[[Request], Awaitable[Response]]
 ToAsk = Callable[[Any, ServeConfig], Ask]
 
-THREADS = 4
-LONG = (
-    64 * 1024
-)  # bytes of a body that is prepared in a thread of its own, so that shorter ones need not wait
-# A client hears that its body is too large only once it has sent it: so many times the limit is thrown away.
-DISCARDED = 8
 # Bytes of a body, for each token of the context, that are counted or decoded: prompts of several contexts.
 COUNTED = 32
+SPARED = ("/health", "/ready", "/metrics")  # who watches over a server must see one that is crowded
 
 
 def create_app(engine: Engine, qwen: Qwen, config: ServeConfig) -> FastAPI:
@@ -67,21 +62,11 @@ def create_app(engine: Engine, qwen: Qwen, config: ServeConfig) -> FastAPI:
         lifespan=service.lifespan,
     )
     for path, method, handler in service.routes():
-        app.add_route(path, at(path, handler), methods=[method])
+        app.add_route(path, service.at(path, handler), methods=[method])
     app.add_exception_handler(HTTPException, no_route)
     app.add_middleware(Guard, config=config, metrics=service.metrics)
     app.state.service = service
     return app
-
-
-def at(path: str, handler: Handler) -> Handler:
-    """A handler that says which route it is."""
-
-    async def endpoint(request: Request) -> Response:
-        visit_of(request).route = path
-        return await handler(request)
-
-    return endpoint
 
 
 def visit_of(request: Request) -> Visit:
@@ -109,10 +94,11 @@ class Service:
         self.metrics = Metrics(engine)
         self.grammars = Grammars(qwen.tokenizer, eos_ids=qwen.eos_ids) if qwen.tokenizer else None
         self.stopping = False
-        self._entering = 0  # requests that are read and prepared
+        self.crowded: Callable[[], bool] = lambda: False  # whether more connections are open than may be
+        self._entering = 0  # requests that are prepared
         self._created = int(time.time())
-        self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="prepare")
-        self._long = ThreadPoolExecutor(1, thread_name_prefix="prepare-long")
+        self._threads, self._uploads = Threads(), Uploads(config)
+        self._document = JSONResponse(document(config)).body
         tokenizer = qwen.tokenizer
         sizes = [len(tokenizer.token_bytes(id)) for id in range(tokenizer.vocab_size)] if tokenizer else []
         self._longest = max(sizes, default=1)  # bytes of a token
@@ -134,6 +120,17 @@ class Service:
             ("/openapi.json", "GET", self.openapi),
         ]
 
+    def at(self, path: str, handler: Handler) -> Handler:
+        """A handler that says which route it is, and refuses while there are too many connections."""
+
+        async def endpoint(request: Request) -> Response:
+            visit_of(request).route = path
+            if path not in SPARED and self.crowded():
+                raise crowded(seconds=RETRY)
+            return await handler(request)
+
+        return endpoint
+
     @asynccontextmanager
     async def lifespan(self, _: FastAPI) -> AsyncIterator[None]:
         self.engine.start()
@@ -142,8 +139,7 @@ class Service:
         finally:
             self.stopping = True
             await asyncio.to_thread(self.engine.stop)
-            self._pool.shutdown(wait=False, cancel_futures=True)
-            self._long.shutdown(wait=False, cancel_futures=True)
+            self._threads.stop()
 
     async def chat(self, request: Request) -> Response:
         return await self._answer(request, chat.ChatRequest, chat.chat_ask, ChatAnswer, "chatcmpl-")
@@ -157,21 +153,23 @@ class Service:
         return await self._answer(request, model, to_ask, MessagesAnswer, "msg_")
 
     async def count_tokens(self, request: Request) -> Response:
-        data = await self._body(request, counted=True)
-        model, to_ask, size = messages.CountRequest, messages.messages_ask, len(data)
-        ask, ignored = await self._aside(self._read, data, model, to_ask, size=size)
-        ids = await self._aside(prompt_ids, ask, self.engine.intake, size=size)
+        model, to_ask = messages.CountRequest, messages.messages_ask
+        async with self._counted(request) as data:
+            kind = kind_of(len(data))
+            ask, ignored = await self._threads.run(kind, self._read, data, model, to_ask)
+            ids = await self._threads.run(kind, prompt_ids, ask, self.engine.intake)
         return self._json({"input_tokens": len(ids)}, ignored)
 
     async def tokenize(self, request: Request) -> Response:
-        data = await self._body(request, counted=True)
-        model, to_ask, size = tokens.TokenizeRequest, tokens.tokenize_ask, len(data)
-        ask, ignored = await self._aside(self._read, data, model, to_ask, size=size)
-        return await self._aside(self._tokenized, ask, ignored, size=size)
+        model, to_ask = tokens.TokenizeRequest, tokens.tokenize_ask
+        async with self._counted(request) as data:
+            kind = kind_of(len(data))
+            ask, ignored = await self._threads.run(kind, self._read, data, model, to_ask)
+            return await self._threads.run(kind, self._tokenized, ask, ignored)
 
     async def detokenize(self, request: Request) -> Response:
-        data = await self._body(request, counted=True)
-        return await self._aside(self._detokenized, data, size=len(data))
+        async with self._counted(request) as data:
+            return await self._threads.run(kind_of(len(data)), self._detokenized, data)
 
     async def models(self, request: Request) -> Response:
         return JSONResponse({"object": "list", "data": [self._model()]})
@@ -184,7 +182,7 @@ class Service:
 
     async def health(self, request: Request) -> Response:
         """Whether this process can ever answer again: 503 when the engine's thread has died."""
-        alive = self.engine.healthy or self.stopping
+        alive = self.engine.alive or self.stopping
         return JSONResponse({"status": "ok" if alive else "the engine has died"}, 200 if alive else 503)
 
     async def ready(self, request: Request) -> Response:
@@ -198,7 +196,7 @@ class Service:
         return Response(self.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     async def openapi(self, request: Request) -> Response:
-        return JSONResponse(document(self.config))
+        return Response(self._document, media_type="application/json")
 
     async def _answer(
         self,
@@ -208,68 +206,51 @@ class Service:
         style: Callable[[Ask, Opening], Writer],
         prefix: str,
     ) -> Response:
-        visit = visit_of(request)
-        with self._entered():
-            data = await self._body(request)
-            ask, ignored = await self._aside(self._read_prompts, data, model, to_ask, size=len(data))
-            rows, opening = await self._aside(self._prepared, ask, prefix, size=len(data))
-        session = Session(self.engine, ask, rows, metrics=self.metrics, began=visit.began, salt=visit.salt)
+        visit, run = visit_of(request), self._threads.run
+        self._check_queue()
+        async with self._uploads.body(request, limit=self.config.max_body) as data:
+            with self._entered():
+                kind = kind_of(len(data))
+                ask, ignored = await run(kind, self._read_prompts, data, model, to_ask)
+                form = (
+                    await run("forms", make_form, ask, self.engine.intake, self.grammars)
+                    if ask.form
+                    else None
+                )
+                rows, opening = await run(kind, self._prepared, ask, form, prefix)
+                session = Session(
+                    self.engine, ask, rows, metrics=self.metrics, began=visit.began, salt=visit.salt
+                )
+                visit.summary = functools.partial(session.summary, text=self.config.log_text)
+                session.submit()
         writer = style(ask, opening)
-        visit.summary = functools.partial(session.summary, text=self.config.log_text)
-        try:
-            await self._aside(session.submit)
-        except asyncio.CancelledError:
-            session.abort()
-            raise
         if ask.stream:
             stream = EventStream(session, writer, config=self.config, visit=visit)
             stream.headers.update(warning(ignored))
             return stream
         results = await collected(session, self.config, visit, request.receive)
-        return await self._aside(self._whole, writer, results, ignored)
+        return await run("short", self._whole, writer, results, ignored)
+
+    def _check_queue(self) -> None:
+        """Raises Refusal where the queue is full."""
+        if self._entering >= self.engine.room:
+            raise busy("the queue is full: come back later", seconds=RETRY)
 
     @contextmanager
     def _entered(self) -> Iterator[None]:
-        """While a request is read and prepared. Raises Refusal, before any work, where the queue is full."""
-        if self.engine.statistics().waiting + self._entering >= self.engine.config.max_queue:
-            raise busy("the queue is full: come back later", seconds=RETRY)
+        """While a request whose body is here is prepared. Raises Refusal where the queue is full."""
+        self._check_queue()
         self._entering += 1
         try:
             yield
         finally:
             self._entering -= 1
 
-    async def _body(self, request: Request, *, counted: bool = False) -> bytes:
-        """The bytes of a request, as many as may be: fewer where tokens are only counted. Raises Refusal."""
-        limit = self._most_counted if counted else self.config.max_body
-        most = self.config.max_body * DISCARDED
-        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if kind != "application/json":
-            raise Refusal("send the header Content-Type: application/json", status=415, code="not_json")
-        length = request.headers.get("content-length", "0")
-        data, size = bytearray(), int(length if length.isascii() and length.isdigit() else 0)
-        if size <= most:
-            size = 0
-            try:
-                async with asyncio.timeout(self.config.stall_seconds):
-                    async for piece in request.stream():
-                        size += len(piece)
-                        if size <= limit:
-                            data += piece
-                        elif size > most:
-                            break
-            except TimeoutError:
-                raise cut("the body came too slowly", status=408, code="slow_body") from None
-        if size <= limit:
-            return bytes(data)
-        many = counted and limit == COUNTED * self.qwen.context
-        why = f", {COUNTED} for each token of the context" if many else ""
-        raise cut(f"the body has more than {limit} bytes{why}: send less", status=413, code="body_too_large")
-
-    async def _aside(self, function: Callable[..., T], *arguments: Any, size: int = 0) -> T:
-        """The result of what may take long, computed in a thread. size: bytes of the body that it is for."""
-        pool = self._long if size > LONG else self._pool
-        return await asyncio.get_running_loop().run_in_executor(pool, function, *arguments)
+    def _counted(self, request: Request) -> AbstractAsyncContextManager[bytes]:
+        """The body of a request whose tokens are only counted: fewer bytes."""
+        limit = self._most_counted
+        why = f", {COUNTED} for each token of the context" if limit == COUNTED * self.qwen.context else ""
+        return self._uploads.body(request, limit=limit, why=why)
 
     def _read(self, data: bytes, model: type[body.Fields], to_ask: ToAsk) -> tuple[Ask, list[str]]:
         request, ignored = body.read(model, body.parse(data), lenient=self.config.lenient)
@@ -283,11 +264,15 @@ class Service:
         ask, ignored = self._read(data, model, to_ask)
         most = self.config.max_prompt
         check_prompts(ask, context=self.qwen.context, most=most, longest=self._longest)
+        queue = self.engine.config
+        if ask.rows > queue.max_queue + queue.max_batch:  # coming again would not help
+            wanted = f"{ask.rows} answers at once: this server has room for"
+            raise Refusal(f"{wanted} {queue.max_queue + queue.max_batch} (--max-queue)", param="n")
         return ask, ignored
 
-    def _prepared(self, ask: Ask, prefix: str) -> tuple[list[Row], Opening]:
+    def _prepared(self, ask: Ask, form: Grammar | None, prefix: str) -> tuple[list[Row], Opening]:
         """What the engine gets, and what the answer begins with."""
-        rows = make_rows(ask, self.engine.intake, self.grammars)
+        rows = make_rows(ask, self.engine.intake, form)
         check_lengths(ask, rows, context=self.qwen.context, most=self.config.max_prompt)
         return rows, self._opening(ask, rows, prefix)
 
@@ -339,11 +324,6 @@ class Service:
 
     def _json(self, value: Any, ignored: list[str]) -> Response:
         return JSONResponse(value, headers=warning(ignored))
-
-
-def cut(text: str, *, status: int, code: str) -> Refusal:
-    """A refusal before the body has come: the connection is of no use any more."""
-    return Refusal(text, status=status, code=code, headers={"Connection": "close"})
 
 
 def warning(ignored: list[str]) -> dict[str, str]:

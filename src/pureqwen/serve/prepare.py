@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 # Composing characters (NFC), before a text is cut into tokens, takes at most so many bytes to one.
 COMPOSED = 3
+SCORES = 2**18  # log-probabilities of prompts in one request, each of some hundred bytes until it is answered
 
 
 def check_prompts(ask: Ask, *, context: int, most: int | None, longest: int) -> None:
@@ -44,7 +45,14 @@ def check_prompts(ask: Ask, *, context: int, most: int | None, longest: int) -> 
 
 
 def check_lengths(ask: Ask, rows: Sequence[Row], *, context: int, most: int | None) -> None:
-    """Refuse what was encoded and has more tokens than are allowed."""
+    """Refuse what was encoded and has more tokens than are allowed, or more to tell of them."""
+    scores = sum(row.num_prompt * (1 + row.scores.top) for row in rows if row.scores is not None)
+    if scores > SCORES:
+        raise Refusal(
+            f"logprobs with echo come to {scores} log-probabilities of prompts, in all answers together: at "
+            f"most {SCORES} are possible; ask for fewer beside each token, fewer answers or shorter prompts",
+            param="logprobs",
+        )
     longest = max(row.num_prompt for row in rows)
     if most is not None and longest > most:
         raise too_long(ask, f"{longest} tokens", context=context, most=most)
@@ -62,16 +70,29 @@ def too_long(ask: Ask, size: str, *, context: int, most: int | None) -> Refusal:
     )
 
 
-def make_rows(ask: Ask, intake: Intake, grammars: "Grammars | None") -> list[Row]:
+def make_form(ask: Ask, intake: Intake, grammars: "Grammars | None") -> Grammar | None:
+    """What the answers must fit. Raises Refusal."""
+    try:
+        return grammar_of(ask, intake.template, grammars)
+    except Refusal:
+        raise
+    except ValueError as error:
+        raise blamed(error, ask) from error
+
+
+def make_rows(ask: Ask, intake: Intake, form: Grammar | None) -> list[Row]:
     """One row for each answer: those to the first prompt first. Raises Refusal."""
     try:
-        grammar = grammar_of(ask, intake.template, grammars)
         ask = dataclasses.replace(ask, thinking=thinking_for(ask, intake))
         ask = dataclasses.replace(ask, params=params_for(ask, intake))
         params = [ask.params_of(choice) for choice in range(ask.n)]
         if ask.prompts is None:
-            return [_chat(ask, one, intake, grammar) for one in params]
-        return [_text(ask, prompt, one, intake, grammar) for prompt in ask.prompts for one in params]
+            return [_chat(ask, one, intake, form) for one in params]
+        rows = [[_text(ask, prompt, one, intake, form) for one in params] for prompt in ask.prompts]
+        for first, *others in rows:
+            for row in others:
+                row.share_prompt_logprobs(first)
+        return [row for several in rows for row in several]
     except Refusal:
         raise
     except TemplateError as error:
@@ -86,9 +107,13 @@ def blamed(error: ValueError, ask: Ask) -> Refusal:
     if "the context holds" in text or "the cache holds" in text:
         return Refusal(text, param=prompt, code="context_length_exceeded")
     field = text.split(" ")[0].split("=")[0]
-    known = {one.name for one in dataclasses.fields(SamplingParams)} | {"thinking"}
-    param = ask.names.get(field, field) if field in known else prompt
-    return Refusal(renamed(text, ask.names) if field in known else text, param=param)
+    if field == "thinking":
+        param = ask.names.get(field, "enable_thinking")
+        return Refusal(text if param == field else f"{param}: {text}", param=param)
+    if field not in {one.name for one in dataclasses.fields(SamplingParams)}:
+        return Refusal(text, param=prompt)
+    names = {name: theirs for name, theirs in ask.names.items() if name != "thinking"}
+    return Refusal(renamed(text, names), param=names.get(field, field))
 
 
 def thinking_for(ask: Ask, intake: Intake) -> bool | None:

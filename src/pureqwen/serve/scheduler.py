@@ -8,8 +8,9 @@ served; a step computes both in one forward ("chunked prefill": Agrawal et al. 2
 come and go at every step: Yu et al. 2022, "Orca"). So nobody starves, and a long prompt stalls nobody.
 
 A prompt whose next page is known to the pool takes it; one whose next page is being computed by an earlier
-request waits for it. When pages run out, the request that came last gives up its own and is computed again
-later, where it was in the queue; the first one always goes on, so all end.
+request waits for it, and so does one whose log-probabilities are being made by an earlier one. When pages run
+out, the request that came last gives up its own and is computed again later, where it was in the queue; the
+first one always goes on, so all end.
 
 It decides and keeps the books; it imports no torch, runs no model and chooses no token.
 """
@@ -84,6 +85,7 @@ class Scheduler:
         self.prompt_tokens = self.cached_tokens = self.num_preempted = 0
         self._chunks: dict[Request, Chunk] = {}  # of the plan that is being made,
         self._claimed: set[bytes] = set()  # the keys of pages that somebody in it is to compute,
+        self._scoring: dict[object, Request] = {}  # who in it scores a prompt that several share,
         self._left = 0  # its tokens that are not given away,
         self._limit = 0  # those of them that long prompts may have,
         self._short = self._num_short = 0  # what is short, and what such prompts were given
@@ -106,7 +108,7 @@ class Scheduler:
         behind a long one.
         """
         self._chunks, self._left = {}, self.config.step_tokens
-        self._short, self._num_short = short, 0
+        self._short, self._num_short, self._scoring = short, 0, {}
         self._claimed = {r.key(r.next_page) for r in self.running if self._amid(r)}
         writing = [request for request in self.running if request.remaining == 1]
         for place, request in enumerate(writing, 1):
@@ -155,7 +157,7 @@ class Scheduler:
 
     def _read(self, request: Request) -> None:
         """A piece of a prompt: as much as there is budget and room for."""
-        if not self._left:
+        if not self._left or self._waits_for_scores(request):
             return
         self._adopt(request)
         key = None
@@ -175,6 +177,13 @@ class Scheduler:
                 self._num_short += count
             else:
                 self._limit -= count
+
+    def _waits_for_scores(self, request: Request) -> bool:
+        """Whether an earlier request is scoring the prompt that it has in common with this one, which waits
+        till that is done, and takes over should it end before.
+        """
+        row = request.row
+        return row.wants_prompt_logprobs and self._scoring.setdefault(row.scores, request) is not request
 
     def _adopt(self, request: Request) -> None:
         """Take over the pages that are known already, as many as follow one another."""

@@ -24,8 +24,7 @@ from pureqwen.serve.metrics import Metrics
 from pureqwen.serve.protocol.answer import Piece
 from pureqwen.serve.protocol.ask import Ask
 from pureqwen.serve.protocol.refusal import Refusal, busy, crashed, stopping
-
-RETRY = 2  # seconds after which a refused client may come again
+from pureqwen.serve.uploads import RETRY
 
 
 @dataclass
@@ -48,7 +47,7 @@ class News:
 
 
 class Session:
-    """The rows of one request. `submit` in any thread, the rest in the event loop that made it."""
+    """The rows of one request, for the event loop that made it."""
 
     def __init__(
         self, engine: Engine, ask: Ask, rows: Sequence[Row], *, metrics: Metrics, began: float, salt: str = ""
@@ -66,7 +65,7 @@ class Session:
         self._closed = False
 
     def submit(self) -> None:
-        """Queue all rows, or none. Raises Refusal."""
+        """Queue all rows, or none; a matter of microseconds. Raises Refusal."""
         try:
             for index, row in enumerate(self.rows):
                 listen = functools.partial(self._listen, index)
@@ -76,8 +75,6 @@ class Session:
         except ValueError as error:
             self.abort()
             raise refused(error) from None
-        if self._closed:  # the client left in the meantime
-            self.abort()
 
     def abort(self) -> None:
         """Nobody waits any more: free what the rows hold."""

@@ -8,6 +8,7 @@ reader took nothing for too long, by closing the connection.
 """
 
 import asyncio
+import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import TypeVar
@@ -19,8 +20,9 @@ from starlette.types import Receive, Scope, Send
 from pureqwen.config import ServeConfig
 from pureqwen.generate import Result
 from pureqwen.serve.guard import Visit
+from pureqwen.serve.log import log
 from pureqwen.serve.protocol.answer import KEEPALIVE, Piece, Writer
-from pureqwen.serve.protocol.refusal import Refusal, late
+from pureqwen.serve.protocol.refusal import Refusal, internal, late
 from pureqwen.serve.session import Session
 
 T = TypeVar("T")
@@ -49,10 +51,18 @@ class EventStream(Response):
             )
             last = self._writer.end(self._session.results)
         except Refusal as refusal:
-            self._visit.error, self._visit.message = refusal.code, refusal.message
-            last = self._writer.failure(refusal)
+            last = self._failure(refusal)
+        except (ClientDisconnect, OSError):  # nobody hears what we say
+            raise
+        except Exception as error:  # ours: a client that hears nothing would wait, or take it for the end
+            log("crash", level=logging.ERROR, error=error, request_id=self._visit.id)
+            last = self._failure(internal())
         await self._send(send, last)
         await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    def _failure(self, refusal: Refusal) -> str:
+        self._visit.error, self._visit.message = refusal.code, refusal.message
+        return self._writer.failure(refusal)
 
     async def _send(self, send: Send, text: str) -> None:
         if not text:

@@ -123,6 +123,10 @@ class Parser:
         return self._splitter.in_thought
 
     @property
+    def holds_call(self) -> bool:
+        return self._splitter.holds_call
+
+    @property
     def text(self) -> str:
         """All that was let through, tags, thought and calls included, from a stop string on excluded."""
         written = "".join(self._text)

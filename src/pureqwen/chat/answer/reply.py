@@ -90,6 +90,11 @@ class Reply:
         return self._parser.in_reasoning
 
     @property
+    def holds_call(self) -> bool:
+        """If the reply ended here, a call that was begun inside the thought would be its answer."""
+        return self._parser.holds_call
+
+    @property
     def text(self) -> str:
         return self._parser.text
 

@@ -66,6 +66,11 @@ class Splitter:
     def in_thought(self) -> bool:
         return self._state in (State.THOUGHT, State.HELD)
 
+    @property
+    def holds_call(self) -> bool:
+        """A whole call was begun without closing the thought: it is the answer, if the reply ends here."""
+        return self._state is State.HELD and END_FUNCTION in "".join(self._held)
+
     def feed(self, text: str) -> list[Piece]:
         at = 0
         while self._by_text and self._state is not State.ANSWER and at < len(text):
@@ -87,7 +92,7 @@ class Splitter:
         if self._state is State.THOUGHT:
             self._release(self._calls.flush())
         elif self._state is State.HELD:
-            if END_FUNCTION in "".join(self._held):
+            if self.holds_call:
                 self._state = State.ANSWER
             self._release()
         return self._told()

@@ -36,9 +36,10 @@ class Ask:
     tokens of thinking, at most half of the room; params.thinking_budget likewise, but of all the room that
     leaves an answer. quiet: nobody asked for thinking, and a model that can do without does. hidden: thoughts
     are made, and not told. later: a form that calls go before, which must be one all the same. parallel:
-    whether one answer may call several tools. names: what the request calls parameters that have another name
-    here. echo: the prompt is a part of the answer. score_prompt: with the log-probabilities of its tokens.
-    answerless: nothing but the prompt is wanted.
+    whether one answer may call several tools. strict: the tools whose schemas hold in every keyword; those
+    of others may say what no grammar can hold. names: what the request calls parameters that have another
+    name here; for "thinking", the field that decided it. echo: the prompt is a part of the answer.
+    score_prompt: with the log-probabilities of its tokens. answerless: nothing but the prompt is wanted.
     """
 
     model: str | None
@@ -55,6 +56,7 @@ class Ask:
     form: Form | None = None
     later: Form | None = None
     parallel: bool = True
+    strict: tuple[str, ...] = ()
     echo: bool = False
     score_prompt: bool = False
     answerless: bool = False
@@ -90,6 +92,12 @@ def forms_of(
             param=param,
         )
     return wanted or calls, None
+
+
+def check_parameters(schema: Mapping[str, Any] | None, *, param: str) -> None:
+    """Refuse parameters of a tool that are no object: no call could hold them."""
+    if schema is not None and schema.get("type", "object") != "object":
+        raise Refusal(f'{param} must be "object", or left out: the arguments of a call are one', param=param)
 
 
 def thoughts(effort: str | None) -> int | None:

@@ -1,8 +1,8 @@
 """A request for /v1/chat/completions -> an Ask. Every field has an effect, is refused, or is listed here.
 
 Accepted without effect: user, metadata, safety_identifier, prompt_cache_key, store (false), service_tier
-(auto, default), modalities (text), stream_options.include_obfuscation (false), the description and strict of
-a schema: it always holds.
+(auto, default), modalities (text), stream_options.include_obfuscation (false), parallel_tool_calls where
+tool_choice is none, the description and strict of a schema: it always holds.
 """
 
 import json
@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from pureqwen.config import ServeConfig
-from pureqwen.serve.protocol.ask import Ask, Form, forms_of, thoughts
+from pureqwen.serve.protocol.ask import Ask, Form, check_parameters, forms_of, thoughts
 from pureqwen.serve.protocol.body import Fields, Objects, Values
 from pureqwen.serve.protocol.messages_in import Message, Tool, check_schema, plain_messages, plain_tools
 from pureqwen.serve.protocol.refusal import Refusal
@@ -123,9 +123,11 @@ def chat_ask(request: ChatRequest, config: ServeConfig) -> Ask:
         request.max_completion_tokens, request.max_tokens, names=("max_completion_tokens", "max_tokens")
     )
     names = {} if request.max_completion_tokens is None else {"max_tokens": "max_completion_tokens"}
-    thinking, effort = thinking_of(request, config)
+    thinking, effort, decided = thinking_of(request, config)
     tools = plain_tools(request.tools or (), config)
-    shown, calls = chosen_tools(request, tools)
+    for number, tool in enumerate(request.tools or ()):
+        check_parameters(tool.function.parameters, param=f"tools[{number}].function.parameters.type")
+    shown, calls, strict = chosen_tools(request, tools)
     wanted = form_of(request.response_format, config)
     form, later = forms_of(calls, wanted, tools=bool(shown), param="response_format")
     return Ask(
@@ -143,11 +145,12 @@ def chat_ask(request: ChatRequest, config: ServeConfig) -> Ask:
         tools=shown,
         thinking=thinking,
         effort=effort,
-        names=names,
+        names=names if decided is None else {**names, "thinking": decided},
         n=request.n,
         form=form,
         later=later,
         parallel=request.parallel_tool_calls is not False,
+        strict=strict,
         stream=request.stream,
         usage=wants_usage(request.stream, request.stream_options),
     )
@@ -172,8 +175,10 @@ def wants_usage(stream: bool, options: StreamOptions | None) -> bool:
     return options is not None and options.include_usage
 
 
-def thinking_of(request: ChatRequest, config: ServeConfig) -> tuple[bool | None, int | None]:
-    """(whether to think, most tokens of it by reasoning_effort); Refusal where two fields disagree."""
+def thinking_of(request: ChatRequest, config: ServeConfig) -> tuple[bool | None, int | None, str | None]:
+    """(whether to think, most tokens of it by reasoning_effort, the field that decided); Refusal where two
+    fields disagree.
+    """
     kwargs, effort = request.chat_template_kwargs, request.reasoning_effort
     said = {
         "enable_thinking": request.enable_thinking,
@@ -197,30 +202,32 @@ def thinking_of(request: ChatRequest, config: ServeConfig) -> tuple[bool | None,
             "thinking_budget is set, but this server does not think unless asked: set enable_thinking too",
             param="thinking_budget",
         )
-    return thinking, thoughts(effort)
+    return thinking, thoughts(effort), next(iter(explicit), None)
 
 
 def chosen_tools(
     request: ChatRequest, tools: tuple[dict[str, Any], ...]
-) -> tuple[tuple[dict[str, Any], ...], Form | None]:
-    """(the tools that the template shows, what the answer must be)."""
+) -> tuple[tuple[dict[str, Any], ...], Form | None, tuple[str, ...]]:
+    """(the tools that the template shows, what the answer must be, which of the tools are strict)."""
     choice = request.tool_choice
     if not tools:
         if choice not in (None, "none"):
             raise Refusal("tool_choice is set, but there are no tools", param="tool_choice")
-        return (), None
+        if request.parallel_tool_calls is not None:
+            raise Refusal("parallel_tool_calls is set, but there are no tools", param="parallel_tool_calls")
+        return (), None, ()
     if choice == "none":
-        return (), None
-    if isinstance(choice, NamedTool):
-        named(tools, [choice])
-        return tools, Form(kind="tools", names=(choice.function.name,))
+        return (), None, ()
     if isinstance(choice, AllowedTools):
         tools, choice = named(tools, choice.allowed_tools.tools), choice.allowed_tools.mode
+    marked = {tool.function.name for tool in request.tools or () if tool.function.strict}
+    strict = tuple(name for tool in tools if (name := tool["function"]["name"]) in marked)
+    if isinstance(choice, NamedTool):
+        named(tools, [choice])
+        return tools, Form(kind="tools", names=(choice.function.name,)), strict
     if choice == "required":
-        return tools, Form(kind="tools")
-    strict = {tool.function.name for tool in request.tools or () if tool.function.strict}
-    names = tuple(name for tool in tools if (name := tool["function"]["name"]) in strict)
-    return tools, Form(kind="strict", names=names) if names else None
+        return tools, Form(kind="tools"), strict
+    return tools, Form(kind="strict", names=strict) if strict else None, strict
 
 
 def named(tools: tuple[dict[str, Any], ...], chosen: list[NamedTool]) -> tuple[dict[str, Any], ...]:

@@ -4,21 +4,24 @@ Where a request says nothing of thinking, the model does not think, if it can do
 stand in the order of their calls.
 
 Accepted without effect: metadata, cache_control (what can be kept is kept anyway), service_tier (auto,
-standard_only), a thinking block's signature, thinking.display "summarized" (thoughts are told whole).
+standard_only), a thinking block's signature, thinking.display "summarized" (thoughts are told whole), an
+effort where there is no thinking.
 Refused: images and documents, server tools, a last message of the assistant's.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from pureqwen.config import ServeConfig
-from pureqwen.serve.protocol.ask import Ask, Form, forms_of, thoughts
+from pureqwen.serve.protocol.ask import Ask, Form, check_parameters, forms_of, thoughts
 from pureqwen.serve.protocol.body import Fields, Objects, Values
-from pureqwen.serve.protocol.messages_in import NAME, check_schema, placed
+from pureqwen.serve.protocol.messages_in import check_schema, placed, places
 from pureqwen.serve.protocol.refusal import Refusal
-from pureqwen.serve.protocol.sampling import checked
+from pureqwen.serve.protocol.sampling import checked, stops
+
+NAME = r"^[A-Za-z0-9_.\-]{1,128}$"
 
 
 class CacheControl(Fields):
@@ -144,24 +147,19 @@ def messages_ask(request: CountRequest, config: ServeConfig) -> Ask:
     """What is asked for. Raises Refusal naming the field."""
     values: dict[str, Any] = {}
     if isinstance(request, MessagesRequest):
-        stops = request.stop_sequences
-        if stops is not None and len(stops) > config.max_stops:
-            raise Refusal(
-                f"stop_sequences has {len(stops)} strings: at most {config.max_stops} are possible",
-                param="stop_sequences",
-            )
         values = {
             "max_tokens": request.max_tokens,
             "temperature": request.temperature,
             "top_p": request.top_p,
             "top_k": request.top_k,
-            "stop": None if stops is None else tuple(stops),
+            "stop": stops(request.stop_sequences, config, param="stop_sequences"),
         }
     thinking, budget = thinking_of(request.thinking, config)
+    effort = effort_of(request, thinking)
+    if effort is not None and budget is not None:  # whichever is less
+        effort, budget = (effort, None) if effort < budget else (None, budget)
     tools, calls, parallel = tools_of(request, config)
-    effort, wanted = output_of(request)
-    if wanted is not None:
-        check_schema(wanted.schema, config, param="output_config.format.schema")
+    wanted = form_of(request, config)
     form, later = forms_of(calls, wanted, tools=bool(tools), param=NAMES["response_format"])
     return Ask(
         model=request.model,
@@ -170,12 +168,13 @@ def messages_ask(request: CountRequest, config: ServeConfig) -> Ask:
         tools=tools,
         thinking=True if effort is not None else thinking,
         effort=effort,
-        quiet=request.thinking is None and thinking is None and effort is None,
+        quiet=request.thinking is None and thinking is None,
         hidden=request.thinking is not None and request.thinking.display == "omitted",
-        names=NAMES,
+        names={**NAMES, "thinking": decided_by(request, effort)},
         form=form,
         later=later,
         parallel=parallel,
+        strict=tuple(tool.name for tool in request.tools or () if tools and tool.strict),
         stream=isinstance(request, MessagesRequest) and request.stream,
     )
 
@@ -191,13 +190,30 @@ def thinking_of(thinking: Thinking | None, config: ServeConfig) -> tuple[bool | 
     return {"enabled": True, "disabled": False, "adaptive": None}[thinking.type], thinking.budget_tokens
 
 
-def output_of(request: CountRequest) -> tuple[int | None, Form | None]:
-    """(most tokens of thinking by the effort, the form that is demanded)."""
-    output, thinking = request.output_config or OutputConfig(), request.thinking
-    if output.effort is not None and thinking is not None and thinking.type != "adaptive":
-        raise Refusal("effort is for thinking that is adaptive", param="output_config.effort")
-    form = None if output.format is None else Form(kind="json_schema", schema=output.format.definition)
-    return thoughts(output.effort), form
+def effort_of(request: CountRequest, thinking: bool | None) -> int | None:
+    """Most tokens of thinking by the effort: it limits thoughts that are made, and asks for none.
+
+    Adaptive thinking is left to it: then it decides.
+    """
+    adaptive = request.thinking is not None and request.thinking.type == "adaptive"
+    if request.output_config is None or not (adaptive or thinking):
+        return None
+    return thoughts(request.output_config.effort)
+
+
+def decided_by(request: CountRequest, effort: int | None) -> str:
+    """The field that decided whether to think."""
+    adaptive = request.thinking is not None and request.thinking.type == "adaptive"
+    return "output_config.effort" if adaptive and effort is not None else "thinking"
+
+
+def form_of(request: CountRequest, config: ServeConfig) -> Form | None:
+    """What output_config.format demands."""
+    if request.output_config is None or request.output_config.format is None:
+        return None
+    schema = request.output_config.format.definition
+    check_schema(schema, config, param="output_config.format.schema")
+    return Form(kind="json_schema", schema=schema)
 
 
 def tools_of(
@@ -211,6 +227,7 @@ def tools_of(
         raise Refusal(f"tools must be at most {config.max_tools}, each with a name of its own", param="tools")
     for number, tool in enumerate(tools):
         check_schema(tool.input_schema, config, param=f"tools[{number}].input_schema")
+        check_parameters(tool.input_schema, param=f"tools[{number}].input_schema.type")
     if (choice.type == "tool") != (choice.name is not None):
         raise Refusal('tool_choice has a name if its type is "tool", and only then', param="tool_choice.name")
     if (choice.type in ("any", "tool") and choice.name not in (None, *names)) or (
@@ -218,6 +235,11 @@ def tools_of(
     ):
         raise Refusal("tool_choice asks for a tool that is not there", param="tool_choice")
     if choice.type == "none" or not tools:
+        if choice.disable_parallel_tool_use is not None:
+            raise Refusal(
+                "disable_parallel_tool_use is set, but no tool may be called",
+                param="tool_choice.disable_parallel_tool_use",
+            )
         return (), None, True
     strict = tuple(tool.name for tool in tools if tool.strict)
     forms = {
@@ -232,7 +254,7 @@ def tools_of(
 def conversation(request: CountRequest) -> tuple[dict[str, Any], ...]:
     """The messages for the template: results of tools become messages of their own."""
     told: list[dict[str, Any]] = []
-    calls: list[str] = []  # the ids of the last ones
+    calls: dict[str, int] = {}  # the places of the last ones, by their ids
     if request.system:
         told.append({"role": "system", "content": joined(request.system)})
     for number, turn in enumerate(request.messages):
@@ -241,7 +263,7 @@ def conversation(request: CountRequest) -> tuple[dict[str, Any], ...]:
             told += user(turn, calls, where)
         else:
             told.append(assistant(turn))
-            calls = [block.id for block in turn.content if isinstance(block, ToolUse)]
+            calls = places(block.id for block in turn.content if isinstance(block, ToolUse))
     if isinstance(request.messages[-1], AssistantTurn):
         raise Refusal(
             "the last message is the assistant's: an answer that is begun can't be continued here; "
@@ -251,7 +273,7 @@ def conversation(request: CountRequest) -> tuple[dict[str, Any], ...]:
     return tuple(told)
 
 
-def user(turn: UserTurn, calls: Sequence[str], where: str) -> list[dict[str, Any]]:
+def user(turn: UserTurn, calls: Mapping[str, int], where: str) -> list[dict[str, Any]]:
     """A user's turn: first the results of tools, in the order of the calls, then what the user says."""
     if isinstance(turn.content, str):
         return [{"role": "user", "content": turn.content}]

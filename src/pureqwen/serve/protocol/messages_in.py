@@ -8,7 +8,7 @@ parsed, parsed_arguments, empty annotations. What is null there (refusal, audio,
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -28,6 +28,7 @@ class Text(Fields):
 
 
 Content = str | Objects[Text]
+Said = str | Annotated[Objects[Text], Field(min_length=1)]  # no parts would be a message that says nothing
 
 
 class Named(Fields):
@@ -38,12 +39,12 @@ class Named(Fields):
 
 class System(Named):
     role: Literal["system", "developer"]
-    content: Content
+    content: Said
 
 
 class User(Named):
     role: Literal["user"]
-    content: Content
+    content: Said
 
 
 class CalledFunction(Fields):
@@ -96,7 +97,7 @@ class Tool(Fields):
 def plain_messages(messages: Sequence[System | User | Assistant | Outcome]) -> tuple[dict[str, Any], ...]:
     """Messages for the template. Raises Refusal naming the message."""
     found: list[dict[str, Any]] = []
-    order: list[str] = []  # the ids of the last calls
+    order: dict[str, int] = {}  # the places of the last calls, by their ids
     waiting: list[tuple[int, dict[str, Any]]] = []  # results, by the place of their call
     for number, message in enumerate(messages):
         where = f"messages[{number}]"
@@ -108,7 +109,7 @@ def plain_messages(messages: Sequence[System | User | Assistant | Outcome]) -> t
         waiting = []
         if isinstance(message, Assistant):
             found.append(_assistant(message, where))
-            order = [call.id or "" for call in message.tool_calls or ()]
+            order = places(call.id or "" for call in message.tool_calls or ())
         else:
             role = "user" if isinstance(message, User) else "system"
             found.append({"role": role, "content": joined(message.content)})
@@ -173,7 +174,15 @@ def _call(call: Call, where: str) -> dict[str, Any]:
     return {"type": "function", "function": {"name": call.function.name, "arguments": arguments}}
 
 
-def placed(id: str | None, order: Sequence[str], *, where: str, field: str) -> int:
+def places(ids: Iterable[str]) -> dict[str, int]:
+    """Calls by their ids: the order in which each came first."""
+    found: dict[str, int] = {}
+    for id in ids:
+        found.setdefault(id, len(found))
+    return found
+
+
+def placed(id: str | None, order: Mapping[str, int], *, where: str, field: str) -> int:
     """Which of the calls `order` a result belongs to; behind them all where it does not say."""
     if id is None:
         return len(order)
@@ -182,4 +191,4 @@ def placed(id: str | None, order: Sequence[str], *, where: str, field: str) -> i
             f"{where} answers the call {id[:80]!r}, which the assistant's message before it does not have",
             param=f"{where}.{field}",
         )
-    return order.index(id)
+    return order[id]

@@ -68,6 +68,16 @@ def busy(message: str, *, seconds: int) -> Refusal:
     return Refusal(message, status=429, code="queue_full", headers={"Retry-After": str(seconds)})
 
 
+def crowded(*, seconds: int) -> Refusal:
+    """503: more connections are open than may be; this one is let go."""
+    return Refusal(
+        "too many connections are open: come back later",
+        status=503,
+        code="crowded",
+        headers={"Retry-After": str(seconds), "Connection": "close"},
+    )
+
+
 def stopping() -> Refusal:
     """503: the server ends."""
     return Refusal(
@@ -85,6 +95,11 @@ def crashed() -> Refusal:
         status=500,
         code="step_failed",
     )
+
+
+def internal() -> Refusal:
+    """500: anything else that is our mistake; the log has the traceback."""
+    return Refusal("this is a mistake in the server; its log says more", status=500, code="internal")
 
 
 def late(seconds: float) -> Refusal:

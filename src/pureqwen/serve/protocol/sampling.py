@@ -4,7 +4,7 @@ OpenAI's own, and those that are common beside them: top_k, min_p, repetition_pe
 stop_token_ids. The ranges are SamplingParams'; how many stop strings and biases there may be is the server's.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -50,11 +50,9 @@ def sampling_params(
     A negative seed, which other servers take, stands for the one 2**63 above it. Raises Refusal.
     """
     stop = [request.stop] if isinstance(request.stop, str) else request.stop
-    if stop is not None and len(stop) > config.max_stops:
-        raise Refusal(f"stop has {len(stop)} strings: at most {config.max_stops} are possible", param="stop")
     values = {name: getattr(request, name) for name in SAME}
-    values["stop"] = None if stop is None else tuple(stop)
-    values["stop_token_ids"] = None if request.stop_token_ids is None else tuple(request.stop_token_ids)
+    values["stop"] = stops(stop, config, param="stop")
+    values["stop_token_ids"] = stop_ids(request.stop_token_ids, config)
     values["logit_bias"] = biases(request.logit_bias, config)
     if request.seed is not None and -(2**63) <= request.seed < 0:
         values["seed"] = request.seed + 2**63
@@ -68,6 +66,32 @@ def checked(values: Mapping[str, Any], *, names: Mapping[str, str] | None = None
     except ValueError as error:
         field = str(error).split(" ")[0].split("[")[0].removesuffix("'s")
         raise Refusal(renamed(str(error), names or {}), param=(names or {}).get(field, field)) from None
+
+
+def stops(given: Sequence[str] | None, config: ServeConfig, *, param: str) -> tuple[str, ...] | None:
+    """Stop strings, of which each answer makes an automaton with a node for every character."""
+    if given is None:
+        return None
+    if len(given) > config.max_stops:
+        raise Refusal(
+            f"{param} has {len(given)} strings: at most {config.max_stops} are possible", param=param
+        )
+    size = sum(map(len, given))
+    if size > config.max_stop_text:
+        raise Refusal(
+            f"{param} has {size} characters in all: at most {config.max_stop_text} are possible", param=param
+        )
+    return tuple(given)
+
+
+def stop_ids(given: Sequence[int] | None, config: ServeConfig) -> tuple[int, ...] | None:
+    """stop_token_ids, which are looked at with every token."""
+    if given is not None and len(given) > config.max_stop_ids:
+        raise Refusal(
+            f"stop_token_ids has {len(given)} ids: at most {config.max_stop_ids} are possible",
+            param="stop_token_ids",
+        )
+    return None if given is None else tuple(given)
 
 
 def biases(given: Mapping[str, float] | None, config: ServeConfig) -> dict[int, float] | None:

@@ -1,0 +1,31 @@
+"""Float products of few rows in native code: the same weights, read at the memory's speed.
+
+A step of generation multiplies each weight once, so it takes as long as reading them. F.linear reads at half
+of the memory's speed, and slower with two rows than with one. With many rows (a prompt), or while gradients
+are kept, it stays F.linear.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from pureqwen import kernels
+from pureqwen.model import Experts
+
+
+class NativeLinear(nn.Linear):
+    """nn.Linear whose products of few rows are native."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if torch.is_grad_enabled() or torch.compiler.is_compiling() or self.bias is not None:
+            return super().forward(x)
+        return kernels.linear(x, self.weight)
+
+
+class NativeExperts(Experts):
+    """Experts whose products of few rows are native: of a few tokens each expert gets one or two."""
+
+    def one(self, e: int, x: Tensor) -> Tensor:
+        if torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return super().one(e, x)
+        inner = kernels.swiglu(kernels.linear(x, self.gate_proj[e]), kernels.linear(x, self.up_proj[e]))
+        return kernels.linear(inner, self.down_proj[e])
