@@ -186,7 +186,7 @@ def test_pytorchs_product_of_bytes_takes_over_where_it_is_faster(monkeypatch: py
 @needs_native
 @pytest.mark.parametrize("weights", DTYPES)
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("M", [1, 2, 3, 16])
+@pytest.mark.parametrize("M", [1, 2, 3, 7, 16, 61, 65])
 def test_floats_are_the_product_in_float64_up_to_rounding(
     M: int, dtype: torch.dtype, weights: torch.dtype
 ) -> None:
@@ -226,6 +226,18 @@ def test_a_row_depends_on_no_neighbour_and_on_no_number_of_threads(
         torch.set_num_threads(threads)
         for size in (2, 5, 16):
             assert torch.equal(torch.cat([product(part) for part in x.split(size)]), alone)
+
+
+@needs_native
+@pytest.mark.skipif(
+    not twins.slower_bfloat16(), reason="PyTorch's products of more than a few rows are used here"
+)
+@pytest.mark.parametrize("N", [300, 7])
+def test_several_rows_of_bfloat16_have_the_bits_of_one(N: int) -> None:
+    x, weight = rows(kernels.SEVERAL, 1056, torch.bfloat16), rows(N, 1056, torch.bfloat16)
+    alone = torch.cat([kernels.linear(row[None], weight) for row in x])
+    for size in (5, 16, 17, kernels.SEVERAL):
+        assert torch.equal(torch.cat([kernels.linear(part, weight) for part in x.split(size)]), alone)
 
 
 @needs_native

@@ -52,6 +52,7 @@ __all__ = [
 
 LINE = 32  # numbers: what native code reads whole of a row of floats, and of a head
 FEW = 16  # rows: with more, the products of large blocks that PyTorch has are faster;
+SEVERAL = 64  # the same of bfloat16, where the native code has the processor's instruction for it;
 MANY = 48  # of whole numbers, unless the native code has the processor's instruction for them
 
 
@@ -128,7 +129,8 @@ def runs(x: Tensor) -> bool:
 def linear(x: Tensor, weight: Tensor) -> Tensor:
     """x (..., K) by weight (N, K), float32 or bfloat16: (..., N) in x's dtype."""
     rows = x.reshape(-1, x.shape[-1])
-    fits = x.shape[-1] % LINE == 0 and len(rows) <= FEW and runs(rows)
+    pairs = rows.dtype == weight.dtype == torch.bfloat16 and twins.slower_bfloat16()
+    fits = x.shape[-1] % LINE == 0 and len(rows) <= (SEVERAL if pairs else FEW) and runs(rows)
     y = torch.ops.pureqwen.linear(rows.contiguous(), weight) if fits else twins.linear(rows, weight)
     return y.view(*x.shape[:-1], len(weight))
 

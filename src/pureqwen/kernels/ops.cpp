@@ -225,6 +225,39 @@ Tensor output(const Tensor& x, int64_t num_rows, int64_t width) {
   return torch::stable::new_empty(x, {num_rows, width});
 }
 
+constexpr int BLOCK_N = 4;     // weight rows, and with AVX-512
+constexpr int BLOCK_ROWS = 6;  // rows of x, that are multiplied together: their sums fill the registers
+constexpr int LINE = 64;       // bytes that are multiplied at a time
+constexpr int COLUMNS = 32;    // results of a row that are written together
+constexpr int64_t MANY = 128;  // rows of x that stay in the second-level cache, while weights pass
+constexpr int64_t FAR = 8192;  // bytes at least that are asked for ahead of blocks
+
+// Calls f(R, m) for pieces of M rows, R of them from m on: as few pieces of at most MOST as there can be, alike.
+template <int MOST, class F>
+void in_pieces(int64_t M, const F& f) {
+  const int64_t num = (M + MOST - 1) / MOST;
+  const auto run = [&](auto self, auto R, int64_t rows, int64_t m) {
+    if (rows == R()) return f(R, m);
+    if constexpr (R() > 1) self(self, std::integral_constant<int, R() - 1>{}, rows, m);
+  };
+  for (int64_t i = 0, m = 0; i < num; ++i) {
+    const int64_t to = M * (i + 1) / num;
+    run(run, std::integral_constant<int, MOST>{}, to - m, m);
+    m = to;
+  }
+}
+
+#if defined(__AVX512F__)
+// The sums of four vectors' lanes.
+inline Vector<float, BLOCK_N> sums_of_four(const __m512* v) {
+  const auto both = [](__m512 a, __m512 b) { return _mm512_unpacklo_ps(a, b) + _mm512_unpackhi_ps(a, b); };
+  const auto a = (__m512d)both(v[0], v[1]), b = (__m512d)both(v[2], v[3]);
+  const __m512 all = (__m512)_mm512_unpacklo_pd(a, b) + (__m512)_mm512_unpackhi_pd(a, b);
+  const Floats two = half<Floats>(all, 0) + half<Floats>(all, 1);
+  return half<Vector<float, BLOCK_N>>(two, 0) + half<Vector<float, BLOCK_N>>(two, 1);
+}
+#endif
+
 // ---- float weights -----------------------------------------------------------------------------------------------
 
 // R rows of x (float32, K numbers each) with one weight row: R sums.
@@ -246,36 +279,54 @@ inline __m512 plus_pairs(__m512 total, __m512i a, __m512i b) {
   return total;
 }
 
-// M rows of x with one weight row, K a multiple of 32. Two sums a row, whatever M is: each row is added in one order.
+// Four weight rows with M rows of x, K a multiple of 32 and not 0: sums (M, COLUMNS). One vector of sums for each, whatever M
+// is: a row is added in one order. With each line four are asked for `ahead`, which goes on by `step` bytes.
 template <int M>
-__attribute__((noinline)) void bfloat16_row(const BFloat16* w, const BFloat16* x, int64_t K, float* out) {
-  constexpr int SIDES = 2;
-  __m512 total[M][SIDES];
+__attribute__((noinline)) void pair_block(const BFloat16* const* w, const BFloat16* x, int64_t K, const char* ahead, int64_t step,
+                                          float* out) {
+  const BFloat16 *first = w[0], *second = w[1], *third = w[2], *fourth = w[3];
+  __m512 total[M][BLOCK_N];
   for (auto& mine : total)
     for (auto& one : mine) one = _mm512_setzero_ps();
   int64_t k = 0;
-  for (; k + SIDES * 32 <= K; k += SIDES * 32)
-    for (int side = 0; side < SIDES; ++side) {
-      const auto weights = load<__m512i>(w + k + side * 32);
-      if constexpr (M > 2) __builtin_prefetch(w + k + side * 32 + AHEAD / 2);
-      for (int m = 0; m < M; ++m) total[m][side] = plus_pairs(total[m][side], weights, load<__m512i>(x + m * K + k + side * 32));
+  do {
+    const BFloat16* from[BLOCK_N] = {first + k, second + k, third + k, fourth + k};
+    __m512i weights[BLOCK_N];
+    for (int n = 0; n < BLOCK_N; ++n) __builtin_prefetch(ahead + n * LINE, 0, 2);
+    ahead += step;
+    for (int n = 0; n < BLOCK_N; ++n) pin(weights[n] = load<__m512i>(from[n]));
+    for (int m = 0; m < M; ++m) {
+      __m512i numbers = load<__m512i>(x + m * K + k);
+      pin(numbers);
+      for (int n = 0; n < BLOCK_N; ++n) total[m][n] = plus_pairs(total[m][n], weights[n], numbers);
     }
-  for (; k < K; k += 32)
-    for (int m = 0; m < M; ++m) total[m][0] = plus_pairs(total[m][0], load<__m512i>(w + k), load<__m512i>(x + m * K + k));
-  for (int m = 0; m < M; ++m) {
-    total[m][0] += total[m][1];
-    out[m] = sum(half<Floats>(total[m][0], 0) + half<Floats>(total[m][0], 1));
-  }
+  } while ((k += LINE / 2) < K);
+  for (int m = 0; m < M; ++m) save(out + m * COLUMNS, sums_of_four(total[m]));
 }
 
 void linear_rows(const BFloat16* x, const BFloat16* w, BFloat16* y, Shape s) {
-  over_rows(s.N, s.K * sizeof(*w), [&](int64_t begin, int64_t end) {
-    float out[8];
-    for (int64_t n = begin; n < end; ++n)
-      in_eights(s.M, [&](auto M, int64_t m) {
-        bfloat16_row<M()>(w + n * s.K, x + m * s.K, s.K, out);
-        for (int r = 0; r < M(); ++r) store(y + (m + r) * s.N + n, out[r]);
-      });
+  const int64_t N = s.N, K = s.K, bytes = BLOCK_N * K * 2, ahead = std::max<int64_t>(1, FAR / bytes) * bytes;
+  over_rows((N + COLUMNS - 1) / COLUMNS, COLUMNS * K * 2, [&](int64_t begin, int64_t end) {
+    std::vector<float> sums(std::min(MANY, s.M) * COLUMNS);
+    for (int64_t top = 0; top < s.M; top += MANY)
+      for (int64_t n = begin * COLUMNS; n < std::min(end * COLUMNS, N); n += COLUMNS) {
+        const int64_t M = std::min(MANY, s.M - top), count = std::min<int64_t>(COLUMNS, N - n);
+        for (int64_t i = 0; i < count; i += BLOCK_N) {
+          const BFloat16* four[BLOCK_N];
+          for (int j = 0; j < BLOCK_N; ++j) four[j] = w + std::min(n + i + j, N - 1) * K;
+          in_pieces<BLOCK_ROWS>(M, [&](auto R, int64_t m) {  // each asks for its share of what comes
+            const char* later = reinterpret_cast<const char*>(four[0]) + ahead + bytes * m / M;
+            pair_block<R()>(four, x + (top + m) * K, K, later, BLOCK_N * LINE * R() / M, &sums[m * COLUMNS + i]);
+          });
+        }
+        for (int64_t m = 0; m < M; ++m) {
+          BFloat16* to = y + (top + m) * N + n;
+          const float* from = &sums[m * COLUMNS];
+          int64_t i = 0;
+          for (; i + LANES <= count; i += LANES) store(to + i, load<Floats>(from + i));
+          for (; i < count; ++i) store(to + i, from[i]);
+        }
+      }
   });
 }
 #endif
@@ -393,7 +444,6 @@ inline void add_products(Ints& total, const Shorts& a, const Shorts& b) {
 }
 
 constexpr int STEP = 2 * LANES;     // numbers that are multiplied at a time: rows are filled up to a multiple with zeros
-constexpr int BLOCK_N = 4;          // weight rows, and
 constexpr int BLOCK_M = 2;          // rows of q, that are multiplied together: their sums fill the registers
 constexpr int64_t BLOCK_K = 1024;   // numbers of a row that stay in the first-level cache, and
 constexpr int64_t KEPT = 96 << 10;  // numbers of q that stay in the second, while weights pass
@@ -526,13 +576,8 @@ void scale_line(const int32_t* sums, int32_t offset, int64_t count, float a, con
 // The instruction multiplies bytes without sign by bytes with one and adds four such products to each 32-bit lane. A weight
 // becomes w + 128 (or, of 4 bits, is stored as w + 8), and the sums begin at -128 (-8) times the sum of the row of q.
 
-constexpr int LINE = 64;      // bytes that are multiplied at a time
-constexpr int COLUMNS = 32;   // weight rows of a tile, and
-constexpr int ROWS = 12;      // rows of q, that are multiplied together: their sums fill the registers
-constexpr int BLOCK_ROWS = 6; // rows of q that fill them with BLOCK_N weight rows
-constexpr int64_t FEW = 16;   // rows of q up to which 4-bit weights are multiplied as they lie, and
-constexpr int64_t MANY = 128; // those that stay in the second-level cache, while weights pass
-constexpr int64_t FAR = 8192; // bytes at least that are asked for ahead of blocks
+constexpr int ROWS = 12;     // rows of q, that are multiplied with a tile: their sums fill the registers
+constexpr int64_t FEW = 16;  // rows of q up to which 4-bit weights are multiplied as they lie
 constexpr int64_t LONGEST = 66'000;  // numbers of a row whose sum surely fits in 32 bits
 
 template <class T>
@@ -586,14 +631,6 @@ inline Four sums_of(const __m512i* v) {
   return half<Four>(two, 0) + half<Four>(two, 1);
 }
 
-inline Vector<float, BLOCK_N> float_sums(const __m512* v) {
-  const auto both = [](__m512 a, __m512 b) { return _mm512_unpacklo_ps(a, b) + _mm512_unpackhi_ps(a, b); };
-  const auto a = (__m512d)both(v[0], v[1]), b = (__m512d)both(v[2], v[3]);
-  const __m512 all = (__m512)_mm512_unpacklo_pd(a, b) + (__m512)_mm512_unpackhi_pd(a, b);
-  const Floats two = half<Floats>(all, 0) + half<Floats>(all, 1);
-  return half<Vector<float, BLOCK_N>>(two, 0) + half<Vector<float, BLOCK_N>>(two, 1);
-}
-
 // Four weight rows with M rows of q, K a multiple of LINE and not 0: sums (M, COLUMNS). With each line four are asked for
 // `ahead`, which goes on by `step` bytes.
 template <int M>
@@ -628,21 +665,6 @@ void byte_ends(const int8_t* const* w, const int8_t* q, int64_t K, int64_t wide,
     for (int n = 0; n < BLOCK_N; ++n)
       total[n] = plus_fours(_mm512_setzero_si512(), unsigned_line(w[n] + k, K - k), load<__m512i>(q + m * wide + k));
     save(out + m * COLUMNS, load<Four>(out + m * COLUMNS) + sums_of(total));
-  }
-}
-
-// Calls f(R, m) for pieces of M rows, R of them from m on: as few pieces of at most MOST as there can be, alike.
-template <int MOST, class F>
-void in_pieces(int64_t M, const F& f) {
-  const int64_t num = (M + MOST - 1) / MOST;
-  const auto run = [&](auto self, auto R, int64_t rows, int64_t m) {
-    if (rows == R()) return f(R, m);
-    if constexpr (R() > 1) self(self, std::integral_constant<int, R() - 1>{}, rows, m);
-  };
-  for (int64_t i = 0, m = 0; i < num; ++i) {
-    const int64_t to = M * (i + 1) / num;
-    run(run, std::integral_constant<int, MOST>{}, to - m, m);
-    m = to;
   }
 }
 
@@ -897,7 +919,7 @@ __attribute__((noinline)) void nibble_block(const uint8_t* const* p, const S* co
       });
     });
   } while (++i < num);
-  each<M>([&](auto m) { save(out + m * COLUMNS, float_sums(total + m * BLOCK_N)); });
+  each<M>([&](auto m) { save(out + m * COLUMNS, sums_of_four(total + m * BLOCK_N)); });
 }
 
 template <class Y, class S>

@@ -27,6 +27,12 @@ def fast_bfloat16() -> bool:
     return "AVX2" not in torch.backends.cpu.get_cpu_capability()
 
 
+@cache
+def slower_bfloat16() -> bool:
+    """Whether ours outrun PyTorch's with several rows: with the instruction, without units for matrices."""
+    return torch.cpu._is_avx512_bf16_supported() and not torch.cpu._is_amx_tile_supported()
+
+
 def linear(x: Tensor, weight: Tensor) -> Tensor:
     """x (M, K) by weight (N, K): (M, N)."""
     emulated = x.dtype == weight.dtype == torch.bfloat16 and x.device.type == "cpu" and not fast_bfloat16()
