@@ -232,6 +232,10 @@ constexpr int COLUMNS = 32;    // results of a row that are written together
 constexpr int64_t MANY = 128;  // rows of x that stay in the second-level cache, while weights pass
 constexpr int64_t FAR = 8192;  // bytes at least that are asked for ahead of blocks
 
+// Memory is quickest in the order in which it lies, and the processor foresees that: so weight rows are read one after another.
+// That leaves time for few rows of x; many need a weight for longer, in blocks of BLOCK_N rows side by side.
+constexpr int FEW_PAIRS = 2, FEW_BYTES = 2, FEW_NIBBLES = 0;
+
 // Calls f(R, m) for pieces of M rows, R of them from m on: as few pieces of at most MOST as there can be, alike.
 template <int MOST, class F>
 void in_pieces(int64_t M, const F& f) {
@@ -279,29 +283,32 @@ inline __m512 plus_pairs(__m512 total, __m512i a, __m512i b) {
   return total;
 }
 
-// Four weight rows with M rows of x, K a multiple of 32 and not 0: sums (M, COLUMNS). One vector of sums for each, whatever M
-// is: a row is added in one order. With each line four are asked for `ahead`, which goes on by `step` bytes.
-template <int M>
+// Four weight rows with M rows of x, K a multiple of 32 and not 0: sums (M, COLUMNS). SIDE of them are read side by side; then
+// with each line as many are asked for `ahead`, which goes on by `step` bytes. One vector of sums for each, whatever M is: a
+// row is added in one order.
+template <int M, int SIDE>
 __attribute__((noinline)) void pair_block(const BFloat16* const* w, const BFloat16* x, int64_t K, const char* ahead, int64_t step,
                                           float* out) {
-  const BFloat16 *first = w[0], *second = w[1], *third = w[2], *fourth = w[3];
   __m512 total[M][BLOCK_N];
-  for (auto& mine : total)
-    for (auto& one : mine) one = _mm512_setzero_ps();
-  int64_t k = 0;
-  do {
-    const BFloat16* from[BLOCK_N] = {first + k, second + k, third + k, fourth + k};
-    __m512i weights[BLOCK_N];
-    for (int n = 0; n < BLOCK_N; ++n) __builtin_prefetch(ahead + n * LINE, 0, 2);
-    ahead += step;
-    for (int n = 0; n < BLOCK_N; ++n) pin(weights[n] = load<__m512i>(from[n]));
-    for (int m = 0; m < M; ++m) {
-      __m512i numbers = load<__m512i>(x + m * K + k);
-      pin(numbers);
-      for (int n = 0; n < BLOCK_N; ++n) total[m][n] = plus_pairs(total[m][n], weights[n], numbers);
-    }
-  } while ((k += LINE / 2) < K);
-  for (int m = 0; m < M; ++m) save(out + m * COLUMNS, sums_of_four(total[m]));
+  each<BLOCK_N / SIDE>([&](auto i) {
+    const BFloat16* rows[SIDE];
+    each<SIDE>([&](auto n) { rows[n] = w[i * SIDE + n]; });
+    __m512 mine[M][SIDE];
+    each<M * SIDE>([&](auto j) { mine[j / SIDE][j % SIDE] = _mm512_setzero_ps(); });
+    int64_t k = 0;
+    do {
+      __m512i weights[SIDE];
+      if (SIDE > 1) each<SIDE>([&](auto n) { __builtin_prefetch(ahead + n * LINE, 0, 2); });
+      ahead += step;
+      each<SIDE>([&](auto n) { weights[n] = pinned(load<__m512i>(rows[n] + k)); });
+      each<M>([&](auto m) {
+        const __m512i numbers = pinned(load<__m512i>(x + m * K + k));
+        each<SIDE>([&](auto n) { mine[m][n] = plus_pairs(mine[m][n], weights[n], numbers); });
+      });
+    } while ((k += LINE / 2) < K);
+    each<M * SIDE>([&](auto j) { total[j / SIDE][i * SIDE + j % SIDE] = mine[j / SIDE][j % SIDE]; });
+  });
+  each<M>([&](auto m) { save(out + m * COLUMNS, sums_of_four(total[m])); });
 }
 
 void linear_rows(const BFloat16* x, const BFloat16* w, BFloat16* y, Shape s) {
@@ -316,7 +323,8 @@ void linear_rows(const BFloat16* x, const BFloat16* w, BFloat16* y, Shape s) {
           for (int j = 0; j < BLOCK_N; ++j) four[j] = w + std::min(n + i + j, N - 1) * K;
           in_pieces<BLOCK_ROWS>(M, [&](auto R, int64_t m) {  // each asks for its share of what comes
             const char* later = reinterpret_cast<const char*>(four[0]) + ahead + bytes * m / M;
-            pair_block<R()>(four, x + (top + m) * K, K, later, BLOCK_N * LINE * R() / M, &sums[m * COLUMNS + i]);
+            const auto run = pair_block<R(), (R() <= FEW_PAIRS ? 1 : BLOCK_N)>;
+            run(four, x + (top + m) * K, K, later, BLOCK_N * LINE * R() / M, &sums[m * COLUMNS + i]);
           });
         }
         for (int64_t m = 0; m < M; ++m) {
@@ -631,30 +639,31 @@ inline Four sums_of(const __m512i* v) {
   return half<Four>(two, 0) + half<Four>(two, 1);
 }
 
-// Four weight rows with M rows of q, K a multiple of LINE and not 0: sums (M, COLUMNS). With each line four are asked for
-// `ahead`, which goes on by `step` bytes.
-template <int M>
+// Four weight rows with M rows of q, K a multiple of LINE and not 0: sums (M, COLUMNS). SIDE and `ahead` as for pair_block.
+template <int M, int SIDE>
 __attribute__((noinline)) void byte_block(const int8_t* const* w, const int8_t* q, int64_t K, int64_t wide, const int8_t* ahead,
                                           int64_t step, int32_t* out) {
   const __m512i flip = _mm512_set1_epi8(-128);
-  const int8_t *first = w[0], *second = w[1], *third = w[2], *fourth = w[3];
   __m512i total[M][BLOCK_N];
-  for (auto& mine : total)
-    for (auto& one : mine) one = _mm512_setzero_si512();
-  int64_t k = 0;
-  do {
-    const int8_t* from[BLOCK_N] = {first + k, second + k, third + k, fourth + k};
-    __m512i weights[BLOCK_N];
-    for (int n = 0; n < BLOCK_N; ++n) __builtin_prefetch(ahead + n * LINE, 0, 2);
-    ahead += step;
-    for (int n = 0; n < BLOCK_N; ++n) pin(weights[n] = _mm512_xor_si512(load<__m512i>(from[n]), flip));
-    for (int m = 0; m < M; ++m) {
-      __m512i numbers = load<__m512i>(q + m * wide + k);
-      pin(numbers);
-      for (int n = 0; n < BLOCK_N; ++n) total[m][n] = plus_fours(total[m][n], weights[n], numbers);
-    }
-  } while ((k += LINE) < K);
-  for (int m = 0; m < M; ++m) save(out + m * COLUMNS, sums_of(total[m]));
+  each<BLOCK_N / SIDE>([&](auto i) {
+    const int8_t* rows[SIDE];
+    each<SIDE>([&](auto n) { rows[n] = w[i * SIDE + n]; });
+    __m512i mine[M][SIDE];
+    each<M * SIDE>([&](auto j) { mine[j / SIDE][j % SIDE] = _mm512_setzero_si512(); });
+    int64_t k = 0;
+    do {
+      __m512i weights[SIDE];
+      if (SIDE > 1) each<SIDE>([&](auto n) { __builtin_prefetch(ahead + n * LINE, 0, 2); });
+      ahead += step;
+      each<SIDE>([&](auto n) { weights[n] = pinned(_mm512_xor_si512(load<__m512i>(rows[n] + k), flip)); });
+      each<M>([&](auto m) {
+        const __m512i numbers = pinned(load<__m512i>(q + m * wide + k));
+        each<SIDE>([&](auto n) { mine[m][n] = plus_fours(mine[m][n], weights[n], numbers); });
+      });
+    } while ((k += LINE) < K);
+    each<M * SIDE>([&](auto j) { total[j / SIDE][i * SIDE + j % SIDE] = mine[j / SIDE][j % SIDE]; });
+  });
+  each<M>([&](auto m) { save(out + m * COLUMNS, sums_of(total[m])); });
 }
 
 // What is left of four weight rows behind their whole lines, added to the sums.
@@ -677,7 +686,8 @@ void byte_rows(const int8_t* q, const float* a, const int8_t* w, const S* s, Y* 
     if (lines)
       in_pieces<BLOCK_ROWS>(M, [&](auto R, int64_t m) {  // each asks for its share of what comes
         const int8_t* later = four[0] + ahead + BLOCK_N * K * m / M;
-        byte_block<R()>(four, numbers + m * wide, lines, wide, later, BLOCK_N * LINE * R() / M, sums + m * COLUMNS);
+        const auto run = byte_block<R(), (R() <= FEW_BYTES ? 1 : BLOCK_N)>;
+        run(four, numbers + m * wide, lines, wide, later, BLOCK_N * LINE * R() / M, sums + m * COLUMNS);
       });
     if (lines < K) byte_ends(four, numbers, K, wide, M, sums);
   };
@@ -884,42 +894,45 @@ inline __m512 spread_scales(const BFloat16* s, __mmask8 some, __m512i order) {
   return (__m512)_mm512_slli_epi32(_mm512_permutexvar_epi16(order, bits), 16);
 }
 
-// Four weight rows of 4 bits with M rows of q: sums (M, COLUMNS).
-template <int M, class S>
+// Four weight rows of 4 bits with M rows of q: sums (M, COLUMNS). SIDE and `ahead` as for pair_block.
+template <int M, int SIDE, class S>
 __attribute__((noinline)) void nibble_block(const uint8_t* const* p, const S* const* scales, int64_t K, int64_t size,
                                             const Numbers* q, const uint8_t* ahead, int64_t step, float* out) {
   const int64_t num = num_lines(K), num_groups = K / size, groups = std::max<int64_t>(1, 2 * LINE / size);  // of a line
   Vector<int32_t, 16> order;
   for (int i = 0; i < 16; ++i) order[i] = i * groups / 16;
   const __m512i low_half = _mm512_set1_epi8(15), lanes = (__m512i)order;
-  __m512 total[M * BLOCK_N];
-  each<M * BLOCK_N>([&](auto i) { total[i] = _mm512_setzero_ps(); });
-  int64_t i = 0;
-  do {
-    const int64_t left = K / 2 - i * LINE, g = uint32_t(i * 2 * LINE) / uint32_t(size);
-    const __mmask64 mask = left >= LINE ? ~__mmask64(0) : (__mmask64(1) << left) - 1;
-    const __mmask8 some((1 << std::min(groups, num_groups - g)) - 1);
-    __m512i low[BLOCK_N], high[BLOCK_N];
-    __m512 scale[BLOCK_N];
-    each<BLOCK_N>([&](auto n) {
-      __builtin_prefetch(ahead + n * LINE, 0, 2);
-      const __m512i both = _mm512_maskz_loadu_epi8(mask, p[n] + i * LINE);
-      low[n] = pinned(_mm512_and_si512(both, low_half));
-      high[n] = pinned(_mm512_and_si512(_mm512_srli_epi16(both, 4), low_half));
-      scale[n] = pinned(spread_scales(scales[n] + g, some, lanes));
-    });
-    ahead += step;
-    each<M>([&](auto m) {
-      const Numbers& mine = q[m * num + i];
-      const __m512i even = pinned(load<__m512i>(mine.even)), odd = pinned(load<__m512i>(mine.odd));
-      each<BLOCK_N>([&](auto n) {
-        const __m512i sums = plus_fours(plus_fours(load<__m512i>(mine.balance), low[n], even), high[n], odd);
-        __m512& one = total[m * BLOCK_N + n];
-        one = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums), scale[n], one);
+  __m512 total[M][BLOCK_N];
+  each<BLOCK_N / SIDE>([&](auto side) {
+    __m512 mine[M][SIDE];
+    each<M * SIDE>([&](auto j) { mine[j / SIDE][j % SIDE] = _mm512_setzero_ps(); });
+    int64_t i = 0;
+    do {
+      const int64_t left = K / 2 - i * LINE, g = uint32_t(i * 2 * LINE) / uint32_t(size);
+      const __mmask64 mask = left >= LINE ? ~__mmask64(0) : (__mmask64(1) << left) - 1;
+      const __mmask8 some((1 << std::min(groups, num_groups - g)) - 1);
+      __m512i low[SIDE], high[SIDE];
+      __m512 scale[SIDE];
+      each<SIDE>([&](auto n) {
+        if (SIDE > 1) __builtin_prefetch(ahead + n * LINE, 0, 3);
+        const __m512i both = _mm512_maskz_loadu_epi8(mask, p[side * SIDE + n] + i * LINE);
+        low[n] = pinned(_mm512_and_si512(both, low_half));
+        high[n] = pinned(_mm512_and_si512(_mm512_srli_epi16(both, 4), low_half));
+        scale[n] = pinned(spread_scales(scales[side * SIDE + n] + g, some, lanes));
       });
-    });
-  } while (++i < num);
-  each<M>([&](auto m) { save(out + m * COLUMNS, sums_of_four(total + m * BLOCK_N)); });
+      ahead += step;
+      each<M>([&](auto m) {
+        const Numbers& numbers = q[m * num + i];
+        const __m512i even = pinned(load<__m512i>(numbers.even)), odd = pinned(load<__m512i>(numbers.odd));
+        each<SIDE>([&](auto n) {
+          const __m512i sums = plus_fours(plus_fours(load<__m512i>(numbers.balance), low[n], even), high[n], odd);
+          mine[m][n] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums), scale[n], mine[m][n]);
+        });
+      });
+    } while (++i < num);
+    each<M * SIDE>([&](auto j) { total[j / SIDE][side * SIDE + j % SIDE] = mine[j / SIDE][j % SIDE]; });
+  });
+  each<M>([&](auto m) { save(out + m * COLUMNS, sums_of_four(total[m])); });
 }
 
 template <class Y, class S>
@@ -940,7 +953,8 @@ void nibble_rows(const int8_t* q, const float* a, const uint8_t* p, const S* sca
         }
         in_pieces<4>(M, [&](auto R, int64_t m) {
           const uint8_t* later = four[0] + ahead + bytes * m / M;
-          nibble_block<R()>(four, theirs, K, size, &rows[m * num], later, BLOCK_N * LINE * R() / M, &sums[m * COLUMNS + i]);
+          const auto run = nibble_block<R(), (R() <= FEW_NIBBLES ? 1 : BLOCK_N), S>;
+          run(four, theirs, K, size, &rows[m * num], later, BLOCK_N * LINE * R() / M, &sums[m * COLUMNS + i]);
         });
       }
       for (int64_t m = 0; m < M; ++m)
