@@ -8,12 +8,12 @@ from peers import MOE, build, tiny
 from torch import nn
 
 from pureqwen import kernels
-from pureqwen.cache import StaticCache
+from pureqwen.cache import PagedCache, StaticAttend, StaticCache
 from pureqwen.model import Block, Qwen3
 from pureqwen.rewrite import FusedBlock, for_cpu, fuse, quantize, replace
 from pureqwen.rewrite import native as native_module
 
-SHAPES = {"dense": {}, "moe": MOE}
+SHAPES = {"dense": {"head_dim": 32}, "moe": {**MOE, "head_dim": 32}}  # native attention has lines of 32
 needs_native = pytest.mark.skipif(kernels.native() is not None, reason=f"no native code: {kernels.native()}")
 
 
@@ -48,21 +48,115 @@ def test_logits_are_those_of_the_blocks_up_to_rounding(shape: str, scheme: str |
             torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
 
 
+class Steps:
+    """The logits of two rows of a cache, after a prompt and two tokens each; made anew by each `run`."""
+
+    def __init__(self, model: Qwen3, kind: str) -> None:
+        self.model, self.kind = model, kind
+
+    def cache(self, attends: list[StaticAttend] | None = None) -> StaticCache | PagedCache:
+        config, dtype = self.model.config, self.model.model.norm.weight.dtype
+        if self.kind == "paged":
+            return PagedCache(config, num_pages=4, page_size=8, dtype=dtype)
+        return StaticCache(config, batch=2, limit=16, dtype=dtype, attends=attends)
+
+    def run(self, cache: StaticCache | PagedCache | None = None) -> list[torch.Tensor]:
+        cache, logits = cache or self.cache(), []
+        for cached, ids in (
+            (0, [[3, 17, 250, 9, 101], [5, 88, 31, 7, 8]]),
+            (5, [[9], [10]]),
+            (6, [[11], [200]]),
+        ):
+            now = len(ids[0])
+            if isinstance(cache, PagedCache):
+                positions = cache.begin([((0, 1), cached, now), ((2, 3), cached, now)])
+            else:
+                positions = cache.begin([(cached, now)] * 2)
+            logits.append(self.model(torch.tensor(ids).view(positions.shape), positions, cache.attends))
+        return logits
+
+
+def counted(monkeypatch: pytest.MonkeyPatch, name: str) -> list[int]:
+    """A list that grows with each call of this function of `kernels`."""
+    calls, run = [], getattr(kernels, name)
+    monkeypatch.setattr(kernels, name, lambda *args, **kwargs: calls.append(1) or run(*args, **kwargs))
+    return calls
+
+
 @needs_native
+@pytest.mark.parametrize("kind", ["static", "paged"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("scheme", [None, "int8", "int4-g32"])
 @pytest.mark.parametrize("shape", SHAPES)
 @torch.inference_mode()
 def test_several_steps_in_one_call_give_the_bits_of_one_after_the_other(
-    shape: str, scheme: str | None, dtype: torch.dtype
+    shape: str, scheme: str | None, dtype: torch.dtype, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = for_cpu(models(shape, scheme)[0].to(dtype))
-    ids = torch.arange(kernels.FEW) * 5
-    at_once = model(ids)
-    assert all(block.parts().at_once for block in model.model.layers)
+    steps, names = Steps(model, kind), ("blocks", "attention", "feed_forward")
+    calls = {name: counted(monkeypatch, name) for name in names}
+    at_once = steps.run()
+    dense, num = shape == "dense", len(model.model.layers)
+    assert len(calls["blocks"]) >= 2 * dense and bool(calls["attention"]) != dense
+    hook = model.model.layers[0].register_forward_hook(lambda *args: None)
+    for n in calls.values():
+        n.clear()
+    by_block = steps.run()
+    assert not calls["blocks"] and len(calls["attention"]) >= 2 * num
+    assert bool(calls["feed_forward"]) == dense
+    hook.remove()
     for block in model.model.layers:
         block.parts().at_once = False
-    assert torch.equal(model(ids), at_once)
+    for n in calls.values():
+        n.clear()
+    one_by_one = steps.run()
+    assert not any(calls.values())
+    for a, b, c in zip(at_once, by_block, one_by_one, strict=True):
+        assert torch.equal(a, b) and torch.equal(a, c)
+
+
+class Doubling(StaticAttend):
+    def __call__(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        return 2 * super().__call__(q, k, v)
+
+
+class Blind(StaticAttend):
+    """Sees the last slot only."""
+
+    def sees(self) -> torch.Tensor:
+        mask = self.mask.clone()
+        mask[..., :-1].masked_fill_(mask[..., 1:] == 0, float("-inf"))
+        return mask
+
+
+@needs_native
+@pytest.mark.parametrize("own", [Doubling, Blind])
+@torch.inference_mode()
+def test_an_attend_of_one_s_own_is_called(own: type[StaticAttend]) -> None:
+    plain, fused = models("dense")
+    found = []
+    for model in (plain, fused):
+        steps = Steps(model, "static")
+        attends = [own() for _ in range(model.config.num_hidden_layers)]
+        found.append((steps.run(), steps.run(steps.cache(attends))))
+    (before, expected), (_, got) = found
+    for a, b, c in zip(expected[1:], got[1:], before[1:], strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+        assert (a - c).abs().mean() > 0.05 * c.abs().mean()
+
+
+@needs_native
+@torch.inference_mode()
+def test_a_parameter_that_is_put_in_another_s_place_is_read() -> None:
+    plain, fused = models("dense")
+    steps = Steps(fused, "static")
+    before = steps.run()
+    for model in (plain, fused):
+        up = model.model.layers[1].mlp.up_proj
+        up.weight = nn.Parameter(-up.weight.detach())
+    for a, b, c in zip(Steps(plain, "static").run(), steps.run(), before, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+        assert not torch.equal(b, c)
 
 
 @needs_native

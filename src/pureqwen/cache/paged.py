@@ -83,7 +83,7 @@ def varlen(q: Tensor, k_pages: Tensor, v_pages: Tensor, table: kernels.Table) ->
     return out
 
 
-class PagedAttend:
+class PagedAttend(kernels.InPlace):
     """One layer's attention over pages: writes k and v into their slots, then reads those of each row.
 
     q (T, H, Dh), k and v (T, Hkv, Dh): the tokens of the step, row after row.
@@ -106,9 +106,16 @@ class PagedAttend:
             return kernels.paged_attention(q, self.k, self.v, table)
         return self.parted(q, table)
 
-    def in_place(self, q: Tensor) -> bool:
+    def in_place(self, x: Tensor) -> bool:
         """Whether pages are best read where they lie."""
-        return q.device.type == "cpu" and (len(self.many) == 0 or kernels.attends_blocks(q))
+        return x.device.type == "cpu" and (len(self.many) == 0 or kernels.attends_blocks(x))
+
+    def place(self, x: Tensor) -> kernels.Place | None:
+        """Where native code puts and finds the keys and values of x (T, D), if it can."""
+        native = kernels.runs(x) and self.k.shape[-1] % kernels.LINE == 0 and self.in_place(x)
+        if type(self).__call__ is not PagedAttend.__call__ or not native:
+            return None
+        return kernels.Place(self.k, self.v, self.slots, kernels.Table(self.pages, self.starts, self.lengths))
 
     def parted(self, q: Tensor, table: kernels.Table) -> Tensor:
         """The rows of few tokens together, each row of many by itself; elsewhere than on a CPU each row."""

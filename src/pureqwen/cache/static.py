@@ -32,7 +32,7 @@ def bytes_per_token(config: ModelConfig, dtype: torch.dtype) -> int:
     return 2 * heads * config.head_dim * dtype.itemsize
 
 
-class StaticAttend:
+class StaticAttend(kernels.InPlace):
     """One layer's attention over the cache: writes k and v into their slots, then reads the row's.
 
     The G query heads that share a key/value head are folded into the sequence, (B, S, H, Dh) -> (B, Hkv, S*G,
@@ -64,14 +64,20 @@ class StaticAttend:
         o = F.scaled_dot_product_attention(folded, keys, values, attn_mask=self.sees())
         return o.view(B, Hkv, S, H // Hkv, Dh).transpose(1, 2).reshape(B, S, H, Dh)
 
-    def in_place(self, q: Tensor) -> bool:
-        """Whether native code attends to queries (B, S, H, Dh), which see all that stands before: a few, or
-        as many as they be.
+    def in_place(self, x: Tensor) -> bool:
+        """Whether native code attends to tokens x (B, S, ...), which see all that stands before: a few, or as
+        many as they be.
         """
-        whole = type(self).sees is StaticAttend.sees and q.shape[-1] % 32 == 0
-        if not whole or torch.compiler.is_compiling() or not kernels.runs(q):
+        whole = type(self).sees is StaticAttend.sees and self.k.shape[-1] % kernels.LINE == 0
+        if not whole or torch.compiler.is_compiling() or not kernels.runs(x):
             return False
-        return q.shape[1] <= FEW or kernels.attends_blocks(q)
+        return x.shape[1] <= FEW or kernels.attends_blocks(x)
+
+    def place(self, x: Tensor) -> kernels.Place | None:
+        """Where native code puts and finds the keys and values of x (B, S, D), if it can."""
+        if type(self).__call__ is not StaticAttend.__call__ or not self.in_place(x):
+            return None
+        return kernels.Place(self.k, self.v, self.slots, kernels.Table(self.pages, self.starts, self.lengths))
 
     def sees(self) -> Tensor:
         """The mask of this layer: all of the step's. An attend of one's own narrows it."""

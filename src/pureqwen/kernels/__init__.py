@@ -4,8 +4,8 @@
     quantize                             rows as whole numbers, for several products that read the same
     rms_norm, swiglu, qk_norm_rope       what stands between the products, in one pass each
     store_pages, paged_attention         keys and values into their slots; queries over them
-    attention_in, attention_out,         a block's steps but attention, several in one call: with few rows
-    feed_forward                         an operation takes about as long to start as to run
+    attention, feed_forward, blocks      the halves of a block, or all blocks, in one call: with few rows an
+                                         operation takes about as long to start as to run
 
 On a CPU the code of ops.cpp runs, if there is one; elsewhere, or without it, the twin. `native()` says which,
 and compiles at its first call (some seconds, once a machine where it succeeds).
@@ -25,12 +25,13 @@ from pureqwen.kernels.twins import fast_bfloat16
 __all__ = [
     "FEW",
     "LINE",
-    "Matrix",
+    "InPlace",
+    "Place",
     "Table",
     "Whole",
     "attends_blocks",
-    "attention_in",
-    "attention_out",
+    "attention",
+    "blocks",
     "fast_bfloat16",
     "feed_forward",
     "linear",
@@ -91,8 +92,7 @@ def _describe() -> None:
     )
     torch.library.register_fake("pureqwen::linear", lambda x, weight: x.new_empty(len(x), len(weight)))
     torch.library.register_fake("pureqwen::store_pages", lambda *tensors: None)
-    torch.library.register_fake("pureqwen::attention_in", _like_heads)
-    for name in ("attention_out", "feed_forward"):
+    for name in ("attention", "feed_forward", "blocks"):
         torch.library.register_fake(f"pureqwen::{name}", lambda x, *rest: torch.empty_like(x))
 
 
@@ -102,12 +102,6 @@ def _like_whole(x: Tensor, *rest: object) -> tuple[Tensor, Tensor]:
 
 def _like_product(q: Tensor, scale: Tensor, weight: Tensor, scales: Tensor, like: Tensor) -> Tensor:
     return like.new_empty(len(q), len(weight))
-
-
-def _like_heads(x: Tensor, norm: Tensor, eps: float, *rest: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    q, _, k, _, v, _, q_norm, *_ = rest
-    mine, theirs = (x.new_empty(len(x), len(w) // len(q_norm), len(q_norm)) for w in (q, k))
-    return mine, theirs, x.new_empty(len(x), len(v))
 
 
 def _ready() -> bool:
@@ -244,44 +238,56 @@ def _attends(q: Tensor) -> bool:
 # ---- several in one call, for few rows; native, where `runs` says so --------------------------------------
 
 
-class Matrix(NamedTuple):
-    """Weights (N, K): of 8 or 4 bits with their scales, or floats."""
+class Place(NamedTuple):
+    """Where a step's keys and values go, and where they lie."""
 
-    weight: Tensor
-    scale: Tensor | None
+    k: Tensor  # (P, page, Hkv, Dh), and v: pages of a layer
+    v: Tensor
+    slots: Tensor  # (T,): of the step's tokens
+    table: Table
 
 
-def attention_in(
-    x: Tensor,
-    norm: Tensor,
-    eps: float,
-    matrices: Sequence[Matrix],
-    heads: Sequence[Tensor],
-    angles: Sequence[Tensor],
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Of rows x (T, D), normed: queries (T, H, Dh) and keys (T, Hkv, Dh), normed and turned, and values
-    (T, Hkv * Dh).
+class InPlace:
+    """An `Attend` that may leave its work to native code: this puts keys and values, and attends to them."""
 
-    matrices: of queries, keys and values. heads: the weights of the norms of queries and keys. angles: the
-    cosines and sines (T, Dh/2).
+    def place(self, x: Tensor) -> Place | None:
+        """The place of a step of x (..., D); None where only calling the attend will do."""
+        raise NotImplementedError
+
+
+# The weights of these: of norms (D,), and of matrices (N, K) with the scales of whole numbers behind them.
+
+
+def attention(
+    x: Tensor, weights: Sequence[Tensor], angles: Sequence[Tensor], place: Place, *, eps: float
+) -> Tensor:
+    """Rows x (T, D) with what a block's attention over the place's keys makes of them, normed.
+
+    weights: of the norm, of queries, keys and values, of the norms of queries and keys, of the output.
+    angles: the cosines and sines, of each T times Dh/2.
     """
-    q, k, v = matrices
-    run = torch.ops.pureqwen.attention_in.default
-    out: tuple[Tensor, Tensor, Tensor] = run(x, norm, eps, *q, *k, *v, *heads, *angles)
-    return out
-
-
-def attention_out(x: Tensor, o: Tensor, matrix: Matrix) -> Tensor:
-    """Rows x (T, D) with the product of what attention gave, o (T, H * Dh)."""
-    y: Tensor = torch.ops.pureqwen.attention_out.default(x, o, *matrix)
+    run = torch.ops.pureqwen.attention.default
+    y: Tensor = run(x, eps, weights, *angles, place.k, place.v, place.slots, *place.table)
     return y
 
 
-def feed_forward(x: Tensor, norm: Tensor, eps: float, matrices: Sequence[Matrix]) -> Tensor:
+def feed_forward(x: Tensor, weights: Sequence[Tensor], *, eps: float) -> Tensor:
     """Rows x (T, D) with what the feed-forward network makes of them, normed.
 
-    matrices: gate, up and down.
+    weights: of the norm, of gate, up and down.
     """
-    gate, up, down = matrices
-    y: Tensor = torch.ops.pureqwen.feed_forward.default(x, norm, eps, *gate, *up, *down)
+    y: Tensor = torch.ops.pureqwen.feed_forward.default(x, eps, weights)
+    return y
+
+
+def blocks(
+    x: Tensor, weights: Sequence[Tensor], angles: Sequence[Tensor], places: Sequence[Place], *, eps: float
+) -> Tensor:
+    """Rows x (T, D) after all blocks, whose places differ in nothing but the pages.
+
+    weights: of each block those of `attention`, then those of `feed_forward`.
+    """
+    k, v = [place.k for place in places], [place.v for place in places]
+    run = torch.ops.pureqwen.blocks.default
+    y: Tensor = run(x, eps, weights, *angles, k, v, places[0].slots, *places[0].table)
     return y

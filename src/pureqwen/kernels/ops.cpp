@@ -10,7 +10,8 @@
 //   qk_norm_rope(x, w, ...)      RMSNorm over each head, then the rotation
 //   store_pages, paged_attention keys and values into their slots; softmax(q k') v over them
 //   attends_blocks(q)            whether the latter is quick for many queries of a row, too
-//   attention_in, attention_out, feed_forward   a block's steps but attention, several in one call
+//   attention, feed_forward      the two halves of a block, each in one call
+//   blocks                       all blocks of a step in one call
 //
 // Sums of int8 are exact, those of int4 within a group; only scaling rounds. Each sum of floats has one fixed order
 // (lane by lane, then the lanes; chunk by chunk), so a row of a result depends neither on the rows beside it nor on the
@@ -1650,30 +1651,48 @@ bool attends_blocks([[maybe_unused]] const Tensor& q) {
 
 // ---- several in one call -------------------------------------------------------------------------------------------
 //
-// With few rows an operation takes about as long to start as to run. So a block's are three, and what they do is said above:
+// With few rows an operation takes about as long to start as to run, and a step would be Python for a quarter of its time. So a
+// block's are two, or those of all blocks are one; what they do is said above:
 //
-//   attention_in     norm -> q, k, v -> norm and rotation of the heads of q and k
-//   attention_out    x + o w'
-//   feed_forward     x + (norm -> gate, up -> silu(gate) up -> down)
+//   attention      x + (norm -> q, k, v -> norm and rotation of the heads of q and k -> into the pages -> over them -> o_proj)
+//   feed_forward   x + (norm -> gate, up -> silu(gate) up -> down)
 //
-// A matrix is its weights and scales: of 8 or 4 bits with them, of floats without.
+// Their weights come in this order, each matrix with its scales behind it, if it is one of whole numbers.
 
-using Scale = std::optional<Tensor>;
+struct Matrix {
+  const Tensor& w;
+  const Tensor* scale;  // of 8 or 4 bits; none of floats
+};
+
+struct Weights {
+  const std::vector<Tensor>& all;
+  size_t next = 0;
+
+  const Tensor& one() {
+    require(next < all.size(), "weights are missing");
+    return all[next++];
+  }
+  Matrix matrix() {
+    const Tensor& w = one();
+    return {w, w.scalar_type() == ScalarType::Char || w.scalar_type() == ScalarType::Int ? &one() : nullptr};
+  }
+  void done() const { require(next == all.size(), "there are more weights than matrices and norms"); }
+};
 
 struct Rows {  // of a product: floats x, or whole numbers q with a scale each
   Tensor x;
   std::optional<std::tuple<Tensor, Tensor>> whole;
 
-  Tensor times(const Tensor& w, const Scale& s) const {
-    require(whole.has_value() == s.has_value(), "matrices of floats and of whole numbers read other rows");
-    if (!whole) return linear(x, w);
+  Tensor times(const Matrix& m) const {
+    require(whole.has_value() == (m.scale != nullptr), "matrices of floats and of whole numbers read other rows");
+    if (!whole) return linear(x, m.w);
     const auto& [q, a] = *whole;
-    return w.scalar_type() == ScalarType::Char ? product_int8(q, a, w, *s, x) : product_int4(q, a, w, *s, x);
+    return m.w.scalar_type() == ScalarType::Char ? product_int8(q, a, m.w, *m.scale, x) : product_int4(q, a, m.w, *m.scale, x);
   }
 };
 
-Rows normed(const Tensor& x, const Tensor& weight, double eps, bool whole) {
-  if (whole) return {x, rms_norm_quantize(x, weight, eps)};
+Rows normed(const Tensor& x, const Tensor& weight, double eps, const Matrix& reader) {
+  if (reader.scale) return {x, rms_norm_quantize(x, weight, eps)};
   return {rms_norm(x, weight, eps), std::nullopt};
 }
 
@@ -1688,30 +1707,64 @@ Tensor added(const Tensor& x, const Tensor& y) {
   return z;
 }
 
-std::tuple<Tensor, Tensor, Tensor> attention_in(const Tensor& x, const Tensor& norm, double eps, const Tensor& q, const Scale& q_scale,
-                                                const Tensor& k, const Scale& k_scale, const Tensor& v, const Scale& v_scale,
-                                                const Tensor& q_norm, const Tensor& k_norm, const Tensor& cos, const Tensor& sin) {
-  const Rows rows = normed(x, norm, eps, q_scale.has_value());
-  return {qk_norm_rope(rows.times(q, q_scale), q_norm, eps, cos, sin), qk_norm_rope(rows.times(k, k_scale), k_norm, eps, cos, sin),
-          rows.times(v, v_scale)};
+struct Step {  // what is the same for all blocks
+  double eps;
+  const Tensor &cos, &sin, &slots, &block_table, &row_starts, &lengths;
+};
+
+Tensor attend(const Tensor& x, Weights& from, const Step& step, const Tensor& k_pages, const Tensor& v_pages) {
+  const Tensor& norm = from.one();
+  const Matrix q = from.matrix(), k = from.matrix(), v = from.matrix();
+  const Tensor &q_norm = from.one(), &k_norm = from.one();
+  const Matrix o = from.matrix();
+  const Rows rows = normed(x, norm, step.eps, q);
+  const Tensor queries = qk_norm_rope(rows.times(q), q_norm, step.eps, step.cos, step.sin);
+  const Tensor keys = qk_norm_rope(rows.times(k), k_norm, step.eps, step.cos, step.sin);
+  store_pages(keys, rows.times(v), k_pages, v_pages, step.slots);
+  const Tensor seen = paged_attention(queries, k_pages, v_pages, step.block_table, step.row_starts, step.lengths);
+  Rows heads{torch::stable::view(seen, {x.size(0), seen.size(1) * seen.size(2)}), std::nullopt};
+  if (o.scale) heads.whole = quantize(heads.x);
+  return added(x, heads.times(o));
 }
 
-Tensor attention_out(const Tensor& x, const Tensor& o, const Tensor& w, const Scale& scale) {
-  Rows rows{o, std::nullopt};
-  if (scale) rows.whole = quantize(o);
-  return added(x, rows.times(w, scale));
-}
-
-Tensor feed_forward(const Tensor& x, const Tensor& norm, double eps, const Tensor& gate, const Scale& gate_scale, const Tensor& up,
-                    const Scale& up_scale, const Tensor& down, const Scale& down_scale) {
-  const Rows rows = normed(x, norm, eps, gate_scale.has_value());
-  const Tensor opened = rows.times(gate, gate_scale), wide = rows.times(up, up_scale);
+Tensor feed(const Tensor& x, Weights& from, double eps) {
+  const Tensor& norm = from.one();
+  const Matrix gate = from.matrix(), up = from.matrix(), down = from.matrix();
+  const Rows rows = normed(x, norm, eps, gate);
+  const Tensor opened = rows.times(gate), wide = rows.times(up);
   Rows inner{opened, std::nullopt};
-  if (down_scale)
+  if (down.scale)
     inner.whole = swiglu_quantize(opened, wide);
   else
     inner.x = swiglu(opened, wide);
-  return added(x, inner.times(down, down_scale));
+  return added(x, inner.times(down));
+}
+
+Tensor attention(const Tensor& x, double eps, std::vector<Tensor> weights, const Tensor& cos, const Tensor& sin, const Tensor& k_pages,
+                 const Tensor& v_pages, const Tensor& slots, const Tensor& block_table, const Tensor& row_starts, const Tensor& lengths) {
+  Weights from{weights};
+  const Tensor y = attend(x, from, {eps, cos, sin, slots, block_table, row_starts, lengths}, k_pages, v_pages);
+  from.done();
+  return y;
+}
+
+Tensor feed_forward(const Tensor& x, double eps, std::vector<Tensor> weights) {
+  Weights from{weights};
+  const Tensor y = feed(x, from, eps);
+  from.done();
+  return y;
+}
+
+Tensor all_blocks(const Tensor& x, double eps, std::vector<Tensor> weights, const Tensor& cos, const Tensor& sin,
+                  std::vector<Tensor> k_pages, std::vector<Tensor> v_pages, const Tensor& slots, const Tensor& block_table,
+                  const Tensor& row_starts, const Tensor& lengths) {
+  require(k_pages.size() == v_pages.size(), "blocks: as many pages of keys as of values are expected");
+  Weights from{weights};
+  Tensor y = x;
+  for (size_t n = 0; n < k_pages.size(); ++n)
+    y = feed(attend(y, from, {eps, cos, sin, slots, block_table, row_starts, lengths}, k_pages[n], v_pages[n]), from, eps);
+  from.done();
+  return y;
 }
 
 }  // namespace
@@ -1727,11 +1780,11 @@ STABLE_TORCH_LIBRARY(pureqwen, m) {
   m.def("swiglu(Tensor gate, Tensor up) -> Tensor");
   m.def("swiglu_quantize(Tensor gate, Tensor up) -> (Tensor, Tensor)");
   m.def("qk_norm_rope(Tensor x, Tensor weight, float eps, Tensor cos, Tensor sin) -> Tensor");
-  m.def("attention_in(Tensor x, Tensor norm, float eps, Tensor q, Tensor? q_scale, Tensor k, Tensor? k_scale, Tensor v,"
-        " Tensor? v_scale, Tensor q_norm, Tensor k_norm, Tensor cos, Tensor sin) -> (Tensor, Tensor, Tensor)");
-  m.def("attention_out(Tensor x, Tensor o, Tensor w, Tensor? scale) -> Tensor");
-  m.def("feed_forward(Tensor x, Tensor norm, float eps, Tensor gate, Tensor? gate_scale, Tensor up, Tensor? up_scale,"
-        " Tensor down, Tensor? down_scale) -> Tensor");
+  m.def("attention(Tensor x, float eps, Tensor[] weights, Tensor cos, Tensor sin, Tensor(a!) k_pages, Tensor(b!) v_pages, Tensor slots,"
+        " Tensor block_table, Tensor row_starts, Tensor lengths) -> Tensor");
+  m.def("feed_forward(Tensor x, float eps, Tensor[] weights) -> Tensor");
+  m.def("blocks(Tensor x, float eps, Tensor[] weights, Tensor cos, Tensor sin, Tensor(a!)[] k_pages, Tensor(b!)[] v_pages, Tensor slots,"
+        " Tensor block_table, Tensor row_starts, Tensor lengths) -> Tensor");
   m.def("store_pages(Tensor k, Tensor v, Tensor(a!) k_pages, Tensor(b!) v_pages, Tensor slots) -> ()");
   m.def("paged_attention(Tensor q, Tensor k_pages, Tensor v_pages, Tensor block_table, Tensor row_starts, Tensor lengths)"
         " -> Tensor");
@@ -1749,9 +1802,9 @@ STABLE_TORCH_LIBRARY_IMPL(pureqwen, CPU, m) {
   m.impl("swiglu", TORCH_BOX(&swiglu));
   m.impl("swiglu_quantize", TORCH_BOX(&swiglu_quantize));
   m.impl("qk_norm_rope", TORCH_BOX(&qk_norm_rope));
-  m.impl("attention_in", TORCH_BOX(&attention_in));
-  m.impl("attention_out", TORCH_BOX(&attention_out));
+  m.impl("attention", TORCH_BOX(&attention));
   m.impl("feed_forward", TORCH_BOX(&feed_forward));
+  m.impl("blocks", TORCH_BOX(&all_blocks));
   m.impl("store_pages", TORCH_BOX(&store_pages));
   m.impl("paged_attention", TORCH_BOX(&paged_attention));
   m.impl("attends_blocks", TORCH_BOX(&attends_blocks));

@@ -8,7 +8,8 @@ A step of generation multiplies each weight once, in about as long as reading it
 are small vectors, and there what costs is that an operation is started at all. The parameters are the
 block's own, under the same names, and so is the arithmetic, up to the order of adding floats. With gradients,
 on another device, or where somebody listens (a hook on a part), it computes as the Block does. With few rows
-all that stands on one side of the attention is a single operation.
+each half of it is a single operation, the attention too, if its memory is one that native code can read; and
+where that holds for all blocks, a FusedDecoder makes them one operation.
 """
 
 from collections.abc import Sequence
@@ -17,8 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from pureqwen import kernels
-from pureqwen.kernels import Matrix, Whole
-from pureqwen.model import MLP, Attend, Attention, Block, MoE, Qwen3, RMSNorm
+from pureqwen.kernels import Whole
+from pureqwen.model import MLP, Attend, Attention, Block, Decoder, MoE, Qwen3, RMSNorm
 from pureqwen.rewrite.few import NativeLinear
 from pureqwen.rewrite.quantize import Int4Linear, Int8Linear, Quantized
 from pureqwen.rewrite.walk import replace
@@ -40,15 +41,74 @@ class FusedBlock(Block):
         if not parts.fuses(x):
             return super().forward(x, angles, attend)
         rows = x.reshape(-1, x.shape[-1]).contiguous()  # (T, D)
-        few = len(rows) <= kernels.FEW
-        rows = parts.attended(rows, x.shape[:-1], angles, attend, few=few)
-        return parts.fed_forward(rows, few=few).view(x.shape)
+        turns = per_token(angles, x.shape[:-1])
+        at_once = parts.at_once and len(rows) <= kernels.FEW
+        place = attend.place(x) if at_once and isinstance(attend, kernels.InPlace) else None
+        if place is None:
+            rows = parts.attended(rows, x.shape[:-1], turns, attend)
+        else:
+            rows = kernels.attention(rows, read(parts.attending), turns, place, eps=parts.eps)
+        if at_once and parts.feeding:
+            return kernels.feed_forward(rows, read(parts.feeding), eps=parts.eps).view(x.shape)
+        return parts.fed_forward(rows).view(x.shape)
 
     def parts(self) -> "Parts":
         """Its parts; looked up anew where one was replaced."""
         if self._parts.found != found(self):
             self._parts = Parts(self)
         return self._parts
+
+
+class FusedDecoder(Decoder):
+    """A `Decoder` of the same parts, for a CPU."""
+
+    def __init__(self, decoder: Decoder) -> None:
+        nn.Module.__init__(self)
+        for name, part in decoder.named_children():
+            self.add_module(name, part)
+        self.rope = decoder.rope
+
+    def forward(self, ids: Tensor, positions: Tensor, attends: Sequence[Attend]) -> Tensor:
+        if ids.numel() > kernels.FEW:
+            return super().forward(ids, positions, attends)
+        x = self.embed_tokens(ids)  # (..., D)
+        angles = self.rope(positions, x.dtype)
+        if found := self.places(x, attends):
+            parts, places = found
+            shelves = [shelf for part in parts for shelf in (*part.attending, *part.feeding)]
+            rows, turns = x.reshape(-1, x.shape[-1]), per_token(angles, x.shape[:-1])
+            x = kernels.blocks(rows, read(shelves), turns, places, eps=parts[0].eps).view(x.shape)
+        else:
+            for layer, attend in zip(self.layers, attends, strict=True):
+                x = layer(x, angles, attend)
+        out: Tensor = self.norm(x)
+        return out
+
+    def places(
+        self, x: Tensor, attends: Sequence[Attend]
+    ) -> tuple[list["Parts"], list[kernels.Place]] | None:
+        """The parts of all blocks, and where their keys and values lie. None where they can't be one call."""
+        all_parts, places = [], []
+        for block, attend in zip(self.layers, attends, strict=True):
+            if type(block) is not FusedBlock or block._forward_hooks or block._forward_pre_hooks:
+                return None
+            parts = block.parts()
+            if not parts.fuses(x) or not parts.at_once or not parts.feeding:
+                return None
+            place = attend.place(x) if isinstance(attend, kernels.InPlace) else None
+            if place is None:
+                return None
+            all_parts.append(parts)
+            places.append(place)
+        same = all(place.slots is places[0].slots for place in places)  # and so is the rest of the step
+        return (all_parts, places) if same and len({parts.eps for parts in all_parts}) == 1 else None
+
+
+def per_token(angles: Sequence[Tensor], leading: torch.Size) -> Sequence[Tensor]:
+    """The angles of each of T = B*S tokens; they may come once for several rows. leading (B, S) or (T,)."""
+    if angles[0].shape[:-2] == leading:
+        return angles
+    return [part.expand(*leading, 1, -1).reshape(-1, part.shape[-1]) for part in angles]
 
 
 def found(block: Block) -> tuple[nn.Module | None, ...]:
@@ -72,53 +132,41 @@ class Parts:
             self.readers = [attn.q_proj, attn.k_proj, attn.v_proj]
             self.feeders = [mlp.gate_proj, mlp.up_proj, mlp.down_proj] if isinstance(mlp, MLP) else []
             norms, matrices = [*self.norms, *self.heads], [*self.readers, attn.o_proj, *self.feeders]
-            self.listeners = [attn, mlp, *norms, *matrices]
+            listeners = [attn, mlp, *norms, *matrices]
+            self.hooks = [hooks for x in listeners for hooks in (x._forward_hooks, x._forward_pre_hooks)]
             self.known = all(type(norm) is RMSNorm for norm in norms)
+            self.eps = self.norms[0].eps
             alike = self.known and len({norm.eps for norm in norms}) == 1
             self.at_once = alike and all(agree(part) for part in (self.readers, [attn.o_proj], self.feeders))
+            if self.at_once:
+                first, second = map(weights, self.norms)
+                self.attending = [*first, *weights(*self.readers, *self.heads, attn.o_proj)]
+                self.feeding = [*second, *weights(*self.feeders)] if self.feeders else []
 
     def fuses(self, x: Tensor) -> bool:
         """Whether the parts are those that are known here, nobody listens, and no gradient is asked for."""
         if not self.known or torch.is_grad_enabled() or torch.compiler.is_compiling() or not kernels.runs(x):
             return False
-        return not any(part._forward_hooks or part._forward_pre_hooks for part in self.listeners)
+        return not any(self.hooks)
 
-    def attended(
-        self,
-        x: Tensor,
-        leading: torch.Size,
-        angles: tuple[Tensor, Tensor],
-        attend: Attend,
-        *,
-        few: bool,
-    ) -> Tensor:
-        """The rows x (T, D) with what the attention adds; leading (B, S) or (T,)."""
-        attn, norm, T = self.attn, self.norms[0], len(x)
-        turns = [part.expand(*leading, 1, -1).reshape(T, -1) for part in angles]  # (T, Dh/2)
-        if few and self.at_once:
-            heads, matrices = [norm.weight for norm in self.heads], [matrix(part) for part in self.readers]
-            q, k, v = kernels.attention_in(x, norm.weight, norm.eps, matrices, heads, turns)
-        else:
-            h = normed(x, norm, *self.readers)
-            q, k, v = (product(h, part) for part in self.readers)
-            q, k = (
-                kernels.qk_norm_rope(y.view(T, -1, attn.head_dim), norm.weight, norm.eps, *turns)
-                for y, norm in zip((q, k), self.heads, strict=True)
-            )  # (T, H, Dh), (T, Hkv, Dh)
+    def attended(self, x: Tensor, leading: torch.Size, turns: Sequence[Tensor], attend: Attend) -> Tensor:
+        """The rows x (T, D) with what the attention adds; leading (B, S) or (T,), turns (T, Dh/2)."""
+        attn, T = self.attn, len(x)
+        h = normed(x, self.norms[0], *self.readers)
+        q, k, v = (product(h, part) for part in self.readers)
+        q, k = (
+            kernels.qk_norm_rope(y.view(T, -1, attn.head_dim), norm.weight, norm.eps, *turns)
+            for y, norm in zip((q, k), self.heads, strict=True)
+        )  # (T, H, Dh), (T, Hkv, Dh)
         o = attend(*(y.view(*leading, -1, attn.head_dim) for y in (q, k, v))).reshape(T, -1)
-        if few and self.at_once:
-            return kernels.attention_out(x, o, matrix(attn.o_proj))
         return x + product(as_read(o, attn.o_proj), attn.o_proj)
 
-    def fed_forward(self, x: Tensor, *, few: bool) -> Tensor:
+    def fed_forward(self, x: Tensor) -> Tensor:
         """The rows x (T, D) with what the feed-forward network adds."""
         norm = self.norms[1]
         if not self.feeders:
             y: Tensor = x + self.mlp(kernels.rms_norm(x, norm.weight, norm.eps))
             return y
-        if few and self.at_once:
-            matrices = [matrix(part) for part in self.feeders]
-            return kernels.feed_forward(x, norm.weight, norm.eps, matrices)
         gate, up, down = self.feeders
         rows = normed(x, norm, gate, up)
         opened, wide = product(rows, gate), product(rows, up)
@@ -140,14 +188,23 @@ def agree(readers: Sequence[nn.Module]) -> bool:
     return fit and len(floats) in (0, len(readers))
 
 
-def matrix(part: nn.Module) -> Matrix:
-    """The weights of one of KINDS."""
-    if isinstance(part, Int8Linear):
-        return Matrix(part.weight, part.weight_scale)
-    if isinstance(part, Int4Linear):
-        return Matrix(part.weight_packed, part.weight_scale)
-    assert isinstance(part, nn.Linear)
-    return Matrix(part.weight, None)
+Shelf = tuple[dict[str, nn.Parameter | None], str]  # where a module keeps a parameter, and what it calls it
+
+
+def weights(*parts: nn.Module) -> list[Shelf]:
+    """Where the weights of norms, and those of matrices with their scales, are found."""
+    shelves: list[Shelf] = []
+    for part in parts:
+        kept = part._parameters
+        shelves.append((kept, "weight_packed" if isinstance(part, Int4Linear) else "weight"))
+        if isinstance(part, Quantized):
+            shelves.append((kept, "weight_scale"))
+    return shelves
+
+
+def read(shelves: Sequence[Shelf]) -> list[Tensor]:
+    """What is there now."""
+    return [kept[name] for kept, name in shelves]  # type: ignore[misc]  # these modules have them all
 
 
 def normed(x: Tensor, norm: RMSNorm, *readers: nn.Module) -> Rows:
@@ -173,4 +230,5 @@ def product(rows: Rows, matrix: nn.Module) -> Tensor:
 
 def fuse(model: Qwen3) -> Qwen3:
     """The model with fused blocks; parameters are the very same, and so are their names."""
-    return replace(model, "model.layers.*", lambda _, old: FusedBlock(old) if type(old) is Block else old)
+    replace(model, "model.layers.*", lambda _, old: FusedBlock(old) if type(old) is Block else old)
+    return replace(model, "model", lambda _, old: FusedDecoder(old) if type(old) is Decoder else old)
