@@ -1,10 +1,12 @@
 """What is saved is read again, by us bit for bit and by transformers to the same logits."""
 
+import io
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import peers
 import pytest
@@ -16,6 +18,7 @@ from pureqwen.config import ModelConfig
 from pureqwen.model import Qwen3
 from pureqwen.weights import load_model, save_model, write_json
 from pureqwen.weights.files import open_folder
+from pureqwen.weights.save import HUGE, MOST, HugePages
 
 IDS = torch.arange(24).view(2, 12) * 7 % 256
 ROUND = ["dense tied", "dense untied", "moe", "mixed by mlp_only_layers"]
@@ -187,17 +190,42 @@ def test_a_save_that_fails_halfway_leaves_the_old_files(
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     written = []
 
-    def full(file: object, tensor: torch.Tensor) -> None:
-        written.append(tensor)
+    def full(pages: object, data: memoryview) -> None:
+        written.append(data)
         if len(written) > 20:
             raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("pureqwen.weights.save._write_tensor", full)
+    monkeypatch.setattr(HugePages, "write", full)
     with pytest.raises(
         OSError, match=r"can't save into .*: No space left on device; the files that were there"
     ):
         save(tmp_path, shard=100_000)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+class Noted(io.BytesIO):
+    """A file that remembers the sizes of what was written to it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sizes: list[int] = []
+
+    def write(self, data: Any) -> int:
+        self.sizes.append(len(data))
+        return super().write(data)
+
+
+@pytest.mark.parametrize(
+    "sizes", [[], [1], [9, 3 * HUGE], [HUGE - 1, 1, HUGE, 5], [70 << 20, 3], [5, 5 * HUGE - 5]]
+)
+def test_all_but_the_end_is_written_in_whole_huge_pages(sizes: list[int]) -> None:
+    file, parts = Noted(), [bytes([n + 1]) * size for n, size in enumerate(sizes)]
+    pages = HugePages(file)
+    for part in parts:
+        pages.write(memoryview(part))
+    pages.finish()
+    assert file.getvalue() == b"".join(parts)
+    assert all(size % HUGE == 0 and size <= MOST for size in file.sizes[:-1])
 
 
 def test_a_file_where_the_folder_should_be_is_named(tmp_path: Path) -> None:

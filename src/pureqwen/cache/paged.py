@@ -31,6 +31,7 @@ import torch
 from torch import Tensor
 
 from pureqwen import kernels
+from pureqwen.cache.memory import zeros
 from pureqwen.cache.static import FEW
 from pureqwen.config import ModelConfig
 from pureqwen.model.attention import scaled_dot_product
@@ -167,11 +168,8 @@ class PagedCache:
         self.scratch = num_pages  # the page that nobody reads
         self.attends = [PagedAttend() for _ in range(config.num_hidden_layers)]
         shape = (num_pages + 1, page_size, config.num_key_value_heads, config.head_dim)
-        # On a CPU memory that is not written to is not taken. Elsewhere a kernel may multiply what no text
-        # has written yet by 0, and that must not be a NaN.
-        make = torch.empty if torch.device(device).type == "cpu" else torch.zeros
-        for attend in self.attends:
-            attend.k, attend.v = (make(shape, dtype=dtype, device=device) for _ in range(2))
+        for attend in self.attends:  # a kernel may multiply what no text has written yet by 0: no NaN, then
+            attend.k, attend.v = (zeros(*shape, dtype=dtype, device=device) for _ in range(2))
 
     def begin(self, rows: Rows) -> Tensor:
         """Make ready for a forward that computes, of each row (pages, tokens cached, tokens now), the next

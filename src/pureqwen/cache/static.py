@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pureqwen import kernels
+from pureqwen.cache.memory import zeros
 from pureqwen.config import ModelConfig
 
 # Queries of a row that are attended to one by one, in ops.cpp too; for more, products of blocks are faster.
@@ -197,6 +198,6 @@ class StaticCache:
 
 def widen(old: Tensor, slots: int, *, kept: int) -> Tensor:
     """`slots` slots, the first `kept` of them the old ones. Zeros: a masked slot must not hold a NaN."""
-    new = old.new_zeros(old.shape[0], slots, *old.shape[2:])
+    new = zeros(old.shape[0], slots, *old.shape[2:], dtype=old.dtype, device=old.device)
     new[:, :kept] = old[:, :kept]
     return new

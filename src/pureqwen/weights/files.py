@@ -20,6 +20,7 @@ import mmap
 import re
 import sys
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -215,6 +216,9 @@ def _file_entries(path: Path) -> Iterator[tuple[str, Entry]]:
     with open(path, "rb") as file:
         # Copy on write: torch asks for a writable buffer, and nobody's file is ever changed through it.
         mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+    if sys.platform == "linux":
+        with suppress(OSError):  # a kernel without huge pages
+            mapped.madvise(mmap.MADV_HUGEPAGE)  # what is not in memory yet is read into pages of 2 MB
     for name, info in header.items():
         if name == "__metadata__":
             continue

@@ -32,6 +32,8 @@ from pureqwen.weights.files import DTYPES, INDEX, SINGLE
 from pureqwen.weights.names import refuse_buffers, stored_tensors
 
 ALIGNMENT = 64
+HUGE = 2 << 20  # bytes of a huge page
+MOST = 64 << 20  # bytes that are written at a time: systems take no more than 2 GB
 SHARD_BYTES = 5_000_000_000
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 OURS = re.compile(r"model(-\d+-of-\d+)?\.safetensors|model\.safetensors\.index\.json|\.model.*\.tmp")
@@ -172,13 +174,42 @@ def _write_safetensors(
     # divides its own size, the first ones at multiples of 64.
     ordered = sorted(tensors, key=lambda name: -_alignment(tensors[name].nbytes))
     with open(path, "wb") as file:
-        file.write(_header({_stored(name, bare=bare): tensors[name] for name in ordered}))
+        pages = HugePages(file)
+        pages.write(_header({_stored(name, bare=bare): tensors[name] for name in ordered}))
         for name in ordered:
             tensor = make(name)
             assert (tensor.dtype, tensor.shape) == (tensors[name].dtype, tensors[name].shape), name
-            _write_tensor(file, tensor)
+            pages.write(_bytes(tensor))
+        pages.finish()
         file.flush()
         os.fsync(file.fileno())  # a rename may reach the disk before the data do
+
+
+class HugePages:
+    """What is written goes to `file` in whole multiples of HUGE bytes: a file system that can then keeps it
+    in memory in pages of that size, and who maps the file reads it up to a half faster than in small ones.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+        self.rest = bytearray()  # less than a page
+
+    def write(self, data: bytes | memoryview) -> None:
+        view = memoryview(data)
+        missing = -len(self.rest) % HUGE
+        self.rest += view[:missing]
+        view = view[missing:]
+        if not view:
+            return
+        self.file.write(self.rest)  # nothing, or a page
+        whole = len(view) - len(view) % HUGE
+        for start in range(0, whole, MOST):
+            self.file.write(view[start : min(start + MOST, whole)])
+        self.rest = bytearray(view[whole:])
+
+    def finish(self) -> None:
+        """Write what is left."""
+        self.file.write(self.rest)
 
 
 def _alignment(num_bytes: int) -> int:
@@ -199,10 +230,9 @@ def _header(tensors: Mapping[str, Tensor]) -> bytes:
     return len(raw).to_bytes(8, "little") + raw
 
 
-def _write_tensor(file: BinaryIO, tensor: Tensor) -> None:
+def _bytes(tensor: Tensor) -> memoryview:
     flat = tensor.detach().to("cpu").contiguous().view(-1)
-    if flat.numel():
-        file.write(flat.view(torch.uint8).numpy().data)
+    return flat.view(torch.uint8).numpy().data if flat.numel() else memoryview(b"")
 
 
 def _config_dict(config: ModelConfig, tensors: Mapping[str, Tensor], *, headless: bool) -> dict[str, Any]:
