@@ -1,6 +1,7 @@
 """Calls beside another answer: JSON in their place, or free text in front of them."""
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -172,6 +173,59 @@ def test_a_strict_tool_beside_one_that_is_not_keeps_its_keywords(qwen: Qwen) -> 
         qwen.grammars.tools([optional("f", strict=True, **more), optional("g", strict=False)], style="hermes")
     grammar = qwen.grammars.tools([CLOCK, optional("g", strict=False, **more)], style="hermes")
     assert not fits(qwen, grammar, called("clock", "zone", "Mars", style="hermes"))
+
+
+WHOLE: dict[str, Any] = {
+    "minProperties": {"minProperties": 2},
+    "maxProperties": {"maxProperties": 1},
+    "patternProperties": {"patternProperties": {"^c": {"enum": ["Rome"]}}},
+    "propertyNames": {"propertyNames": {"maxLength": 3}},
+    "dependentRequired": {"dependentRequired": {"city": ["zip"]}},
+    "anyOf": {"anyOf": [{"required": ["zip"]}, {"required": ["street"]}]},
+    "allOf": {"allOf": [{"properties": {"city": {"const": "Rome"}}}]},
+    "oneOf": {"oneOf": [{"required": ["zip"]}]},
+    "not": {"not": {"required": ["zip"]}},
+    "if": {"if": {"required": ["zip"]}, "then": {"required": ["street"]}},
+    "$ref": {"$ref": "#/$defs/place", "$defs": {"place": {"required": ["zip"]}}},
+    "enum": {"enum": [{"city": "Rome"}]},
+    "const": {"const": {"city": "Rome"}},
+    "'zip' is none": {"required": ["city", "zip"]},
+    "'no' is none": {"properties": {"no": False}, "required": ["city", "no"]},
+}
+
+
+@pytest.mark.parametrize("keyword", WHOLE)
+def test_what_a_strict_tool_of_the_coder_asks_of_all_its_parameters_is_an_error_that_names_it(
+    qwen: Qwen, keyword: str
+) -> None:
+    """It was ignored: the call did not fit the schema, and nobody was told."""
+    tools = [CLOCK, optional("f", strict=True, **WHOLE[keyword])]
+    for how in ({"make": qwen.grammars.tools}, {"make": qwen.grammars.mixed, "strict": ["f"]}):
+        make: Any = how.pop("make")
+        with pytest.raises(GrammarError, match=rf"parameters of the tool 'f'.*{re.escape(keyword)}"):
+            make(tools, style="coder", **how)
+    loose = qwen.grammars.tools([optional("f", strict=False, **WHOLE[keyword])], style="coder")
+    free = qwen.grammars.mixed(tools, style="coder", strict=["clock"])
+    for grammar in (loose, free):
+        assert fits(qwen, grammar, called("f", "city", "Rome", style="coder"))
+
+
+def test_a_strict_tool_of_the_coder_may_say_what_its_calls_hold_in_any_case(qwen: Qwen) -> None:
+    more: dict[str, Any] = {
+        **{
+            "title": "F",
+            "description": "f",
+            "default": {},
+            "$schema": "https://json-schema.org/draft-07/schema",
+        },
+        **{"additionalProperties": False, "unevaluatedProperties": False, "minLength": 3},
+        "properties": {"no": False},
+    }
+    grammar = qwen.grammars.tools([optional("f", strict=True, **more)], style="coder")
+    right, wrong = (called("f", key, "Rome", style="coder") for key in ("city", "no"))
+    assert fits(qwen, grammar, right) and not fits(qwen, grammar, wrong)
+    both = right.replace("</function>", "<parameter=no>\nx\n</parameter>\n</function>")
+    assert not fits(qwen, grammar, both)
 
 
 def test_a_value_that_looks_like_a_pattern_is_none() -> None:

@@ -89,9 +89,9 @@ def test_in_float32_the_engine_gives_the_logits_of_the_full_forward(
 ) -> None:
     """Among strangers, in chunks, and with a beginning that is found."""
     qwen, expected = rung
-    engine = Engine(qwen, config=EngineConfig(step_tokens=40, page_size=page_size))
+    engine = Engine(qwen, config=EngineConfig(step_tokens=40, page_size=page_size, max_batch=34))
     for _ in range(2):
-        rows, others = [row(qwen, prompt) for prompt in PROMPTS], strangers(qwen, 29)
+        rows, others = [row(qwen, prompt) for prompt in PROMPTS], strangers(qwen, 31)
         engine.run([*others[:12], *rows, *others[12:]])
         assert_equal(rows, expected)
 
@@ -119,9 +119,9 @@ def test_in_bfloat16_the_engine_is_as_near_to_float32_as_the_full_forward(varian
     exact = Qwen(build(tiny(**changes)).to(CUDA, torch.bfloat16).float())
     qwen = Qwen(half)
     plain = errors(qwen, exact, by_definition(qwen))
-    engine = Engine(qwen, config=EngineConfig(step_tokens=40))
+    engine = Engine(qwen, config=EngineConfig(step_tokens=40, max_batch=34))
     for _ in range(2):
-        rows, others = [row(qwen, prompt) for prompt in PROMPTS], strangers(qwen, 29)
+        rows, others = [row(qwen, prompt) for prompt in PROMPTS], strangers(qwen, 31)
         engine.run([*others[:12], *rows, *others[12:]])
         found = errors(qwen, exact, rows)
         assert found[0] <= 1.1 * plain[0]

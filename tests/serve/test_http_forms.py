@@ -238,6 +238,20 @@ def test_bad_parameters_of_a_tool_are_a_refusal_for_each_kind_of_model(
     assert (caught.value.status, caught.value.param) == (400, "tools")
 
 
+@pytest.mark.parametrize("kind", ["tools", "strict", "json_schema"])
+def test_a_keyword_that_no_call_of_the_coder_holds_is_a_refusal_where_the_tool_is_strict(
+    pocket: Qwen, kind: Any
+) -> None:
+    template: Any = SimpleNamespace(tool_style="coder")
+    parameters = {**PLACE, "dependentRequired": {"city": ["zip"]}}
+    tools = ({"type": "function", "function": {"name": "f", "parameters": parameters}},)
+    form = Form(kind=kind, names=("f",) if kind == "strict" else None)
+    ask = Ask(model=None, params=SamplingParams(), tools=tools, form=form, strict=("f",))
+    with pytest.raises(Refusal, match="'dependentRequired' can't be held") as caught:
+        grammar_of(ask, template, pocket.grammars)
+    assert (caught.value.status, caught.value.param, caught.value.code) == (400, "tools", "invalid_grammar")
+
+
 # ---- Anthropic's ----
 
 TOOL: Any = {"name": "get_weather", "description": "The weather of a place", "input_schema": PLACE}

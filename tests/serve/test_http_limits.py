@@ -316,3 +316,32 @@ def test_many_results_of_tools_cost_no_more_each_than_a_few(path: str) -> None:
     finally:
         gc.enable()
     assert many < 32 * few * 5, (few, many)
+
+
+@pytest.mark.parametrize(
+    ("path", "fields"),
+    [
+        (CHAT, {"messages": [{"role": "user", "content": "3 + 4 = " * 20}], "reasoning_effort": "low"}),
+        (CHAT, {"messages": [{"role": "user", "content": "3 + 4 = " * 20}]}),
+        (TEXT, {"prompt": "3 + 4 = " * 20, "echo": True}),
+    ],
+    ids=["effort", "chat", "text"],
+)
+def test_a_prompt_is_encoded_once_for_all_its_answers(
+    served: Running, monkeypatch: pytest.MonkeyPatch, path: str, fields: Any
+) -> None:
+    """The template ran, and the text was encoded, for each answer, and once more for an effort."""
+    real, texts = Tokenizer.encode, list[str]()
+
+    def encode(self: Tokenizer, text: str, allow_special: bool = False) -> list[int]:
+        texts.append(text)
+        return real(self, text, allow_special)
+
+    monkeypatch.setattr(Tokenizer, "encode", encode)
+    asked = {"model": "pocket", "max_tokens": 40, "temperature": 0.9, "seed": 5, **fields}
+    alone = served.ask(path, {**asked, "n": 1})[2]
+    assert sum("3 + 4 = " in text for text in texts) == 1
+    status, _, told = served.ask(path, {**asked, "n": 16})
+    assert status == 200 and sum("3 + 4 = " in text for text in texts) == 2
+    assert [one["index"] for one in told["choices"]] == [*range(16)]
+    assert told["usage"]["prompt_tokens"] == alone["usage"]["prompt_tokens"] > 20

@@ -40,6 +40,13 @@ FREE = MappingProxyType(
 )
 # Keywords of a schema whose values are no schemas.
 VALUES = ("enum", "const", "default", "examples")
+# Keywords that ask more of an object than which properties it has: the coder's rules hold none of them.
+WHOLE = (
+    *("minProperties", "maxProperties", "patternProperties", "propertyNames"),
+    *("dependentRequired", "dependentSchemas", "dependencies"),
+    *("anyOf", "oneOf", "allOf", "not", "if", "then", "else", "enum", "const"),
+    *("$ref", "$dynamicRef", "$recursiveRef"),
+)
 # A parameter of a call in the coder's way, whatever its name.
 ANY = rf'"<parameter=" /[^<>\n]+/ ">\n" {TEXT} "\n</parameter>\n"'
 
@@ -238,10 +245,14 @@ def _coder(rule: str, tool: Signature) -> tuple[str, dict[str, Any]]:
     head = literal(f"<function={name}>\n")
     if parameters is None:
         return f'{rule}: {head} {rule.upper()}* "</function>"\n{rule.upper()}: {ANY}\n', {}
+    if not tool.loose:
+        _check_held(name, parameters)
     required = parameters.get("required", ())
     lines, rules, schemas = [], [], {}
     shared = {key: parameters[key] for key in ("$defs", "definitions") if key in parameters}
     for n, (key, schema) in enumerate(parameters.get("properties", {}).items()):
+        if schema is False:  # it may not be there
+            continue
         _check_word(key, f"a parameter of the tool {name!r}")
         part = f"{rule}_{n}"
         value = _bare(schema)
@@ -254,6 +265,16 @@ def _coder(rule: str, tool: Signature) -> tuple[str, dict[str, Any]]:
         rules.append(f"{part}: {literal(f'<parameter={key}>{chr(10)}')} {value}\n")
         lines.append(part if key in required else f"{part}?")
     return f'{rule}: {head} {" ".join(lines)} "</function>"\n{"".join(rules)}', schemas
+
+
+def _check_held(name: str, parameters: Mapping[str, Any]) -> None:
+    """Refuse what a schema asks of all parameters together, or of one that it does not describe."""
+    place = f"the parameters of the tool {name!r}"
+    if unheld := [key for key in WHOLE if key in parameters]:
+        raise GrammarError(f"{place}: {unheld[0]!r} can't be held in a call of the coder's style")
+    described = parameters.get("properties", {})
+    if unknown := [key for key in parameters.get("required", ()) if described.get(key, False) is False]:
+        raise GrammarError(f"{place}, #/required: {unknown[0]!r} is none of the properties")
 
 
 def _bare(schema: Any) -> str | None:

@@ -30,6 +30,18 @@ THINK, END_THINK = "<think>", "</think>"
 
 
 @dataclass(frozen=True, kw_only=True)
+class Talk:
+    """A conversation as the model reads it, before parameters are known: for one answer or several.
+
+    options: how its answers are read. plain: it is answered without thinking by a model that can think.
+    """
+
+    ids: tuple[int, ...]
+    options: ReplyOptions
+    plain: bool
+
+
+@dataclass(frozen=True, kw_only=True)
 class Intake:
     """What turns prompts into rows, for one model.
 
@@ -64,13 +76,28 @@ class Intake:
         constraint: the form of what is written. prompt_logprobs: score the prompt's tokens too, with so many
         of the likeliest ones beside each, 0 to 20.
         """
-        ids, params = self._ids(prompt), params.over(self.defaults)
+        ids, params = self.ids(prompt), params.over(self.defaults)
         thinks = params.thinking_budget is not None
         inside = thinks and ChatTemplate.prompt_inside(self._need("a thinking budget"), ids)
         row = self._row(ids, params, ReplyOptions(raw=True, enabled=thinks, inside=inside), constraint)
         if prompt_logprobs is not None:
             row.ask_prompt_logprobs(check_int("prompt_logprobs", prompt_logprobs, high=MAX_TOP_LOGPROBS))
         return row
+
+    def ids(self, prompt: Prompt) -> list[int]:
+        """A text, whose control tokens are parsed, to ids; ids as they are."""
+        if isinstance(prompt, str):
+            return self._need("text").encode(prompt, allow_special=True)
+        ids: Any = prompt
+        if isinstance(prompt, torch.Tensor):
+            if prompt.dim() == 0 or prompt.shape[:-1].numel() != 1:
+                raise ValueError(
+                    f"a prompt of ids has the shape (S,), not {tuple(prompt.shape)}: give several as a list"
+                )
+            ids = prompt.flatten().tolist()
+        if not isinstance(ids, Sequence) or isinstance(ids, bytes | bytearray):
+            raise ValueError(f"a prompt is a text or a list of token ids, not {type(prompt).__name__}")
+        return list(ids)
 
     def chat(
         self,
@@ -85,6 +112,10 @@ class Intake:
 
         constraint: the form of the answer; it begins after the thinking.
         """
+        return self.answer(self.read(messages, tools, thinking), params, constraint=constraint)
+
+    def read(self, messages: Any, tools: Tools, thinking: bool | None) -> Talk:
+        """Messages, or one user's text, through the template to ids; content makes no control token."""
         if isinstance(messages, str):
             messages = [{"role": "user", "content": messages}]
         tokenizer, template = self._need("a chat"), self.template
@@ -94,18 +125,23 @@ class Intake:
         variables = {} if thinking is None else {"enable_thinking": thinking}
         messages = template.prepare(messages)
         ids = template.encode(tokenizer, messages, tools=tools, **variables)
-        thinks = thinking_mode(messages, thinking, template)
-        # A checkpoint whose file says greedy stays greedy: the mode's values are for those that sample.
-        if template.thinking == "hybrid" and not thinks and self.defaults.temperature != 0:
-            params = params.over(NON_THINKING)
         options = ReplyOptions(
             inside=template.prompt_inside(tokenizer, ids),
             enabled=thinking is not False,
             style=template.tool_style if tools else None,
             tools=list(tools) if tools else None,
-            calls="anywhere" if constraint is None else constraint.calls,
         )
-        return self._row(ids, params.over(self.defaults), options, constraint)
+        thinks = thinking_mode(messages, thinking, template)
+        return Talk(ids=tuple(ids), options=options, plain=template.thinking == "hybrid" and not thinks)
+
+    def answer(self, talk: Talk, params: SamplingParams, *, constraint: Grammar | None = None) -> Row:
+        """One answer to a conversation that was read."""
+        # A checkpoint whose file says greedy stays greedy: the mode's values are for those that sample.
+        if talk.plain and self.defaults.temperature != 0:
+            params = params.over(NON_THINKING)
+        calls = "anywhere" if constraint is None else constraint.calls
+        options = dataclasses.replace(talk.options, calls=calls)
+        return self._row(list(talk.ids), params.over(self.defaults), options, constraint)
 
     def fit(self, row: Row) -> None:
         """A row that was made elsewhere ends where one that is made here does. Raises ValueError."""
@@ -152,20 +188,6 @@ class Intake:
             constraint=self._constraint(grammar, options),
             closing=() if grammar is None and budget is None else self._closing(params, ends),
         )
-
-    def _ids(self, prompt: Prompt) -> list[int]:
-        if isinstance(prompt, str):
-            return self._need("text").encode(prompt, allow_special=True)
-        ids: Any = prompt
-        if isinstance(prompt, torch.Tensor):
-            if prompt.dim() == 0 or prompt.shape[:-1].numel() != 1:
-                raise ValueError(
-                    f"a prompt of ids has the shape (S,), not {tuple(prompt.shape)}: give several as a list"
-                )
-            ids = prompt.flatten().tolist()
-        if not isinstance(ids, Sequence) or isinstance(ids, bytes | bytearray):
-            raise ValueError(f"a prompt is a text or a list of token ids, not {type(prompt).__name__}")
-        return list(ids)
 
     def _budget(self, params: SamplingParams) -> Budget | None:
         """The thinking budget with its closing sentence as ids: the tag in it is the control token."""

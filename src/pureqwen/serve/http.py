@@ -301,13 +301,13 @@ class Service:
     def _opening(self, ask: Ask, rows: list[Row], prefix: str) -> Opening:
         tokenizer = self.qwen.tokenizer
         prompts = ask.prompts or ()
-        each = [prompt for prompt in prompts for _ in range(ask.n)] if ask.echo else []
+        each = prompts if ask.echo else ()
         texts = [one if isinstance(one, str) else tokenizer.decode(one) if tokenizer else "" for one in each]
         return Opening(
             id=f"{prefix}{uuid.uuid4().hex}",
             model=self.config.name,
             created=int(time.time()),
-            texts=texts,
+            texts=[text for text in texts for _ in range(ask.n)],
             firsts=[row.text_of(row.ids[0]) for row in rows],
             counts=[row.num_prompt for row in rows],
             bytes_of=tokenizer.token_bytes if tokenizer else lambda id: b"",

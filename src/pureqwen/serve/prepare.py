@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from pureqwen.chat import TemplateError
 from pureqwen.config import SamplingParams
 from pureqwen.generate import Grammar, Row
-from pureqwen.generate.intake import END_THINK, Intake
+from pureqwen.generate.intake import END_THINK, Intake, Talk
 from pureqwen.serve.form import grammar_of
 from pureqwen.serve.protocol.ask import Ask, renamed
 from pureqwen.serve.protocol.refusal import Refusal
@@ -83,16 +83,11 @@ def make_form(ask: Ask, intake: Intake, grammars: "Grammars | None") -> Grammar 
 def make_rows(ask: Ask, intake: Intake, form: Grammar | None) -> list[Row]:
     """One row for each answer: those to the first prompt first. Raises Refusal."""
     try:
-        ask = dataclasses.replace(ask, thinking=thinking_for(ask, intake))
-        ask = dataclasses.replace(ask, params=params_for(ask, intake))
-        params = [ask.params_of(choice) for choice in range(ask.n)]
         if ask.prompts is None:
-            return [_chat(ask, one, intake, form) for one in params]
-        rows = [[_text(ask, prompt, one, intake, form) for one in params] for prompt in ask.prompts]
-        for first, *others in rows:
-            for row in others:
-                row.share_prompt_logprobs(first)
-        return [row for several in rows for row in several]
+            talk = intake.read(list(ask.messages), list(ask.tools) or None, thinking_for(ask, intake))
+            ask = dataclasses.replace(ask, params=params_for(ask, intake, talk))
+            return [intake.answer(talk, one, constraint=form) for one in each_params(ask)]
+        return [row for prompt in ask.prompts for row in _texts(ask, intake.ids(prompt), intake, form)]
     except Refusal:
         raise
     except TemplateError as error:
@@ -122,17 +117,22 @@ def thinking_for(ask: Ask, intake: Intake) -> bool | None:
     return False if ask.quiet and hybrid else ask.thinking
 
 
-def params_for(ask: Ask, intake: Intake) -> SamplingParams:
+def each_params(ask: Ask) -> list[SamplingParams]:
+    """Those of each answer to one prompt."""
+    return [ask.params_of(choice) for choice in range(ask.n)]
+
+
+def params_for(ask: Ask, intake: Intake, talk: Talk) -> SamplingParams:
     """The parameters; an effort, or a budget, is what leaves room for the closing sentence and an answer.
 
     An effort takes at most half of the room. In less room than the sentence has it is no limit, for
     max_tokens is a lower one; a budget that is lower yet is refused.
     """
     budget = ask.effort if ask.params.thinking_budget is None else ask.params.thinking_budget
-    if budget is None or ask.prompts is not None or intake.tokenizer is None:
+    if budget is None or intake.tokenizer is None:
         return ask.params
     free = dataclasses.replace(ask.params, thinking_budget=None)
-    params = _chat(ask, free, intake, None).params
+    params = intake.answer(talk, free).params
     assert params.max_tokens is not None and params.thinking_end is not None
     before, _, after = params.thinking_end.partition(END_THINK)
     ending = len(intake.tokenizer.encode(before)) + 1 + len(intake.tokenizer.encode(after))
@@ -150,16 +150,13 @@ def params_for(ask: Ask, intake: Intake) -> SamplingParams:
     return free
 
 
-def _chat(ask: Ask, params: SamplingParams, intake: Intake, grammar: Grammar | None) -> Row:
-    tools = list(ask.tools) or None
-    return intake.chat(list(ask.messages), tools, ask.thinking, params, constraint=grammar)
-
-
-def _text(
-    ask: Ask, prompt: str | Sequence[int], params: SamplingParams, intake: Intake, grammar: Grammar | None
-) -> Row:
-    top = params.top_logprobs or 0
-    return intake.text(prompt, params, constraint=grammar, prompt_logprobs=top if ask.score_prompt else None)
+def _texts(ask: Ask, ids: list[int], intake: Intake, grammar: Grammar | None) -> list[Row]:
+    """The rows of one prompt, which share the log-probabilities of its tokens."""
+    top = (ask.params.top_logprobs or 0) if ask.score_prompt else None
+    rows = [intake.text(ids, one, constraint=grammar, prompt_logprobs=top) for one in each_params(ask)]
+    for row in rows[1:]:
+        row.share_prompt_logprobs(rows[0])
+    return rows
 
 
 def prompt_ids(ask: Ask, intake: Intake) -> list[int]:
