@@ -145,6 +145,22 @@ def test_an_attend_of_one_s_own_is_called(own: type[StaticAttend]) -> None:
         assert (a - c).abs().mean() > 0.05 * c.abs().mean()
 
 
+class Halved(nn.Module):
+    """A norm of one's own, which has nothing that RMSNorm has."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x / 2
+
+
+@needs_native
+@torch.inference_mode()
+def test_a_norm_of_one_s_own_is_run() -> None:
+    plain, fused = models("dense")
+    for model in (plain, fused):
+        replace(model, "model.layers.*.input_layernorm", lambda _, old: Halved())
+    torch.testing.assert_close(fused(torch.arange(9)), plain(torch.arange(9)), rtol=1e-4, atol=1e-4)
+
+
 @needs_native
 @torch.inference_mode()
 def test_a_parameter_that_is_put_in_another_s_place_is_read() -> None:

@@ -19,10 +19,10 @@ LARGE = 8 << 20  # bytes; of less, the last huge page would be too much of it
 def zeros(*shape: int, dtype: torch.dtype, device: torch.device | str) -> Tensor:
     """A tensor of zeros. On a CPU memory is taken only where it is written to."""
     size = math.prod(shape) * dtype.itemsize
-    if torch.device(device).type != "cpu" or sys.platform != "linux" or size < SMALL:
+    if torch.device(device).type != "cpu" or sys.platform == "win32" or size < SMALL:
         return torch.zeros(shape, dtype=dtype, device=device)
     pages = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    if size >= LARGE:
+    if sys.platform == "linux" and size >= LARGE:
         with suppress(OSError):  # a kernel without huge pages
             pages.madvise(mmap.MADV_HUGEPAGE)
     return torch.frombuffer(pages, dtype=dtype).view(shape)

@@ -135,10 +135,10 @@ class Parts:
             listeners = [attn, mlp, *norms, *matrices]
             self.hooks = [hooks for x in listeners for hooks in (x._forward_hooks, x._forward_pre_hooks)]
             self.known = all(type(norm) is RMSNorm for norm in norms)
-            self.eps = self.norms[0].eps
             alike = self.known and len({norm.eps for norm in norms}) == 1
             self.at_once = alike and all(agree(part) for part in (self.readers, [attn.o_proj], self.feeders))
             if self.at_once:
+                self.eps = self.norms[0].eps
                 first, second = map(weights, self.norms)
                 self.attending = [*first, *weights(*self.readers, *self.heads, attn.o_proj)]
                 self.feeding = [*second, *weights(*self.feeders)] if self.feeders else []
