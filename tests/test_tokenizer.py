@@ -6,9 +6,10 @@ import time
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import pureqwen.pocket
 from pureqwen.tokenizer import BYTE_VALUES, Tokenizer
 
 
@@ -21,6 +22,12 @@ def tokenizer(qwen_tokenizer_folder):
 def tiny(tmp_path_factory):
     """A tokenizer of 256 bytes and two control tokens, with an embedding checkpoint's post-processor."""
     return Tokenizer.from_file(write_tiny(tmp_path_factory.mktemp("tiny") / "tokenizer.json"))
+
+
+@pytest.fixture(scope="module")
+def pocket():
+    """The bundled model's: many texts are cut into bytes, so there is little between least and true."""
+    return Tokenizer.from_pretrained(Path(pureqwen.pocket.__file__).parent)
 
 
 def write_tiny(path: Path) -> Path:
@@ -186,3 +193,66 @@ def test_a_long_text_stops_every_other_thread_while_it_is_encoded(tokenizer):
     thread.join()
     assert longest < (time.perf_counter() - began) / 2
     assert encoded == tokenizer.encode(line) * 20_000
+
+
+# ---- how few ids a text can have ----
+
+PARTS = (
+    "a",
+    "hello ",
+    " ",
+    "\n",
+    "7",
+    "é",
+    "e\u0301",
+    "\u0338",
+    "한",
+    "\u1100\u1161\u11a8",
+    "北京",
+    "😀",
+    "<|im_end|>",
+)
+
+
+@given(
+    parts=st.lists(st.sampled_from(PARTS), min_size=1, max_size=12),
+    times=st.integers(1, 3000),
+    special=st.booleans(),
+)
+@settings(max_examples=60, deadline=None, derandomize=True, database=None)
+def test_no_text_has_fewer_ids_than_the_least_that_is_told(pocket, parts, times, special):
+    """A prompt that fits would be refused."""
+    text = "".join(parts) * times
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pureqwen.tokenizer.SLICE", 999)
+        patch.setattr("pureqwen.tokenizer.FAR", 0)
+        least = pocket.least(text, enough=len(text), allow_special=special)
+    assert least <= len(pocket.encode(text, allow_special=special))
+
+
+@pytest.mark.parametrize("text", ["hello ", "a", "7", "北京", "é", "\n\n"])
+def test_the_least_grows_with_the_text_and_is_told_without_encoding_it(tokenizer, monkeypatch, text):
+    monkeypatch.setattr(Tokenizer, "encode", lambda *arguments: pytest.fail("it was encoded"))
+    assert tokenizer.least(text * 4_000_000, enough=10_000) > 10_000
+
+
+def test_of_a_text_that_can_t_be_encoded_or_of_an_odd_tokenizer_nothing_is_told(tmp_path, tiny):
+    assert tiny.least("\ud800" * 200_000, enough=10) == 0
+    assert tiny.least("a" * 200_000, enough=10) > 10
+    for change in ({"normalizer": {"type": "NFKC"}}, {"rstrip": True}, {"normalized": True}):
+        told = json.loads(write_tiny(tmp_path / "tokenizer.json").read_text())
+        told |= {"normalizer": change["normalizer"]} if "normalizer" in change else {}
+        if "normalizer" not in change:
+            told["added_tokens"][0] |= change
+        (tmp_path / "tokenizer.json").write_text(json.dumps(told))
+        assert Tokenizer.from_file(tmp_path / "tokenizer.json").least("a" * 200_000, enough=10) == 0
+
+
+def test_a_byte_that_has_no_token_of_its_own_counts_for_nothing(tmp_path):
+    """It is left out of the ids."""
+    told = json.loads(write_tiny(tmp_path / "tokenizer.json").read_text())
+    vocab = told["model"]["vocab"]
+    vocab["az"] = vocab.pop("z")
+    (tmp_path / "tokenizer.json").write_text(json.dumps(told))
+    tokenizer = Tokenizer.from_file(tmp_path / "tokenizer.json")
+    assert tokenizer.least("z" * 200_000, enough=10) == 0 == len(tokenizer.encode("z" * 10))

@@ -14,13 +14,16 @@ No token is added that the text does not hold (the post-processor of embedding c
 caller), and nothing is padded or truncated.
 """
 
+import re
 import shutil
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 
 from tokenizers import Tokenizer as Backend
+from tokenizers.normalizers import NFC
 
 FILES = (
     "tokenizer.json",
@@ -31,6 +34,11 @@ FILES = (
     "merges.txt",
 )
 LONG = 10_000  # characters from which on a text is encoded without the interpreter's lock, as batches are
+FAR = 4  # characters for each id: a text of no more is encoded in little time, whatever its ids
+SLICE = 65_536  # characters whose bytes are counted at a time: other threads wait for no more
+# At either end of a slice NFC may compose a character with its marks otherwise than in the whole, and a
+# control token may be cut: each of these changes at most four characters of at most four bytes.
+CUT = 64
 
 
 def _byte_values() -> dict[str, int]:
@@ -131,6 +139,22 @@ class Tokenizer:
         [encoding] = backend.encode_batch_fast([text], add_special_tokens=False)
         return list(encoding.ids)
 
+    def least(self, text: str, *, enough: int, allow_special: bool = False) -> int:
+        """`text` has at least so many ids, wherever it stands; found without encoding it.
+
+        Once it is more than `enough`, the rest is not looked at; nothing is, and 0 is told, where the text
+        has at most FAR characters for each of these. In a token of n bytes each is an n-th of it; so a byte
+        of the text stands for at least 1 / (bytes of the longest token that has this byte).
+        """
+        if len(text) <= FAR * enough:
+            return 0
+        total = 0.0
+        for start in range(0, len(text), SLICE):
+            total += max(0.0, self._weight(text[start : start + SLICE], allow_special) - CUT)
+            if total > enough:
+                break
+        return int(total)
+
     def decode(self, ids: Iterable[int], skip_special_tokens: bool = False) -> str:
         """The text of `ids`; bytes that are no UTF-8 become U+FFFD, ids without a token nothing.
 
@@ -162,6 +186,43 @@ class Tokenizer:
         if self._backend.pre_tokenizer is not None:
             plain.pre_tokenizer = self._backend.pre_tokenizer
         return plain
+
+    def _weight(self, text: str, allow_special: bool) -> float:
+        """What the bytes of a text stand for; nothing where it can't be encoded."""
+        if allow_special and self._special_ids:
+            text = self._controls.sub("\n", text)  # a byte stands for no more than a token does
+        try:
+            if self._backend.normalizer is not None:
+                text = self._backend.normalizer.normalize_str(text)
+            found = Counter(text.encode())
+        except UnicodeEncodeError:
+            return 0.0
+        return sum(self._shares[byte] * count for byte, count in found.items())
+
+    @cached_property
+    def _controls(self) -> re.Pattern[str]:
+        return re.compile(
+            "|".join(re.escape(text) for text in sorted(self._special_ids, key=len, reverse=True))
+        )
+
+    @cached_property
+    def _shares(self) -> tuple[float, ...]:
+        """Of a token, by byte: the least that one such byte stands for.
+
+        0 where that is not certain: a byte that has no token of its own may be left out of the ids, and
+        nothing is known of other normalizers than NFC, nor of control tokens that take blanks around them.
+        """
+        added = self._backend.get_added_tokens_decoder().values()
+        odd = any(one.lstrip or one.rstrip or one.single_word or one.normalized for one in added)
+        if odd or not isinstance(self._backend.normalizer, NFC | None):
+            return (0.0,) * 256
+        tokens = [self.token_bytes(id) for id in range(self.vocab_size)]
+        alone = {token[0] for token in tokens if len(token) == 1}
+        longest = [0] * 256
+        for token in tokens:
+            for byte in set(token):
+                longest[byte] = max(longest[byte], len(token))
+        return tuple(1 / longest[byte] if byte in alone else 0.0 for byte in range(256))
 
     def _token(self, id: int) -> str | None:
         if not 0 <= id < self.vocab_size:

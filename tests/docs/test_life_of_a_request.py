@@ -49,7 +49,7 @@ def test_the_page_names_a_function_at_every_step_from_the_socket_to_the_socket()
     names = [name for _, name in NAME.findall(text)]
     for part in re.split(r"^## ", text, flags=re.MULTILINE)[1:]:
         assert len(NAME.findall(part)) >= 3, part.splitlines()[0]
-    way = ["listen", "Guard.__call__", "Service._answer", "make_rows", "Intake.chat", "Session.submit"]
+    way = ["listen", "Guard.__call__", "Service._answer", "make_rows", "Intake.read", "Session.submit"]
     way += ["Engine.submit", "Inbox.add", "Engine._step", "Scheduler.plan", "Runner.__call__"]
     way += ["PagedCache.begin", "Qwen3.forward", "PagedAttend.__call__", "Scheduler.commit", "Row.accept"]
     way += ["Sampler.choose", "Reply.push", "Session._listen", "Session.take", "EventStream._send"]

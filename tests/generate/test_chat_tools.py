@@ -22,7 +22,7 @@ def offered(speaking: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
 
     def spy(template: Any, tokenizer: Any, messages: Any, tools: Any = None, **kwargs: Any) -> list[int]:
         ids = encode(template, tokenizer, messages, tools, **kwargs)
-        text = tokenizer.decode(ids)
+        text = qwen.tokenizer.decode(ids)
         prompts.append([name for name in ("weather", "clock") if f'"name": "{name}"' in text])
         return ids
 

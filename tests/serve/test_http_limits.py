@@ -13,10 +13,12 @@ from typing import Any
 import pytest
 from running import Client, Running, Watched, running, wait_for
 
-from pureqwen import Qwen, Tokenizer
+from pureqwen import Qwen, SamplingParams, Tokenizer
 from pureqwen.config import ServeConfig
 from pureqwen.serve.engine import Engine
+from pureqwen.serve.prepare import check_prompts
 from pureqwen.serve.protocol import body, chat, messages
+from pureqwen.serve.protocol.ask import Ask
 from pureqwen.serve.protocol.completion_answer import CompletionAnswer
 from pureqwen.serve.server import FILES, tuned
 
@@ -226,6 +228,54 @@ def test_the_tokens_of_a_prompt_that_is_too_long_are_counted(served: Running, po
     messages = [{"role": "user", "content": "hello " * pocket.context * 5}]
     status, _, told = served.ask("/v1/messages/count_tokens", {"model": "pocket", "messages": messages})
     assert status == 200 and told["input_tokens"] > pocket.context * 4
+
+
+LONG = "hello " * 100_000
+
+
+@pytest.mark.parametrize(
+    ("path", "fields"),
+    [
+        (TEXT, {"prompt": LONG}),
+        (CHAT, {"messages": [*HI, {"role": "assistant", "content": LONG}, *HI]}),
+        (CHAT, {"messages": [*HI, {"role": "assistant", "content": LONG[:6000]}] * 100 + HI}),
+        (
+            CHAT,
+            {"messages": HI, "tools": [{"type": "function", "function": {"name": "f", "description": LONG}}]},
+        ),
+        (MESSAGES, {"messages": HI, "system": LONG}),
+    ],
+    ids=["text", "answer", "answers", "tools", "system"],
+)
+def test_of_a_prompt_that_can_t_fit_no_more_is_encoded_than_a_few_contexts(
+    served: Running, pocket: Qwen, monkeypatch: pytest.MonkeyPatch, path: str, fields: Any
+) -> None:
+    """All of it was: the time before a refusal grew with the body."""
+    real, sizes = Tokenizer.encode, list[int]()
+
+    def encode(self: Tokenizer, text: str, allow_special: bool = False) -> list[int]:
+        sizes.append(len(text))
+        return real(self, text, allow_special)
+
+    monkeypatch.setattr(Tokenizer, "encode", encode)
+    status, _, told = served.ask(path, {"model": "pocket", "max_tokens": 1, **fields})
+    assert status == 400 and "at least" in told["error"]["message"], told
+    assert f"the context holds {pocket.context}" in told["error"]["message"]
+    assert sum(sizes) <= 16 * pocket.context
+
+
+def test_a_prompt_that_fits_is_taken_however_long_its_tokens_are(pocket: Qwen) -> None:
+    tokenizer = pocket.tokenizer
+    assert tokenizer is not None
+    size = {id: len(tokenizer.token_bytes(id)) for id in range(900)}
+    single = [id for id in size if tokenizer.encode(tokenizer.decode([id]) * 2) == [id, id]]
+    id = max(single, key=lambda id: size[id])
+    count = pocket.context - 1
+    text = tokenizer.decode([id] * count)
+    assert len(text) > 4 * count
+    ask = Ask(model=None, params=SamplingParams(), prompts=(text,))
+    check_prompts(ask, context=pocket.context, most=None, tokenizer=tokenizer)
+    assert len(pocket.intake.ids(text)) == count
 
 
 # ---- what the event loop does not do ----

@@ -20,7 +20,7 @@ from pureqwen.config.sampling import MAX_TOP_LOGPROBS
 from pureqwen.generate.constrain import Constraint, Grammar
 from pureqwen.generate.row import Budget, Row
 from pureqwen.generate.sampling import Sampler
-from pureqwen.tokenizer import Tokenizer
+from pureqwen.tokenizer import FAR, Tokenizer
 
 Messages: TypeAlias = Sequence[Mapping[str, Any]]
 Prompt: TypeAlias = str | Sequence[int] | torch.Tensor
@@ -87,7 +87,7 @@ class Intake:
     def ids(self, prompt: Prompt) -> list[int]:
         """A text, whose control tokens are parsed, to ids; ids as they are."""
         if isinstance(prompt, str):
-            return self._need("text").encode(prompt, allow_special=True)
+            return Bounded(self._need("text"), self).encode(prompt, allow_special=True)
         ids: Any = prompt
         if isinstance(prompt, torch.Tensor):
             if prompt.dim() == 0 or prompt.shape[:-1].numel() != 1:
@@ -124,7 +124,7 @@ class Intake:
         template.check_thinking(thinking)
         variables = {} if thinking is None else {"enable_thinking": thinking}
         messages = template.prepare(messages)
-        ids = template.encode(tokenizer, messages, tools=tools, **variables)
+        ids = template.encode(Bounded(tokenizer, self), messages, tools=tools, **variables)
         options = ReplyOptions(
             inside=template.prompt_inside(tokenizer, ids),
             enabled=thinking is not False,
@@ -145,7 +145,7 @@ class Intake:
 
     def fit(self, row: Row) -> None:
         """A row that was made elsewhere ends where one that is made here does. Raises ValueError."""
-        self._check_room(row.num_prompt)
+        self.check_room(row.num_prompt)
         row.shorten(self.limit - row.num_prompt)
 
     def _constraint(self, grammar: Grammar | None, options: ReplyOptions) -> Constraint | None:
@@ -218,22 +218,22 @@ class Intake:
         """Refuse what can't be computed: no ids, too many, or ids that have no row in the embedding."""
         if not ids:
             raise ValueError("the prompt is empty: there is nothing to continue")
-        self._check_room(len(ids))
+        self.check_room(len(ids))
         self._check_ids("the prompt", ids)
         self._check_ids("logit_bias", params.logit_bias or {})
         self._check_ids("stop_token_ids", params.stop_token_ids or ())
 
-    def _check_room(self, num_prompt: int) -> None:
-        """Refuse a prompt that leaves no room for one token of an answer."""
+    def check_room(self, num_prompt: int, *, told: str = "") -> None:
+        """Refuse a prompt that leaves no room for one token of an answer. told: what its number is."""
         if num_prompt >= self.context:
             raise ValueError(
-                f"the prompt has {num_prompt} tokens and the context holds {self.context}: nothing is left "
-                "for an answer; shorten the prompt, or load the model with a larger context"
+                f"the prompt has {told}{num_prompt} tokens and the context holds {self.context}: nothing is "
+                "left for an answer; shorten the prompt, or load the model with a larger context"
             )
         if num_prompt >= self.limit:
             raise ValueError(
-                f"the prompt has {num_prompt} tokens and the cache holds {self.cache_tokens}: shorten the "
-                "prompt, or give the engine more cache_tokens (--cache-tokens)"
+                f"the prompt has {told}{num_prompt} tokens and the cache holds {self.cache_tokens}: shorten "
+                "the prompt, or give the engine more cache_tokens (--cache-tokens)"
             )
 
     def _check_ids(self, place: str, ids: Iterable[int]) -> None:
@@ -253,6 +253,29 @@ class Intake:
         if self.tokenizer is None:
             raise ValueError(f"{self.name} has no tokenizer.json: it can't do {what}; give ids to generate()")
         return self.tokenizer
+
+
+class Bounded:
+    """A tokenizer for the pieces of one prompt, that refuses what can't fit before it encodes it.
+
+    How long that takes is bounded by the context, however long the prompt is.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, intake: Intake) -> None:
+        self._tokenizer, self._intake, self._num_ids = tokenizer, intake, 0
+
+    @property
+    def special_ids(self) -> Mapping[str, int]:
+        return self._tokenizer.special_ids
+
+    def encode(self, text: str, allow_special: bool = False) -> list[int]:
+        room = self._intake.limit
+        least = self._tokenizer.least(text, enough=room, allow_special=allow_special)
+        if least or self._num_ids > FAR * room:
+            self._intake.check_room(self._num_ids + least, told="at least ")
+        ids = self._tokenizer.encode(text, allow_special)
+        self._num_ids += len(ids)
+        return ids
 
 
 class Mute:

@@ -99,9 +99,6 @@ class Service:
         self._created = int(time.time())
         self._threads, self._uploads = Threads(), Uploads(config)
         self._document = JSONResponse(document(config)).body
-        tokenizer = qwen.tokenizer
-        sizes = [len(tokenizer.token_bytes(id)) for id in range(tokenizer.vocab_size)] if tokenizer else []
-        self._longest = max(sizes, default=1)  # bytes of a token
         self._most_counted = min(config.max_body, max(LONG, COUNTED * qwen.context))  # bytes
 
     def routes(self) -> list[tuple[str, str, Handler]]:
@@ -263,7 +260,7 @@ class Service:
         """What is asked for, without prompts that can't fit."""
         ask, ignored = self._read(data, model, to_ask)
         most = self.config.max_prompt
-        check_prompts(ask, context=self.qwen.context, most=most, longest=self._longest)
+        check_prompts(ask, context=self.qwen.context, most=most, tokenizer=self.qwen.tokenizer)
         queue = self.engine.config
         if ask.rows > queue.max_queue + queue.max_batch:  # coming again would not help
             wanted = f"{ask.rows} answers at once: this server has room for"

@@ -18,30 +18,35 @@ from pureqwen.serve.protocol.refusal import Refusal
 
 if TYPE_CHECKING:
     from pureqwen.generate import Grammars
+    from pureqwen.tokenizer import Tokenizer
 
-# Composing characters (NFC), before a text is cut into tokens, takes at most so many bytes to one.
-COMPOSED = 3
 SCORES = 2**18  # log-probabilities of prompts in one request, each of some hundred bytes until it is answered
 
 
-def check_prompts(ask: Ask, *, context: int, most: int | None, longest: int) -> None:
-    """Refuse, before anything is encoded, what can't fit into the context however it is cut.
+def check_prompts(ask: Ask, *, context: int, most: int | None, tokenizer: "Tokenizer | None") -> None:
+    """Refuse, before anything is rendered or encoded, what can't fit into the context however it is cut.
 
-    most: tokens of a prompt, where fewer are allowed. longest: bytes of the longest token. Of a conversation
-    only what every template writes as it is counts.
+    most: tokens of a prompt, where fewer are allowed. Of a conversation only what every template writes, but
+    for blanks around it, counts.
     """
     limit = context - 1 if most is None else min(most, context - 1)
-    written = [one.get("content") for one in ask.messages if one.get("role") != "assistant"]
-    talk = "".join(text for text in written if isinstance(text, str))
-    for prompt in [talk] if ask.prompts is None else ask.prompts:
-        if isinstance(prompt, str):
-            size, what = len(prompt.encode("utf-8", "surrogatepass")), "bytes"
-            fits = size <= limit * longest * COMPOSED
+    for prompt in ask.prompts or ():
+        if not isinstance(prompt, str):
+            least, what = len(prompt), f"{len(prompt)} tokens"
         else:
-            size, what = len(prompt), "tokens"
-            fits = size <= limit
-        if not fits:
-            raise too_long(ask, f"{size} {what}", context=context, most=most)
+            least = 0 if tokenizer is None else tokenizer.least(prompt, enough=limit, allow_special=True)
+            what = f"at least {least} tokens"
+        if least > limit:
+            raise too_long(ask, what, context=context, most=most)
+    if tokenizer is None:
+        return
+    least = 0
+    for message in ask.messages:
+        content = message.get("content")
+        if message.get("role") != "assistant" and isinstance(content, str):
+            least += tokenizer.least(content.strip(), enough=limit - least)
+        if least > limit:
+            raise too_long(ask, f"at least {least} tokens", context=context, most=most)
 
 
 def check_lengths(ask: Ask, rows: Sequence[Row], *, context: int, most: int | None) -> None:
