@@ -37,9 +37,10 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
-#include <optional>
+#include <thread>
 #include <tuple>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 namespace {
@@ -57,7 +58,8 @@ using Vector = typename VectorOf<T, N>::type;
 constexpr int LANES = 8;            // of a sum of floats
 constexpr int CHAINS = 4;           // sums that grow side by side, so that none waits for its last addition
 constexpr int64_t AHEAD = 4096;     // bytes: weights are asked for before they are needed, where multiplying takes its time
-constexpr int64_t GRAIN = 1 << 17;  // bytes of weights below which a second thread does not pay
+constexpr int64_t GRAIN = 1 << 17;  // bytes of weights below which a second thread does not pay, and
+constexpr int64_t SOME = 1 << 13;   // below which it does not, if it is there already
 
 using Floats = Vector<float, LANES>;
 using Ints = Vector<int32_t, LANES>;
@@ -117,6 +119,13 @@ inline void store(BFloat16* to, const Floats& values) {
   const Bits wide = (Bits)values, near = (wide + 0x7fff + ((wide >> 16) & 1)) >> 16;
   const Bits bits = values != values ? Bits{} + 0x7fc0 : near;
   save(to, __builtin_convertvector(bits, Vector<uint16_t, LANES>));
+}
+
+template <class T>
+inline Floats rounded(const Floats& values) {
+  T stored[LANES];
+  store(stored, values);
+  return widen(stored);
 }
 
 inline Shorts widen(const int16_t* from) { return load<Shorts>(from); }
@@ -181,6 +190,86 @@ inline V exp(V x) {
   return series * (V)((n + 127) << 23);
 }
 
+// ---- threads -----------------------------------------------------------------------------------------------------
+//
+// An operation shares its rows among PyTorch's threads, which takes some microseconds to begin and to end: as long as many a
+// small operation runs. So where several are one call, a Team of threads begins once, and each thread runs all of the call:
+// of what goes `over_rows` it takes the next share as long as there is one, what stands between it does for itself, and where
+// it needs what others did it `meet`s them. A share is as large as can be, for memory is read best in its order.
+
+class Team {
+ public:
+  // most: how often a call goes over rows. bytes: what the largest of it reads.
+  Team(int64_t most, int64_t bytes)
+      : num_threads_(std::clamp<int64_t>(bytes / GRAIN, 1, torch::stable::get_num_threads())), parts_(most) {}
+
+  template <class Step>
+  void run(const Step& step) {
+    torch::stable::parallel_for(0, num_threads_, 1, [&](int64_t, int64_t) {
+      mine = this, turn = met = 0;
+      step();
+      meet();
+      mine = nullptr;
+    });
+  }
+
+  template <class Work>
+  void share(int64_t num, int64_t least, const Work& work) {
+    Part& part = parts_[turn++];
+    const int64_t size = std::max(least, (num + num_threads_ - 1) / num_threads_);
+    part.num = num;
+    for (int64_t begin; (begin = part.next.fetch_add(size, std::memory_order_relaxed)) < num;) {
+      const int64_t end = std::min(begin + size, num);
+      work(begin, end);
+      part.done.fetch_add(end - begin, std::memory_order_release);
+    }
+  }
+
+  // Until all that went over rows so far is done, whoever does it. A thread that comes late finds it done.
+  void meet() {
+    for (; met < turn; ++met)
+      for (int64_t tries = 0; parts_[met].done.load(std::memory_order_acquire) < parts_[met].num; ++tries) pause(tries);
+  }
+
+  static thread_local Team* mine;  // of the thread that asks, or none
+
+ private:
+  struct alignas(64) Part {
+    std::atomic<int64_t> next = 0, done = 0, num = 0;
+  };
+
+  static void pause(int64_t tries) {
+    if (tries > 1 << 10) return std::this_thread::yield();
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#endif
+  }
+
+  int64_t num_threads_;
+  std::vector<Part> parts_;
+  static thread_local size_t turn, met;
+};
+
+thread_local Team* Team::mine = nullptr;
+thread_local size_t Team::turn, Team::met;
+
+template <class Work>
+void over_rows(int64_t num_rows, int64_t bytes_a_row, const Work& work) {
+  const int64_t bytes = std::max<int64_t>(1, bytes_a_row);
+  if (Team* team = Team::mine) return team->share(num_rows, std::max<int64_t>(1, SOME / bytes), work);
+  torch::stable::parallel_for(0, num_rows, std::max<int64_t>(1, GRAIN / bytes), work);
+}
+
+// As over_rows, but what is written is one's own: in a team each does all of it.
+template <class Work>
+void over_own_rows(int64_t num_rows, int64_t bytes_a_row, const Work& work) {
+  Team::mine ? work(0, num_rows) : over_rows(num_rows, bytes_a_row, work);
+}
+
+void meet() {
+  if (Team::mine) Team::mine->meet();
+}
+
 // ---- shapes ------------------------------------------------------------------------------------------------------
 
 struct Shape {
@@ -189,17 +278,17 @@ struct Shape {
 
 void require(bool holds, const char* what) { STD_TORCH_CHECK(holds, "pureqwen kernels: ", what); }
 
-template <class Work>
-void over_rows(int64_t num_rows, int64_t bytes_a_row, const Work& work) {
-  torch::stable::parallel_for(0, num_rows, std::max<int64_t>(1, GRAIN / std::max<int64_t>(1, bytes_a_row)), work);
-}
-
 // The same code for each dtype: calls f with a null pointer of the C++ type.
 template <class F>
-auto with_type(const Tensor& t, const F& f) {
-  if (t.scalar_type() == ScalarType::Float) return f((float*)nullptr);
-  require(t.scalar_type() == ScalarType::BFloat16, "float32 or bfloat16 is expected");
+auto with_type(ScalarType type, const F& f) {
+  if (type == ScalarType::Float) return f((float*)nullptr);
+  require(type == ScalarType::BFloat16, "float32 or bfloat16 is expected");
   return f((BFloat16*)nullptr);
+}
+
+template <class F>
+auto with_type(const Tensor& t, const F& f) {
+  return with_type(t.scalar_type(), f);
 }
 
 // Calls f(R, m) for pieces of M rows, R of them from m on: eight, and at the end four, two or one.
@@ -362,19 +451,6 @@ void linear_rows(const X* x, const W* w, X* y, Shape s) {
   });
 }
 
-Tensor linear(const Tensor& x, const Tensor& w) {
-  const Shape s{x.size(0), w.size(0), x.size(1)};
-  require(x.is_contiguous() && w.is_contiguous() && w.size(1) == s.K && s.K % (CHAINS * LANES) == 0, "linear: bad shapes");
-  Tensor y = output(x, s.M, s.N);
-  with_type(x, [&](auto* X) {
-    with_type(w, [&](auto* W) {
-      using TX = Pointed<decltype(X)>;
-      linear_rows(data<TX>(x), data<Pointed<decltype(W)>>(w), data<TX>(y), s);
-    });
-  });
-  return y;
-}
-
 // ---- rows as whole numbers ---------------------------------------------------------------------------------------
 
 // x = q * scale, scale = the largest |x| of the row / 127. Returns the scale.
@@ -398,41 +474,60 @@ float quantize_row(const float* x, int64_t K, int8_t* q) {
   return scale;
 }
 
-// Writes rows that `row(m, floats)` makes: as they are, or as whole numbers with their scales.
-template <class Row>
-std::tuple<Tensor, Tensor> quantized(const Tensor& like, int64_t M, int64_t K, const Row& row) {
-  Tensor q = torch::stable::new_empty(like, {M, K}, ScalarType::Char);
-  Tensor a = torch::stable::new_empty(like, {M, 1}, ScalarType::Float);
-  over_rows(M, K * 16, [&](int64_t begin, int64_t end) {
-    std::vector<float> wide(K);
+// M rows of K numbers, as products read them: either x, or whole numbers q with a scale for each row.
+template <class T>
+struct Rows {
+  int64_t M, K;
+  T* x = nullptr;
+  int8_t* q = nullptr;
+  float* a = nullptr;
+};
+
+// Writes the rows that `row(m, floats)` makes.
+template <class T, class Row>
+void write(const Rows<T>& to, const Row& row) {
+  over_rows(to.M, to.K * 16, [&](int64_t begin, int64_t end) {
+    static thread_local std::vector<float> memory;
+    memory.resize(to.K);
+    float* wide = memory.data();
     for (int64_t m = begin; m < end; ++m) {
-      row(m, wide.data());
-      data<float>(a)[m] = quantize_row(wide.data(), K, data<int8_t>(q) + m * K);
+      row(m, wide);
+      if (to.q) {
+        to.a[m] = quantize_row(wide, to.K, to.q + m * to.K);
+        continue;
+      }
+      T* y = to.x + m * to.K;
+      int64_t k = 0;
+      for (; k + LANES <= to.K; k += LANES) store(y + k, load<Floats>(wide + k));
+      for (; k < to.K; ++k) store(y + k, wide[k]);
     }
   });
+}
+
+// The same as tensors; `row_of` makes such a `row` of a null pointer of the C++ type.
+template <class RowOf>
+Tensor as_they_are(const Tensor& like, int64_t M, int64_t K, const RowOf& row_of) {
+  Tensor y = output(like, M, K);
+  with_type(like, [&](auto* X) { write(Rows<Pointed<decltype(X)>>{M, K, data<Pointed<decltype(X)>>(y)}, row_of(X)); });
+  return y;
+}
+
+template <class RowOf>
+std::tuple<Tensor, Tensor> quantized(const Tensor& like, int64_t M, int64_t K, const RowOf& row_of) {
+  Tensor q = torch::stable::new_empty(like, {M, K}, ScalarType::Char);
+  Tensor a = torch::stable::new_empty(like, {M, 1}, ScalarType::Float);
+  with_type(like, [&](auto* X) { write(Rows<Pointed<decltype(X)>>{M, K, nullptr, data<int8_t>(q), data<float>(a)}, row_of(X)); });
   return {q, a};
 }
 
-template <class T, class Row>
-Tensor as_they_are(const Tensor& like, int64_t M, int64_t K, const Row& row) {
-  Tensor y = output(like, M, K);
-  over_rows(M, K * 16, [&](int64_t begin, int64_t end) {
-    std::vector<float> wide(K);
-    for (int64_t m = begin; m < end; ++m) {
-      row(m, wide.data());
-      for (int64_t k = 0; k < K; ++k) store(data<T>(y) + m * K + k, wide[k]);
-    }
-  });
-  return y;
+template <class T>
+auto copied(const T* x, int64_t K) {
+  return [=](int64_t m, float* to) { std::copy_n(x + m * K, K, to); };
 }
 
 std::tuple<Tensor, Tensor> quantize(const Tensor& x) {
   require(x.is_contiguous(), "quantize: not contiguous");
-  const int64_t K = x.size(1);
-  return with_type(x, [&](auto* X) {
-    const auto* from = data<Pointed<decltype(X)>>(x);
-    return quantized(x, x.size(0), K, [=](int64_t m, float* to) { std::copy_n(from + m * K, K, to); });
-  });
+  return quantized(x, x.size(0), x.size(1), [&](auto* X) { return copied(data<Pointed<decltype(X)>>(x), x.size(1)); });
 }
 
 // ---- 8-bit weights -----------------------------------------------------------------------------------------------
@@ -606,7 +701,7 @@ Bytes bytes_of(const int8_t* q, int64_t M, int64_t K, int64_t size) {
   const int64_t wide = (K + LINE - 1) / LINE * LINE;
   Bytes found{M, K, size, wide, std::vector<int8_t>(M * wide + LINE), nullptr, std::vector<int32_t>(M * (K / size))};
   found.q = whole_lines(found.memory.data());
-  over_rows(M, K * 4, [&](int64_t begin, int64_t end) {
+  over_own_rows(M, K * 4, [&](int64_t begin, int64_t end) {
     for (int64_t m = begin; m < end; ++m) {
       std::copy_n(q + m * K, K, found.q + m * wide);
       for (int64_t g = 0; g < K / size; ++g) {
@@ -625,10 +720,10 @@ inline __m512i plus_fours(__m512i total, __m512i a, __m512i b) {
   return total;
 }
 
-// 64 weights of a row, or what is left of it, without sign.
-inline __m512i unsigned_line(const int8_t* w, int64_t left) {
-  const __mmask64 mask = left >= LINE ? ~__mmask64(0) : (__mmask64(1) << left) - 1;
-  return _mm512_xor_si512(_mm512_maskz_loadu_epi8(mask, w), _mm512_set1_epi8(-128));
+// 64 bytes of a row, or what is left of it, and zeros.
+inline __m512i load_line(const void* from, int64_t left) {
+  const __mmask64 mask = left >= LINE ? ~__mmask64(0) : (__mmask64(1) << std::max<int64_t>(0, left)) - 1;
+  return _mm512_maskz_loadu_epi8(mask, from);
 }
 
 // The sums of four vectors' lanes.
@@ -670,10 +765,11 @@ __attribute__((noinline)) void byte_block(const int8_t* const* w, const int8_t* 
 // What is left of four weight rows behind their whole lines, added to the sums.
 void byte_ends(const int8_t* const* w, const int8_t* q, int64_t K, int64_t wide, int64_t M, int32_t* out) {
   const int64_t k = K / LINE * LINE;
+  const __m512i flip = _mm512_set1_epi8(-128);
   for (int64_t m = 0; m < M; ++m) {
     __m512i total[BLOCK_N];
     for (int n = 0; n < BLOCK_N; ++n)
-      total[n] = plus_fours(_mm512_setzero_si512(), unsigned_line(w[n] + k, K - k), load<__m512i>(q + m * wide + k));
+      total[n] = plus_fours(_mm512_setzero_si512(), _mm512_xor_si512(load_line(w[n] + k, K - k), flip), load<__m512i>(q + m * wide + k));
     save(out + m * COLUMNS, load<Four>(out + m * COLUMNS) + sums_of(total));
   }
 }
@@ -720,23 +816,6 @@ void int8_rows(const int8_t* q, const float* a, const int8_t* w, const S* s, Y* 
   int16_t* rows = kept(memory, shape.M * wide);
   spread(q, shape.M, shape.K, shape.K, wide, rows);
   Product8{rows, w, shape, wide}.run(a, s, y);
-}
-
-Tensor product_int8(const Tensor& q, const Tensor& a, const Tensor& w, const Tensor& s, const Tensor& like) {
-  const Shape shape{q.size(0), w.size(0), q.size(1)};
-  require(q.is_contiguous() && a.is_contiguous() && w.is_contiguous() && s.is_contiguous(), "product_int8: not contiguous");
-  require(q.scalar_type() == ScalarType::Char && w.scalar_type() == ScalarType::Char && a.scalar_type() == ScalarType::Float,
-          "product_int8: int8 and float32 scales are expected");
-  require(w.size(1) == shape.K && s.numel() == shape.N && a.numel() == shape.M, "product_int8: bad shapes");
-  Tensor y = output(like, shape.M, shape.N);
-  with_type(y, [&](auto* Y) {
-    with_type(s, [&](auto* S) {
-      using TY = Pointed<decltype(Y)>;
-      using TS = Pointed<decltype(S)>;
-      int8_rows(data<int8_t>(q), data<float>(a), data<int8_t>(w), data<TS>(s), data<TY>(y), shape);
-    });
-  });
-  return y;
 }
 
 // Sums of another product, (M, N) int32, as product_int8 gives them: in one pass.
@@ -848,7 +927,7 @@ __attribute__((noinline)) void int4_dot(const Groups& a, int64_t m, const uint8_
 }
 
 template <int BYTES, class Y, class S>
-void int4_rows(const int8_t* q, const float* a, const uint8_t* p, const S* scales, Y* y, Shape s, int64_t size) {
+void group_rows(const int8_t* q, const float* a, const uint8_t* p, const S* scales, Y* y, Shape s, int64_t size) {
   const Groups rows = grouped<BYTES>(q, s.M, s.K, size);
   over_rows(s.N, s.K / 2, [&](int64_t begin, int64_t end) {
     for (int64_t n = begin; n < end; ++n) {
@@ -872,15 +951,20 @@ int64_t num_lines(int64_t K) { return (K + 2 * LINE - 1) / (2 * LINE); }
 
 std::vector<Numbers> numbers_of(const int8_t* q, int64_t M, int64_t K) {
   const int64_t num = num_lines(K);
-  std::vector<Numbers> found(M * num, Numbers{});
-  over_rows(M, K * 4, [&](int64_t begin, int64_t end) {
+  std::vector<Numbers> found(M * num);
+  const __m512i eights = _mm512_set1_epi8(8);
+  over_own_rows(M, K * 4, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin * num; i < end * num; ++i) {
       const int64_t m = i / num, first = i % num * 2 * LINE;
-      const int8_t* from = q + m * K + first;
       Numbers& mine = found[i];
-      const int64_t pairs = std::min<int64_t>(LINE, (K - first) / 2);
-      for (int64_t k = 0; k < pairs; ++k) mine.even[k] = from[2 * k], mine.odd[k] = from[2 * k + 1];
-      for (int k = 0; k < LINE; ++k) mine.balance[k / 4] -= 8 * (mine.even[k] + mine.odd[k]);
+      for (int64_t k = 0; k < 2 * LINE; k += LINE) {
+        const __m512i pairs = load_line(q + m * K + first + k, K - first - k);
+        save(mine.even + k / 2, _mm512_cvtepi16_epi8(pairs));
+        save(mine.odd + k / 2, _mm512_cvtepi16_epi8(_mm512_srli_epi16(pairs, 8)));
+      }
+      const __m512i sums = plus_fours(plus_fours(_mm512_setzero_si512(), eights, load<__m512i>(mine.even)), eights,
+                                      load<__m512i>(mine.odd));
+      save(mine.balance, _mm512_sub_epi32(_mm512_setzero_si512(), sums));
     }
   });
   return found;
@@ -1062,28 +1146,90 @@ void nibble_tiles(const int8_t* q, const float* a, const uint8_t* p, const S* sc
 }
 #endif
 
-Tensor product_int4(const Tensor& q, const Tensor& a, const Tensor& p, const Tensor& scales, const Tensor& like) {
-  const Shape s{q.size(0), p.size(0), q.size(1)};
-  require(q.is_contiguous() && a.is_contiguous() && p.is_contiguous() && scales.is_contiguous(), "product_int4: not contiguous");
-  require(q.scalar_type() == ScalarType::Char && p.scalar_type() == ScalarType::Int && a.scalar_type() == ScalarType::Float,
-          "product_int4: int8, packed int32 and float32 scales are expected");
-  require(8 * p.size(1) == s.K && scales.size(0) == s.N && a.numel() == s.M, "product_int4: bad shapes");
-  const int64_t size = s.K / scales.size(1);
-  require(size * scales.size(1) == s.K && size % 32 == 0 && size <= 256, "product_int4: bad groups");
-  Tensor y = output(like, s.M, s.N);
-  with_type(y, [&](auto* Y) {
-    with_type(scales, [&](auto* S) {
-      using TY = Pointed<decltype(Y)>;
-      using TS = Pointed<decltype(S)>;
-      auto run = size % 64 ? int4_rows<16, TY, TS> : int4_rows<32, TY, TS>;
+template <class Y, class S>
+void int4_rows(const int8_t* q, const float* a, const uint8_t* p, const S* scales, Y* y, Shape s, int64_t size) {
 #if defined(BYTE_PRODUCTS)
-      if (2 * LINE % size == 0 || size % (2 * LINE) == 0) run = nibble_rows<TY, TS>;
-      if (s.M > FEW && s.K % LINE == 0) run = nibble_tiles<TY, TS>;
+  if (s.M > FEW && s.K % LINE == 0) return nibble_tiles(q, a, p, scales, y, s, size);
+  if (2 * LINE % size == 0 || size % (2 * LINE) == 0) return nibble_rows(q, a, p, scales, y, s, size);
 #endif
-      run(data<int8_t>(q), data<float>(a), data<uint8_t>(p), data<TS>(scales), data<TY>(y), s, size);
-    });
+  (size % 64 ? group_rows<16, Y, S> : group_rows<32, Y, S>)(q, a, p, scales, y, s, size);
+}
+
+// ---- products ----------------------------------------------------------------------------------------------------
+
+struct Matrix {  // (N, K): of floats, or of whole numbers with scales
+  ScalarType type, scale_type;
+  const void *w, *scales;
+  int64_t N, K, size;  // `size` 4-bit weights have a scale together
+  bool whole() const { return scales != nullptr; }
+  int64_t bytes() const { return N * K * (type == ScalarType::Float ? 4 : type == ScalarType::BFloat16 ? 2 : 1) / (size ? 2 : 1); }
+};
+
+Matrix matrix(const Tensor& w) {
+  const Matrix m{w.scalar_type(), ScalarType::Float, w.data_ptr(), nullptr, w.size(0), w.size(1), 0};
+  require(w.is_contiguous() && m.K % (CHAINS * LANES) == 0, "linear: bad shapes");
+  with_type(w, [](auto*) {});
+  return m;
+}
+
+Matrix matrix(const Tensor& w, const Tensor& s) {
+  require(w.is_contiguous() && s.is_contiguous(), "product_int8, product_int4: not contiguous");
+  with_type(s, [](auto*) {});
+  Matrix m{w.scalar_type(), s.scalar_type(), w.data_ptr(), s.data_ptr(), w.size(0), w.size(1), 0};
+  if (m.type == ScalarType::Char) {
+    require(s.numel() == m.N, "product_int8: bad shapes");
+    return m;
+  }
+  require(m.type == ScalarType::Int && s.size(0) == m.N, "product_int4: packed int32 and a scale for each group are expected");
+  m.K *= 8;
+  m.size = m.K / std::max<int64_t>(1, s.size(1));
+  require(m.size * s.size(1) == m.K && m.size % 32 == 0 && m.size <= 256, "product_int4: bad groups");
+  return m;
+}
+
+template <class T>
+void multiply(const Rows<T>& rows, const Matrix& m, T* y) {
+  const Shape s{rows.M, m.N, m.K};
+  if (!m.whole()) return with_type(m.type, [&](auto* W) { linear_rows(rows.x, static_cast<const Pointed<decltype(W)>*>(m.w), y, s); });
+  with_type(m.scale_type, [&](auto* S) {
+    const auto* scales = static_cast<const Pointed<decltype(S)>*>(m.scales);
+    if (m.size) return int4_rows(rows.q, rows.a, static_cast<const uint8_t*>(m.w), scales, y, s, m.size);
+    int8_rows(rows.q, rows.a, static_cast<const int8_t*>(m.w), scales, y, s);
+  });
+}
+
+Tensor linear(const Tensor& x, const Tensor& w) {
+  const Matrix m = matrix(w);
+  require(x.is_contiguous() && x.size(1) == m.K, "linear: bad shapes");
+  Tensor y = output(x, x.size(0), m.N);
+  with_type(x, [&](auto* X) {
+    using T = Pointed<decltype(X)>;
+    multiply(Rows<T>{x.size(0), m.K, data<T>(x)}, m, data<T>(y));
   });
   return y;
+}
+
+// Of rows of whole numbers; `like` has the type of the result.
+Tensor product(const Tensor& q, const Tensor& a, const Matrix& m, const Tensor& like) {
+  require(q.is_contiguous() && a.is_contiguous() && q.scalar_type() == ScalarType::Char && a.scalar_type() == ScalarType::Float,
+          "product_int8, product_int4: rows of int8 with scales of float32 are expected");
+  require(q.size(1) == m.K && a.numel() == q.size(0), "product_int8, product_int4: bad shapes");
+  Tensor y = output(like, q.size(0), m.N);
+  with_type(y, [&](auto* Y) {
+    using T = Pointed<decltype(Y)>;
+    multiply(Rows<T>{q.size(0), m.K, nullptr, data<int8_t>(q), data<float>(a)}, m, data<T>(y));
+  });
+  return y;
+}
+
+Tensor product_int8(const Tensor& q, const Tensor& a, const Tensor& w, const Tensor& s, const Tensor& like) {
+  require(w.scalar_type() == ScalarType::Char, "product_int8: weights of int8 are expected");
+  return product(q, a, matrix(w, s), like);
+}
+
+Tensor product_int4(const Tensor& q, const Tensor& a, const Tensor& p, const Tensor& s, const Tensor& like) {
+  require(p.scalar_type() == ScalarType::Int, "product_int4: packed int32 is expected");
+  return product(q, a, matrix(p, s), like);
 }
 
 // ---- between the products ----------------------------------------------------------------------------------------
@@ -1100,33 +1246,38 @@ void norm(const T* x, const T* weight, int64_t K, double eps, float* to) {
   float total = sum(squares);
   for (; k < K; ++k) total += float(x[k]) * float(x[k]);
   const float scale = 1 / std::sqrt(total / float(K) + float(eps));
-  for (k = 0; k < K; ++k) to[k] = rounded<T>(float(weight[k]) * rounded<T>(float(x[k]) * scale));
+  for (k = 0; k + LANES <= K; k += LANES) save(to + k, rounded<T>(widen(weight + k) * rounded<T>(widen(x + k) * scale)));
+  for (; k < K; ++k) to[k] = rounded<T>(float(weight[k]) * rounded<T>(float(x[k]) * scale));
 }
 
-// silu(gate) * up, each rounded as PyTorch rounds it.
 template <class T>
-void gated(const T* gate, const T* up, int64_t K, float* to) {
-  int64_t k = 0;
-  for (; k + LANES <= K; k += LANES) {
-    const Floats g = widen(gate + k);
-    save(to + k, g / (1 + exp(-g)));
-  }
-  for (; k < K; ++k) to[k] = float(gate[k]) / (1 + std::exp(-float(gate[k])));
-  for (k = 0; k < K; ++k) to[k] = rounded<T>(rounded<T>(to[k]) * float(up[k]));
+auto normed(const T* x, const T* weight, int64_t K, double eps) {
+  return [=](int64_t m, float* to) { norm(x + m * K, weight, K, eps, to); };
+}
+
+// silu(gate) * up of rows, each rounded as PyTorch rounds it.
+template <class T>
+auto gated(const T* gates, const T* ups, int64_t K) {
+  return [=](int64_t m, float* to) {
+    const T *gate = gates + m * K, *up = ups + m * K;
+    int64_t k = 0;
+    for (; k + LANES <= K; k += LANES) {
+      const Floats g = widen(gate + k);
+      save(to + k, rounded<T>(rounded<T>(g / (1 + exp(-g))) * widen(up + k)));
+    }
+    for (; k < K; ++k) to[k] = rounded<T>(rounded<T>(float(gate[k]) / (1 + std::exp(-float(gate[k])))) * float(up[k]));
+  };
 }
 
 template <bool WHOLE>
 auto rms_norm_rows(const Tensor& x, const Tensor& weight, double eps) {
   const int64_t M = x.size(0), K = x.size(1);
   require(x.is_contiguous() && weight.is_contiguous() && alike(x, weight) && weight.numel() == K, "rms_norm: bad arguments");
-  return with_type(x, [&](auto* X) {
-    using T = Pointed<decltype(X)>;
-    const auto row = [&](int64_t m, float* to) { norm(data<T>(x) + m * K, data<T>(weight), K, eps, to); };
-    if constexpr (WHOLE)
-      return quantized(x, M, K, row);
-    else
-      return as_they_are<T>(x, M, K, row);
-  });
+  const auto row_of = [&](auto* X) { return normed(data<Pointed<decltype(X)>>(x), data<Pointed<decltype(X)>>(weight), K, eps); };
+  if constexpr (WHOLE)
+    return quantized(x, M, K, row_of);
+  else
+    return as_they_are(x, M, K, row_of);
 }
 
 template <bool WHOLE>
@@ -1134,14 +1285,11 @@ auto swiglu_rows(const Tensor& gate, const Tensor& up) {
   const int64_t M = gate.size(0), K = gate.size(1);
   require(gate.is_contiguous() && up.is_contiguous() && alike(gate, up) && up.size(0) == M && up.size(1) == K,
           "swiglu: bad arguments");
-  return with_type(gate, [&](auto* X) {
-    using T = Pointed<decltype(X)>;
-    const auto row = [&](int64_t m, float* to) { gated(data<T>(gate) + m * K, data<T>(up) + m * K, K, to); };
-    if constexpr (WHOLE)
-      return quantized(gate, M, K, row);
-    else
-      return as_they_are<T>(gate, M, K, row);
-  });
+  const auto row_of = [&](auto* X) { return gated(data<Pointed<decltype(X)>>(gate), data<Pointed<decltype(X)>>(up), K); };
+  if constexpr (WHOLE)
+    return quantized(gate, M, K, row_of);
+  else
+    return as_they_are(gate, M, K, row_of);
 }
 
 Tensor rms_norm(const Tensor& x, const Tensor& weight, double eps) { return rms_norm_rows<false>(x, weight, eps); }
@@ -1151,47 +1299,80 @@ std::tuple<Tensor, Tensor> rms_norm_quantize(const Tensor& x, const Tensor& weig
 }
 std::tuple<Tensor, Tensor> swiglu_quantize(const Tensor& gate, const Tensor& up) { return swiglu_rows<true>(gate, up); }
 
-// x (T, H, Dh): each head normed, then each pair (i, i + Dh/2) turned by its angle; cos and sin (T, Dh/2).
+// Heads of x (T, H, Dh) normed, then each pair (i, i + Dh/2) turned by its token's angle; cos and sin (T, Dh/2). The heads of
+// token t go to `to(t)`.
+template <class T, class To>
+void turn_heads(const T* x, const T* weight, double eps, const T* cos, const T* sin, int64_t num_tokens, int64_t H, int64_t Dh,
+                const To& to) {
+  over_rows(num_tokens * H, Dh * 16, [&](int64_t begin, int64_t end) {
+    static thread_local std::vector<float> memory;
+    memory.resize(Dh);
+    float* head = memory.data();
+    const int64_t half = Dh / 2;
+    for (int64_t i = begin; i < end; ++i) {
+      norm(x + i * Dh, weight, Dh, eps, head);
+      const T *c = cos + i / H * half, *s = sin + i / H * half;
+      T* y = to(i / H) + i % H * Dh;
+      int64_t d = 0;
+      for (; d + LANES <= half; d += LANES) {
+        const Floats first = load<Floats>(head + d), second = load<Floats>(head + half + d), cs = widen(c + d), sn = widen(s + d);
+        store(y + d, rounded<T>(first * cs) - rounded<T>(second * sn));
+        store(y + half + d, rounded<T>(second * cs) + rounded<T>(first * sn));
+      }
+      for (; d < half; ++d) {
+        const float first = head[d], second = head[half + d];
+        store(y + d, rounded<T>(first * float(c[d])) - rounded<T>(second * float(s[d])));
+        store(y + half + d, rounded<T>(second * float(c[d])) + rounded<T>(first * float(s[d])));
+      }
+    }
+  });
+}
+
 Tensor qk_norm_rope(const Tensor& x, const Tensor& weight, double eps, const Tensor& cos, const Tensor& sin) {
-  const int64_t T = x.size(0), Dh = weight.numel(), H = x.numel() / std::max<int64_t>(1, T * Dh);  // of (T, H * Dh) as well
+  const int64_t T = x.size(0), H = x.size(1), Dh = x.size(2);
   require(x.is_contiguous() && weight.is_contiguous() && cos.is_contiguous() && sin.is_contiguous(), "qk_norm_rope: not contiguous");
-  require(alike(x, weight) && alike(x, cos) && alike(x, sin) && x.numel() == T * H * Dh, "qk_norm_rope: bad arguments");
+  require(alike(x, weight) && alike(x, cos) && alike(x, sin) && weight.numel() == Dh, "qk_norm_rope: bad arguments");
   require(Dh % 2 == 0 && cos.numel() == T * Dh / 2 && sin.numel() == cos.numel(), "qk_norm_rope: bad shapes");
   Tensor y = torch::stable::new_empty(x, {T, H, Dh});
   with_type(x, [&](auto* X) {
     using N = Pointed<decltype(X)>;
-    over_rows(T * H, Dh * 16, [&](int64_t begin, int64_t end) {
-      std::vector<float> head(Dh);
-      for (int64_t i = begin; i < end; ++i) {
-        norm(data<N>(x) + i * Dh, data<N>(weight), Dh, eps, head.data());
-        const N *c = data<N>(cos) + i / H * (Dh / 2), *s = data<N>(sin) + i / H * (Dh / 2);
-        N* to = data<N>(y) + i * Dh;
-        for (int64_t d = 0; d < Dh / 2; ++d) {
-          const float first = head[d], second = head[Dh / 2 + d];
-          store(to + d, rounded<N>(first * float(c[d])) - rounded<N>(second * float(s[d])));
-          store(to + Dh / 2 + d, rounded<N>(second * float(c[d])) + rounded<N>(first * float(s[d])));
-        }
-      }
-    });
+    turn_heads(data<N>(x), data<N>(weight), eps, data<N>(cos), data<N>(sin), T, H, Dh,
+               [&](int64_t t) { return data<N>(y) + t * H * Dh; });
   });
   return y;
 }
 
 // ---- attention over pages ----------------------------------------------------------------------------------------
 
-// Writes k and v (T, Hkv, Dh) into pages (P, page, Hkv, Dh) at slots (T,), each a page's number times its size plus a place.
+// What is known of the pages (P, page, Hkv, Dh) of keys and of values, and which slots a step's tokens go to: each a page's
+// number times its size plus a place.
+void check_slots(const Tensor& k_pages, const Tensor& v_pages, const Tensor& slots, int64_t num_tokens) {
+  const int64_t num_slots = k_pages.size(0) * k_pages.size(1);
+  require(k_pages.is_contiguous() && v_pages.is_contiguous() && slots.is_contiguous(), "store_pages: not contiguous");
+  require(alike(k_pages, v_pages) && k_pages.numel() == v_pages.numel() && slots.scalar_type() == ScalarType::Long &&
+              slots.numel() == num_tokens, "store_pages: bad arguments");
+  for (int64_t t = 0; t < num_tokens; ++t)
+    require(data<int64_t>(slots)[t] >= 0 && data<int64_t>(slots)[t] < num_slots, "store_pages: no such slot");
+}
+
+// Writes rows of k or v (T, width) into their slots.
+template <class T>
+void store_rows(const T* from, const int64_t* slots, int64_t num_tokens, int64_t width, T* pages) {
+  over_rows(num_tokens, width * sizeof(T), [&](int64_t begin, int64_t end) {
+    for (int64_t t = begin; t < end; ++t) std::memcpy(pages + slots[t] * width, from + t * width, width * sizeof(T));
+  });
+}
+
 void store_pages(const Tensor& k, const Tensor& v, const Tensor& k_pages, const Tensor& v_pages, const Tensor& slots) {
-  const int64_t T = k.size(0), num_slots = k_pages.size(0) * k_pages.size(1);
-  require(k.is_contiguous() && v.is_contiguous() && k_pages.is_contiguous() && v_pages.is_contiguous() && slots.is_contiguous(),
-          "store_pages: not contiguous");
-  require(alike(k, k_pages) && alike(v, v_pages) && slots.numel() == T && v.numel() == k.numel(), "store_pages: bad arguments");
-  const int64_t bytes = T ? k.numel() / T * (k.scalar_type() == ScalarType::Float ? 4 : 2) : 0;
-  for (int64_t t = 0; t < T; ++t) {
-    const int64_t slot = data<int64_t>(slots)[t];
-    require(slot >= 0 && slot < num_slots, "store_pages: no such slot");
-    std::memcpy(data<char>(k_pages) + slot * bytes, data<char>(k) + t * bytes, bytes);
-    std::memcpy(data<char>(v_pages) + slot * bytes, data<char>(v) + t * bytes, bytes);
-  }
+  const int64_t T = k.size(0), width = k_pages.size(2) * k_pages.size(3);
+  require(k.is_contiguous() && v.is_contiguous(), "store_pages: not contiguous");
+  require(alike(k, k_pages) && alike(v, v_pages) && k.numel() == T * width && v.numel() == k.numel(), "store_pages: bad arguments");
+  check_slots(k_pages, v_pages, slots, T);
+  with_type(k, [&](auto* X) {
+    using N = Pointed<decltype(X)>;
+    store_rows(data<N>(k), data<int64_t>(slots), T, width, data<N>(k_pages));
+    store_rows(data<N>(v), data<int64_t>(slots), T, width, data<N>(v_pages));
+  });
 }
 
 constexpr int64_t CHUNK = 64;  // keys that are looked at together; a long text's chunks are shared by the threads
@@ -1543,100 +1724,142 @@ void attend_block(const BFloat16* q, const BFloat16* k, const BFloat16* v, Heads
   }
 }
 
-// The tokens from `begin` to `end`, a row's, the first of which sees `num_keys` keys.
-void attend_blocks(const Tensor& q, const Tensor& k_pages, const Tensor& v_pages, Heads s, const std::vector<Block>& rows, Tensor& y) {
+// The blocks of these rows, the longest first: threads take one after the other.
+std::vector<Block> blocks_of(const std::vector<Block>& rows, Heads s) {
   const int64_t size = std::max<int64_t>(1, BLOCK * s.Hkv / s.H);
   std::vector<Block> blocks;
-  for (Block b : rows)  // the longest first: threads take one after the other
+  for (Block b : rows)
     for (int64_t last = (b.end - 1 - b.begin) / size; last >= 0; --last)
       for (int64_t h = 0; h < s.Hkv; ++h) {
         const int64_t begin = b.begin + last * size;
         blocks.push_back({b.pages, h, begin, std::min(begin + size, b.end), b.num_keys + last * size, b.limit});
       }
-  std::atomic<size_t> next = 0;
+  return blocks;
+}
+
+void attend_blocks(const BFloat16* q, const BFloat16* k, const BFloat16* v, Heads s, const std::vector<Block>& blocks, BFloat16* y) {
+  const auto run = [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) attend_block(q, k, v, s, blocks[i], y);
+  };
+  if (Team::mine) return over_rows(blocks.size(), GRAIN, run);
+  std::atomic<int64_t> next = 0;
   torch::stable::parallel_for(0, blocks.size(), 1, [&](int64_t, int64_t) {
-    for (size_t i; (i = next++) < blocks.size();)
-      attend_block(data<BFloat16>(q), data<BFloat16>(k_pages), data<BFloat16>(v_pages), s, blocks[i], data<BFloat16>(y));
+    for (int64_t i; (i = next++) < int64_t(blocks.size());) run(i, i + 1);
   });
 }
 #endif
 
-// q (T, H, Dh), the tokens of row r from row_starts[r] on, over keys and values in pages (P, page, Hkv, Dh), those of row r in
-// the pages block_table[r]. lengths[r] counts the row's keys with these tokens', and each token sees those up to its own.
-// Few tokens of a row are attended to one by one, chunks shared by the threads; many in blocks, where the processor can.
-Tensor paged_attention(const Tensor& q, const Tensor& k_pages, const Tensor& v_pages, const Tensor& block_table,
-                       const Tensor& row_starts, const Tensor& lengths) {
-  const Heads s{q.size(1), k_pages.size(2), q.size(2), k_pages.size(1)};
-  const int64_t T = q.size(0), num_rows = block_table.size(0), width = block_table.size(1);
-  require(q.is_contiguous() && k_pages.is_contiguous() && v_pages.is_contiguous() && block_table.is_contiguous() &&
-              row_starts.is_contiguous() && lengths.is_contiguous(), "paged_attention: not contiguous");
-  require(alike(q, k_pages) && alike(q, v_pages) && k_pages.size(3) == s.Dh && s.Dh % COLUMN == 0 && s.H % s.Hkv == 0,
-          "paged_attention: bad heads");
+// Who attends to what, the same for all blocks of a step.
+struct Plan {
+  Heads s;
+  int64_t num_tokens, width;   // of the block table (R, width)
+  const int32_t* table;
+  std::vector<Query> queries;
+  std::vector<int64_t> starts;  // of each query's chunks
+#if defined(__AVX512BF16__)
+  std::vector<Block> many;
+#endif
+
+  int64_t num_chunks() const { return starts.empty() ? 0 : starts.back(); }
+  int64_t num_found() const { return num_chunks() * (2 * s.filled() + s.H * s.Dh); }  // numbers
+};
+
+// The tokens of row r go from row_starts[r] on, its keys and values lie in the pages block_table[r]. lengths[r] counts the row's
+// keys with these tokens', and each token sees those up to its own. Few tokens of a row are attended to one by one, chunks
+// shared by the threads; many in blocks, where the processor can.
+Plan plan_of(int64_t num_tokens, int64_t H, const Tensor& k_pages, const Tensor& block_table, const Tensor& row_starts,
+             const Tensor& lengths) {
+  const int64_t num_rows = block_table.size(0), width = block_table.size(1);
+  require(k_pages.is_contiguous() && block_table.is_contiguous() && row_starts.is_contiguous() && lengths.is_contiguous(),
+          "paged_attention: not contiguous");
   require(block_table.scalar_type() == ScalarType::Int && row_starts.scalar_type() == ScalarType::Int &&
               lengths.scalar_type() == ScalarType::Int && row_starts.numel() == num_rows + 1 && lengths.numel() == num_rows,
           "paged_attention: bad table");
-  std::vector<Query> queries(T, Query{0, 0});
-  std::vector<int64_t> starts(T + 1, 0);  // of each query's chunks
-  Tensor y = torch::stable::new_empty(q, {T, s.H, s.Dh});
+  Plan plan{{H, k_pages.size(2), k_pages.size(3), k_pages.size(1)}, num_tokens, width, data<int32_t>(block_table)};
+  const Heads s = plan.s;
+  require(s.Dh % COLUMN == 0 && s.Hkv > 0 && s.H % s.Hkv == 0, "paged_attention: bad heads");
+  plan.queries.assign(num_tokens, Query{0, 0});
+  plan.starts.assign(num_tokens + 1, 0);
 #if defined(__AVX512BF16__)
   std::vector<Block> many;
 #endif
   for (int64_t r = 0; r < num_rows; ++r) {
     const int64_t begin = data<int32_t>(row_starts)[r], end = data<int32_t>(row_starts)[r + 1];
-    require(0 <= begin && begin <= end && end <= T, "paged_attention: bad row_starts");
+    require(0 <= begin && begin <= end && end <= num_tokens, "paged_attention: bad row_starts");
     const int64_t num_keys = data<int32_t>(lengths)[r];
-    const int32_t* pages = data<int32_t>(block_table) + r * width;
+    const int32_t* pages = plan.table + r * width;
     for (int64_t p = 0; begin < end && p < std::min(width, (std::max<int64_t>(num_keys, 1) + s.page - 1) / s.page); ++p)
       require(pages[p] >= 0 && pages[p] < k_pages.size(0), "paged_attention: no such page");
 #if defined(__AVX512BF16__)
-    if (end - begin > ONE_BY_ONE && q.scalar_type() == ScalarType::BFloat16 && num_keys >= end - begin) {
+    if (end - begin > ONE_BY_ONE && k_pages.scalar_type() == ScalarType::BFloat16 && num_keys >= end - begin) {
       many.push_back({pages, 0, begin, end, num_keys - (end - 1 - begin), width * s.page});
       continue;
     }
 #endif
-    for (int64_t t = begin; t < end; ++t) queries[t] = {r, std::clamp<int64_t>(num_keys - (end - 1 - t), 1, width * s.page)};
+    for (int64_t t = begin; t < end; ++t)
+      plan.queries[t] = {r, std::clamp<int64_t>(num_keys - (end - 1 - t), 1, width * s.page)};
   }
-  for (int64_t t = 0; t < T; ++t) starts[t + 1] = starts[t] + (queries[t].num_keys + CHUNK - 1) / CHUNK;
+  for (int64_t t = 0; t < num_tokens; ++t) plan.starts[t + 1] = plan.starts[t] + (plan.queries[t].num_keys + CHUNK - 1) / CHUNK;
 #if defined(__AVX512BF16__)
-  if (!many.empty()) attend_blocks(q, k_pages, v_pages, s, many, y);
+  plan.many = blocks_of(many, s);
 #endif
-  const int64_t filled = s.filled(), num_chunks = starts[T];
-  float *largest = kept_floats(num_chunks * (2 * filled + s.H * s.Dh)), *total = largest + num_chunks * filled;
-  float* o = total + num_chunks * filled;
+  return plan;
+}
+
+// q (T, H, Dh) over keys and values in pages (P, page, Hkv, Dh). `found`: room for what the chunks find.
+template <class T>
+void attend_pages(const Plan& plan, const T* q, const T* k, const T* v, float* found, T* y) {
+  const Heads s = plan.s;
+#if defined(__AVX512BF16__)
+  if constexpr (std::is_same_v<T, BFloat16>)
+    if (!plan.many.empty()) attend_blocks(q, k, v, s, plan.many, y);
+#endif
+  const int64_t num_tokens = plan.num_tokens, num_chunks = plan.num_chunks(), filled = s.filled();
+  float *largest = found, *total = largest + num_chunks * filled, *o = total + num_chunks * filled;
+  using Q = std::conditional_t<std::is_same_v<T, BFloat16>, Met, float>;
+  std::vector<Q> copy;
+  const Q* mine;
+  if constexpr (std::is_same_v<T, Q>)
+    mine = q;
+  else
+    mine = (copy = as_floats(q, num_tokens * s.H * s.Dh)).data();
+  over_rows(num_chunks, CHUNK * s.Hkv * s.Dh * 8, [&](int64_t begin, int64_t end) {
+    int64_t t = std::upper_bound(plan.starts.begin(), plan.starts.end(), begin) - plan.starts.begin() - 1;
+    const auto chunk_at = [&](int64_t c) {
+      return chunk_of(plan.table + plan.queries[t].table * plan.width, plan.queries[t].num_keys, c - plan.starts[t], s);
+    };
+    Chunk chunk = chunk_at(begin);
+    for (int64_t c = begin; c < end; ++c) {
+      const int64_t token = t;
+      while (c + 1 < end && c + 1 >= plan.starts[t + 1]) ++t;
+      const Chunk next = c + 1 < end ? chunk_at(c + 1) : chunk;
+      attend(mine + token * s.H * s.Dh, 1 / std::sqrt(float(s.Dh)), k, v, s, chunk, next, largest + c * filled, total + c * filled,
+             o + c * s.H * s.Dh);
+      chunk = next;
+    }
+  });
+  meet();
+  over_rows(num_tokens * s.H, num_chunks / std::max<int64_t>(1, num_tokens) * s.Dh * 4, [&](int64_t begin, int64_t end) {
+    std::vector<float> space(s.Dh);
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t t = i / s.H, h = i % s.H, c = plan.starts[t];
+      if (c == plan.starts[t + 1]) continue;  // one of many, already written
+      join(largest + c * filled + h, total + c * filled + h, o + (c * s.H + h) * s.Dh, plan.starts[t + 1] - c, s, space.data(),
+           y + i * s.Dh);
+    }
+  });
+}
+
+Tensor paged_attention(const Tensor& q, const Tensor& k_pages, const Tensor& v_pages, const Tensor& block_table,
+                       const Tensor& row_starts, const Tensor& lengths) {
+  require(q.is_contiguous() && v_pages.is_contiguous(), "paged_attention: not contiguous");
+  require(alike(q, k_pages) && alike(q, v_pages) && k_pages.size(3) == q.size(2) && v_pages.numel() == k_pages.numel(),
+          "paged_attention: bad heads");
+  const Plan plan = plan_of(q.size(0), q.size(1), k_pages, block_table, row_starts, lengths);
+  Tensor y = torch::stable::new_empty(q, {q.size(0), q.size(1), q.size(2)});
   with_type(q, [&](auto* X) {
-    using N = Pointed<decltype(X)>;
-    using Q = std::conditional_t<std::is_same_v<N, BFloat16>, Met, float>;
-    std::vector<Q> copy;
-    const Q* mine;
-    if constexpr (std::is_same_v<N, Q>)
-      mine = data<N>(q);
-    else
-      mine = (copy = as_floats(data<N>(q), T * s.H * s.Dh)).data();
-    over_rows(num_chunks, CHUNK * s.Hkv * s.Dh * 8, [&](int64_t begin, int64_t end) {
-      int64_t t = std::upper_bound(starts.begin(), starts.end(), begin) - starts.begin() - 1;
-      const auto chunk_at = [&](int64_t c) {
-        const int32_t* pages = data<int32_t>(block_table) + queries[t].table * width;
-        return chunk_of(pages, queries[t].num_keys, c - starts[t], s);
-      };
-      Chunk chunk = chunk_at(begin);
-      for (int64_t c = begin; c < end; ++c) {
-        const int64_t token = t;
-        while (c + 1 < end && c + 1 >= starts[t + 1]) ++t;
-        const Chunk next = c + 1 < end ? chunk_at(c + 1) : chunk;
-        attend(mine + token * s.H * s.Dh, 1 / std::sqrt(float(s.Dh)), data<N>(k_pages), data<N>(v_pages), s, chunk, next,
-               largest + c * filled, total + c * filled, o + c * s.H * s.Dh);
-        chunk = next;
-      }
-    });
-    over_rows(T * s.H, num_chunks / std::max<int64_t>(1, T) * s.Dh * 4, [&](int64_t begin, int64_t end) {
-      std::vector<float> space(s.Dh);
-      for (int64_t i = begin; i < end; ++i) {
-        const int64_t t = i / s.H, h = i % s.H, c = starts[t];
-        if (c == starts[t + 1]) continue;  // one of many, already written
-        join(largest + c * filled + h, total + c * filled + h, o + (c * s.H + h) * s.Dh, starts[t + 1] - c, s, space.data(),
-             data<N>(y) + i * s.Dh);
-      }
-    });
+    using T = Pointed<decltype(X)>;
+    attend_pages(plan, data<T>(q), data<T>(k_pages), data<T>(v_pages), kept_floats(plan.num_found()), data<T>(y));
   });
   return y;
 }
@@ -1652,119 +1875,204 @@ bool attends_blocks([[maybe_unused]] const Tensor& q) {
 // ---- several in one call -------------------------------------------------------------------------------------------
 //
 // With few rows an operation takes about as long to start as to run, and a step would be Python for a quarter of its time. So a
-// block's are two, or those of all blocks are one; what they do is said above:
+// block's are two, or those of all blocks are one, and a Team runs it on memory of its own; what is done is said above:
 //
 //   attention      x + (norm -> q, k, v -> norm and rotation of the heads of q and k -> into the pages -> over them -> o_proj)
 //   feed_forward   x + (norm -> gate, up -> silu(gate) up -> down)
 //
 // Their weights come in this order, each matrix with its scales behind it, if it is one of whole numbers.
 
-struct Matrix {
-  const Tensor& w;
-  const Tensor* scale;  // of 8 or 4 bits; none of floats
+struct Attending {
+  const void* norm;
+  Matrix q, k, v;
+  const void *q_norm, *k_norm;
+  Matrix o;
+  const void *k_pages = nullptr, *v_pages = nullptr;
 };
 
+struct Feeding {
+  const void* norm;
+  Matrix gate, up, down;
+};
+
+// Reads weights in their order, for rows of D numbers of a type.
 struct Weights {
   const std::vector<Tensor>& all;
+  ScalarType type;
+  int64_t D;
   size_t next = 0;
 
   const Tensor& one() {
     require(next < all.size(), "weights are missing");
     return all[next++];
   }
-  Matrix matrix() {
+  const void* norm(int64_t size) {
     const Tensor& w = one();
-    return {w, w.scalar_type() == ScalarType::Char || w.scalar_type() == ScalarType::Int ? &one() : nullptr};
+    require(w.is_contiguous() && w.scalar_type() == type && w.numel() == size, "a norm's weight does not fit");
+    return w.data_ptr();
+  }
+  Matrix read(int64_t K) {
+    const Tensor& w = one();
+    const bool whole = w.scalar_type() == ScalarType::Char || w.scalar_type() == ScalarType::Int;
+    const Matrix m = whole ? matrix(w, one()) : matrix(w);
+    require(m.K == K, "a matrix does not fit what it reads");
+    return m;
+  }
+  Attending attending(int64_t Dh) {
+    const void* first = norm(D);
+    const Matrix q = read(D), k = read(D), v = read(D);
+    const void *q_norm = norm(Dh), *k_norm = norm(Dh);
+    const Matrix o = read(q.N);
+    require(k.N == v.N && o.N == D && q.N % Dh == 0, "matrices of heads do not fit together");
+    require(q.whole() == k.whole() && q.whole() == v.whole(), "matrices of floats and of whole numbers read other rows");
+    return {first, q, k, v, q_norm, k_norm, o};
+  }
+  Feeding feeding() {
+    const void* first = norm(D);
+    const Matrix gate = read(D), up = read(D), down = read(gate.N);
+    require(up.N == gate.N && down.N == D, "matrices of the network do not fit together");
+    require(gate.whole() == up.whole(), "matrices of floats and of whole numbers read other rows");
+    return {first, gate, up, down};
   }
   void done() const { require(next == all.size(), "there are more weights than matrices and norms"); }
 };
 
-struct Rows {  // of a product: floats x, or whole numbers q with a scale each
-  Tensor x;
-  std::optional<std::tuple<Tensor, Tensor>> whole;
+// A step through blocks: what all of them read and write.
+template <class T>
+class Step {
+ public:
+  static constexpr int64_t PARTS = 20;  // times, at most, that a block goes over rows
 
-  Tensor times(const Matrix& m) const {
-    require(whole.has_value() == (m.scale != nullptr), "matrices of floats and of whole numbers read other rows");
-    if (!whole) return linear(x, m.w);
-    const auto& [q, a] = *whole;
-    return m.w.scalar_type() == ScalarType::Char ? product_int8(q, a, m.w, *m.scale, x) : product_int4(q, a, m.w, *m.scale, x);
+  Step(int64_t M, int64_t D, double eps, int64_t widest) : M_(M), D_(D), eps_(eps), room_(M * (D + 3 * widest)) {
+    T* next = room_.data();
+    const auto take = [&](int64_t width) { return std::exchange(next, next + M_ * width); };
+    y_ = take(D_), first_ = take(widest), second_ = take(widest), third_ = take(widest);
+    whole_.resize(M_ * widest), scales_.resize(M_);
   }
+
+  void attend(const Attending& from, const Plan& plan, const T* cos, const T* sin, const int64_t* slots, float* found, T* x) const {
+    const int64_t Dh = plan.s.Dh, width = plan.s.Hkv * Dh;
+    auto *k_pages = static_cast<T*>(const_cast<void*>(from.k_pages)), *v_pages = static_cast<T*>(const_cast<void*>(from.v_pages));
+    const Rows<T> rows = written(D_, from.q, normed(x, static_cast<const T*>(from.norm), D_, eps_), y_);
+    multiply(rows, from.q, first_), multiply(rows, from.k, second_), multiply(rows, from.v, third_);
+    meet();
+    const auto turn = [&](T* heads, const void* norm, int64_t H, auto to) {
+      turn_heads(heads, static_cast<const T*>(norm), eps_, cos, sin, M_, H, Dh, to);
+    };
+    turn(first_, from.q_norm, plan.s.H, [&](int64_t t) { return first_ + t * plan.s.H * Dh; });
+    turn(second_, from.k_norm, plan.s.Hkv, [&](int64_t t) { return k_pages + slots[t] * width; });
+    store_rows(third_, slots, M_, width, v_pages);
+    meet();
+    attend_pages(plan, first_, k_pages, v_pages, found, second_);
+    meet();
+    add(from.o.whole() ? written(from.o.K, from.o, copied(second_, from.o.K), y_) : Rows<T>{M_, from.o.K, second_}, from.o, x);
+  }
+
+  void feed(const Feeding& from, T* x) const {
+    const Rows<T> rows = written(D_, from.gate, normed(x, static_cast<const T*>(from.norm), D_, eps_), y_);
+    multiply(rows, from.gate, first_), multiply(rows, from.up, second_);
+    meet();
+    add(written(from.down.K, from.down, gated(first_, second_, from.down.K), third_), from.down, x);
+  }
+
+ private:
+  // Rows as `reader` multiplies them.
+  template <class Row>
+  Rows<T> written(int64_t K, const Matrix& reader, const Row& row, T* floats) const {
+    Rows<T> rows{M_, K};
+    reader.whole() ? void((rows.q = whole_.data(), rows.a = scales_.data())) : void(rows.x = floats);
+    write(rows, row);
+    meet();
+    return rows;
+  }
+
+  void add(const Rows<T>& rows, const Matrix& m, T* x) const {
+    multiply(rows, m, y_);
+    meet();
+    over_rows(M_, D_ * 4, [&](int64_t begin, int64_t end) {
+      int64_t i = begin * D_;
+      for (; i + LANES <= end * D_; i += LANES) store(x + i, widen(x + i) + widen(y_ + i));
+      for (; i < end * D_; ++i) store(x + i, float(x[i]) + float(y_[i]));
+    });
+    meet();
+  }
+
+  int64_t M_, D_;
+  double eps_;
+  mutable std::vector<T> room_;
+  mutable std::vector<int8_t> whole_;
+  mutable std::vector<float> scales_;
+  T *y_, *first_, *second_, *third_;  // (M, D), and (M, widest) each
 };
 
-Rows normed(const Tensor& x, const Tensor& weight, double eps, const Matrix& reader) {
-  if (reader.scale) return {x, rms_norm_quantize(x, weight, eps)};
-  return {rms_norm(x, weight, eps), std::nullopt};
-}
-
-Tensor added(const Tensor& x, const Tensor& y) {
-  require(x.is_contiguous() && alike(x, y) && x.numel() == y.numel(), "what is added has another shape");
-  Tensor z = output(x, x.size(0), x.size(1));
+// x (M, D) through blocks, or through one half of them.
+Tensor through(const Tensor& x, double eps, const std::vector<Attending>& attending, const std::vector<Feeding>& feeding,
+               const Plan& plan, const Tensor* cos, const Tensor* sin, const Tensor* slots) {
+  const size_t num_blocks = std::max(attending.size(), feeding.size());
+  int64_t widest = 0, bytes = 0;
+  const auto size = [&](const Matrix& m) { widest = std::max({widest, m.N, m.K}), bytes = std::max(bytes, m.bytes()); };
+  for (const Attending& one : attending) size(one.q), size(one.k), size(one.o);
+  for (const Feeding& one : feeding) size(one.gate), size(one.down);
+  Tensor y = output(x, x.size(0), x.size(1));
   with_type(x, [&](auto* X) {
     using T = Pointed<decltype(X)>;
-    const T *a = data<T>(x), *b = data<T>(y);
-    for (int64_t i = 0; i < x.numel(); ++i) store(data<T>(z) + i, float(a[i]) + float(b[i]));
+    T* to = data<T>(y);
+    std::copy_n(data<T>(x), x.numel(), to);
+    const Step<T> step(x.size(0), x.size(1), eps, widest);
+    float* found = kept_floats(plan.num_found());
+    Team(num_blocks * Step<T>::PARTS, bytes).run([&] {
+      for (size_t n = 0; n < num_blocks; ++n) {
+        if (n < attending.size()) step.attend(attending[n], plan, data<T>(*cos), data<T>(*sin), data<int64_t>(*slots), found, to);
+        if (n < feeding.size()) step.feed(feeding[n], to);
+      }
+    });
   });
-  return z;
-}
-
-struct Step {  // what is the same for all blocks
-  double eps;
-  const Tensor &cos, &sin, &slots, &block_table, &row_starts, &lengths;
-};
-
-Tensor attend(const Tensor& x, Weights& from, const Step& step, const Tensor& k_pages, const Tensor& v_pages) {
-  const Tensor& norm = from.one();
-  const Matrix q = from.matrix(), k = from.matrix(), v = from.matrix();
-  const Tensor &q_norm = from.one(), &k_norm = from.one();
-  const Matrix o = from.matrix();
-  const Rows rows = normed(x, norm, step.eps, q);
-  const Tensor queries = qk_norm_rope(rows.times(q), q_norm, step.eps, step.cos, step.sin);
-  const Tensor keys = qk_norm_rope(rows.times(k), k_norm, step.eps, step.cos, step.sin);
-  store_pages(keys, rows.times(v), k_pages, v_pages, step.slots);
-  const Tensor seen = paged_attention(queries, k_pages, v_pages, step.block_table, step.row_starts, step.lengths);
-  Rows heads{torch::stable::view(seen, {x.size(0), seen.size(1) * seen.size(2)}), std::nullopt};
-  if (o.scale) heads.whole = quantize(heads.x);
-  return added(x, heads.times(o));
-}
-
-Tensor feed(const Tensor& x, Weights& from, double eps) {
-  const Tensor& norm = from.one();
-  const Matrix gate = from.matrix(), up = from.matrix(), down = from.matrix();
-  const Rows rows = normed(x, norm, eps, gate);
-  const Tensor opened = rows.times(gate), wide = rows.times(up);
-  Rows inner{opened, std::nullopt};
-  if (down.scale)
-    inner.whole = swiglu_quantize(opened, wide);
-  else
-    inner.x = swiglu(opened, wide);
-  return added(x, inner.times(down));
-}
-
-Tensor attention(const Tensor& x, double eps, std::vector<Tensor> weights, const Tensor& cos, const Tensor& sin, const Tensor& k_pages,
-                 const Tensor& v_pages, const Tensor& slots, const Tensor& block_table, const Tensor& row_starts, const Tensor& lengths) {
-  Weights from{weights};
-  const Tensor y = attend(x, from, {eps, cos, sin, slots, block_table, row_starts, lengths}, k_pages, v_pages);
-  from.done();
   return y;
 }
 
 Tensor feed_forward(const Tensor& x, double eps, std::vector<Tensor> weights) {
-  Weights from{weights};
-  const Tensor y = feed(x, from, eps);
+  require(x.is_contiguous(), "blocks: not contiguous");
+  Weights from{weights, x.scalar_type(), x.size(1)};
+  const std::vector<Feeding> feeding{from.feeding()};
   from.done();
-  return y;
+  return through(x, eps, {}, feeding, Plan{}, nullptr, nullptr, nullptr);
+}
+
+// Of each block the attention, and if `feeds` the network too.
+Tensor attending(const Tensor& x, double eps, const std::vector<Tensor>& weights, const Tensor& cos, const Tensor& sin,
+                 const std::vector<Tensor>& k_pages, const std::vector<Tensor>& v_pages, const Tensor& slots, const Tensor& block_table,
+                 const Tensor& row_starts, const Tensor& lengths, bool feeds) {
+  require(!k_pages.empty() && k_pages.size() == v_pages.size(), "blocks: as many pages of keys as of values are expected");
+  const int64_t M = x.size(0), Hkv = k_pages[0].size(2), Dh = k_pages[0].size(3);
+  require(x.is_contiguous() && cos.is_contiguous() && sin.is_contiguous(), "blocks: not contiguous");
+  require(alike(x, cos) && alike(x, sin) && cos.numel() == M * Dh / 2 && sin.numel() == cos.numel(), "blocks: bad angles");
+  Weights from{weights, x.scalar_type(), x.size(1)};
+  std::vector<Attending> attending;
+  std::vector<Feeding> feeding;
+  for (size_t n = 0; n < k_pages.size(); ++n) {
+    check_slots(k_pages[n], v_pages[n], slots, M);
+    require(alike(x, k_pages[n]) && k_pages[n].size(0) == k_pages[0].size(0) && k_pages[n].size(1) == k_pages[0].size(1) &&
+                k_pages[n].size(2) == Hkv && k_pages[n].size(3) == Dh, "blocks: pages differ");
+    attending.push_back(from.attending(Dh));
+    Attending& last = attending.back();
+    require(last.k.N == Hkv * Dh && last.q.N == attending[0].q.N, "blocks: heads differ");
+    last.k_pages = k_pages[n].data_ptr(), last.v_pages = v_pages[n].data_ptr();
+    if (feeds) feeding.push_back(from.feeding());
+  }
+  from.done();
+  const Plan plan = plan_of(M, attending[0].q.N / Dh, k_pages[0], block_table, row_starts, lengths);
+  return through(x, eps, attending, feeding, plan, &cos, &sin, &slots);
+}
+
+Tensor attention(const Tensor& x, double eps, std::vector<Tensor> weights, const Tensor& cos, const Tensor& sin, const Tensor& k_pages,
+                 const Tensor& v_pages, const Tensor& slots, const Tensor& block_table, const Tensor& row_starts, const Tensor& lengths) {
+  return attending(x, eps, weights, cos, sin, {k_pages}, {v_pages}, slots, block_table, row_starts, lengths, false);
 }
 
 Tensor all_blocks(const Tensor& x, double eps, std::vector<Tensor> weights, const Tensor& cos, const Tensor& sin,
                   std::vector<Tensor> k_pages, std::vector<Tensor> v_pages, const Tensor& slots, const Tensor& block_table,
                   const Tensor& row_starts, const Tensor& lengths) {
-  require(k_pages.size() == v_pages.size(), "blocks: as many pages of keys as of values are expected");
-  Weights from{weights};
-  Tensor y = x;
-  for (size_t n = 0; n < k_pages.size(); ++n)
-    y = feed(attend(y, from, {eps, cos, sin, slots, block_table, row_starts, lengths}, k_pages[n], v_pages[n]), from, eps);
-  from.done();
-  return y;
+  return attending(x, eps, weights, cos, sin, k_pages, v_pages, slots, block_table, row_starts, lengths, true);
 }
 
 }  // namespace
