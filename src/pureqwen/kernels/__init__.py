@@ -6,6 +6,7 @@
     store_pages, paged_attention         keys and values into their slots; queries over them
     attention, feed_forward, blocks      the halves of a block, or all blocks, in one call: with few rows an
                                          operation takes about as long to start as to run
+    experts                              a mixture of experts in one call, where each gets few rows
 
 On a CPU the code of ops.cpp runs, if there is one; elsewhere, or without it, the twin. `native()` says which,
 and compiles at its first call (some seconds, once a machine where it succeeds).
@@ -32,6 +33,7 @@ __all__ = [
     "attends_blocks",
     "attention",
     "blocks",
+    "experts",
     "fast_bfloat16",
     "feed_forward",
     "linear",
@@ -49,6 +51,7 @@ __all__ = [
     "store_pages",
     "swiglu",
     "swiglu_quantize",
+    "takes_experts",
 ]
 
 LINE = 32  # numbers: what native code reads whole of a row of floats, and of a head
@@ -92,7 +95,7 @@ def _describe() -> None:
     )
     torch.library.register_fake("pureqwen::linear", lambda x, weight: x.new_empty(len(x), len(weight)))
     torch.library.register_fake("pureqwen::store_pages", lambda *tensors: None)
-    for name in ("attention", "feed_forward", "blocks"):
+    for name in ("attention", "feed_forward", "blocks", "experts"):
         torch.library.register_fake(f"pureqwen::{name}", lambda x, *rest: torch.empty_like(x))
 
 
@@ -123,10 +126,14 @@ def runs(x: Tensor) -> bool:
 def linear(x: Tensor, weight: Tensor) -> Tensor:
     """x (..., K) by weight (N, K), float32 or bfloat16: (..., N) in x's dtype."""
     rows = x.reshape(-1, x.shape[-1])
-    pairs = rows.dtype == weight.dtype == torch.bfloat16 and twins.slower_bfloat16()
-    fits = x.shape[-1] % LINE == 0 and len(rows) <= (SEVERAL if pairs else FEW) and runs(rows)
+    fits = x.shape[-1] % LINE == 0 and len(rows) <= _most(rows, weight) and runs(rows)
     y = torch.ops.pureqwen.linear(rows.contiguous(), weight) if fits else twins.linear(rows, weight)
     return y.view(*x.shape[:-1], len(weight))
+
+
+def _most(x: Tensor, weight: Tensor) -> int:
+    """Rows of x up to which products with this float weight are native."""
+    return SEVERAL if x.dtype == weight.dtype == torch.bfloat16 and twins.slower_bfloat16() else FEW
 
 
 def linear_int8(x: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
@@ -290,4 +297,25 @@ def blocks(
     k, v = [place.k for place in places], [place.v for place in places]
     run = torch.ops.pureqwen.blocks.default
     y: Tensor = run(x, eps, weights, *angles, k, v, places[0].slots, *places[0].table)
+    return y
+
+
+def takes_experts(x: Tensor, weight: Tensor | None = None) -> bool:
+    """Whether `experts` is for these tokens x (T, D): few enough, and no gradient, compiler or other device
+    asks for PyTorch's operations. weight: one of the experts' matrices, where they are floats.
+    """
+    most = MANY if weight is None else _most(x, weight)
+    if torch.compiler.is_compiling() or torch.is_grad_enabled() or len(x) > most:
+        return False
+    widths = x.shape[1:] if weight is None else weight.shape
+    return all(width % LINE == 0 for width in widths) and runs(x)
+
+
+def experts(x: Tensor, weights: Tensor, chosen: Tensor, matrices: Sequence[Tensor]) -> Tensor:
+    """Few tokens x (T, D) through the experts chosen for each, weights and chosen (T, K): (T, D).
+
+    matrices: gate, up and down of all experts, stacked (E, N, K); or those of whole numbers, each with its
+    scales behind it, of every expert that was chosen, in the order of experts.
+    """
+    y: Tensor = torch.ops.pureqwen.experts.default(x.contiguous(), weights, chosen, matrices)
     return y

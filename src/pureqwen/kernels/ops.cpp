@@ -12,6 +12,7 @@
 //   attends_blocks(q)            whether the latter is quick for many queries of a row, too
 //   attention, feed_forward      the two halves of a block, each in one call
 //   blocks                       all blocks of a step in one call
+//   experts                      a mixture of experts, where each gets few rows
 //
 // Sums of int8 are exact, those of int4 within a group; only scaling rounds. Each sum of floats has one fixed order
 // (lane by lane, then the lanes; chunk by chunk), so a row of a result depends neither on the rows beside it nor on the
@@ -2005,6 +2006,132 @@ class Step {
   T *y_, *first_, *second_, *third_;  // (M, D), and (M, widest) each
 };
 
+// ---- a mixture of experts ------------------------------------------------------------------------------------------
+
+struct Pair {
+  int64_t expert, token, place;  // the token's choice at `place` of (T, K)
+};
+
+struct Hit {  // an expert with the pairs from begin to end
+  Matrix gate, up, down;
+  int64_t begin, end;
+};
+
+// The experts that were chosen, with their rows of pairs, which are sorted by expert. Matrices are those of model/moe.py: gate,
+// up and down, either stacked (E, N, K), or of each expert that was chosen, in their order, with scales.
+std::vector<Hit> hits_of(const std::vector<Pair>& pairs, const std::vector<Tensor>& matrices, int64_t D) {
+  std::vector<Hit> hits;
+  size_t next = 0;
+  const bool stacked = matrices.size() == 3 && matrices[0].dim() == 3;
+  const auto read = [&](int64_t e, int i) {
+    if (!stacked) {
+      require(next + 1 < matrices.size(), "experts: matrices are missing");
+      const Matrix m = matrix(matrices[next], matrices[next + 1]);
+      return next += 2, m;
+    }
+    const Tensor& all = matrices[i];
+    require(all.dim() == 3 && all.is_contiguous() && 0 <= e && e < all.size(0), "experts: bad stack");
+    Matrix m{all.scalar_type(), ScalarType::Float, nullptr, nullptr, all.size(1), all.size(2), 0};
+    require(m.K % (CHAINS * LANES) == 0, "experts: bad shapes");
+    with_type(all, [&](auto* W) { m.w = data<Pointed<decltype(W)>>(all) + e * m.N * m.K; });
+    return m;
+  };
+  for (size_t i = 0; i < pairs.size(); ++i) {
+    const int64_t e = pairs[i].expert;
+    if (i && pairs[i - 1].expert == e) {
+      ++hits.back().end;
+      continue;
+    }
+    const Matrix gate = read(e, 0), up = read(e, 1), down = read(e, 2);
+    require(gate.K == D && up.K == D && down.N == D && up.N == gate.N && down.K == gate.N, "experts: bad shapes");
+    require(hits.empty() || gate.N == hits[0].gate.N, "experts: networks differ in width");
+    hits.push_back({gate, up, down, int64_t(i), int64_t(i) + 1});
+  }
+  require(stacked || next == matrices.size(), "experts: more matrices than experts chosen");
+  return hits;
+}
+
+// Sorted pairs through their experts, then added for each token in the order of experts.
+template <class T>
+void through_experts(const T* x, const T* weights, int64_t num_tokens, int64_t D, const std::vector<Pair>& pairs,
+                     const std::vector<Hit>& hits, T* out) {
+  const int64_t P = pairs.size(), F = hits[0].gate.N;
+  const bool whole = hits[0].gate.whole();
+  std::vector<T> room(P * (D + 3 * F));
+  T *rows = room.data(), *first = rows + P * D, *second = first + P * F, *inner = second + P * F;
+  std::vector<int8_t> q(num_tokens * D + P * std::max(D, F));
+  std::vector<float> a(num_tokens + P);
+  const Rows<T> tokens{num_tokens, D, nullptr, q.data(), a.data()};
+  int8_t* pair_q = q.data() + num_tokens * D;
+  float* pair_a = a.data() + num_tokens;
+  int64_t bytes = 0;
+  for (const Hit& hit : hits) bytes += hit.gate.bytes();
+  const auto of = [&](const Hit& hit, T* floats, int64_t K) {
+    if (!whole) return Rows<T>{hit.end - hit.begin, K, floats + hit.begin * K};
+    return Rows<T>{hit.end - hit.begin, K, nullptr, pair_q + hit.begin * K, pair_a + hit.begin};
+  };
+  std::vector<std::vector<int64_t>> mine(num_tokens);  // each token's pairs
+  for (int64_t p = 0; p < P; ++p) mine[pairs[p].token].push_back(p);
+  Team(8 + 3 * hits.size(), bytes).run([&] {
+    if (whole) write(tokens, copied(x, D)), meet();
+    over_rows(P, D * 4, [&](int64_t begin, int64_t end) {
+      for (int64_t p = begin; p < end; ++p) {
+        const int64_t t = pairs[p].token;
+        if (!whole)
+          std::copy_n(x + t * D, D, rows + p * D);
+        else
+          std::copy_n(tokens.q + t * D, D, pair_q + p * D), pair_a[p] = tokens.a[t];
+      }
+    });
+    meet();
+    for (const Hit& hit : hits) {
+      multiply(of(hit, rows, D), hit.gate, first + hit.begin * F);
+      multiply(of(hit, rows, D), hit.up, second + hit.begin * F);
+    }
+    meet();
+    write(whole ? Rows<T>{P, F, nullptr, pair_q, pair_a} : Rows<T>{P, F, inner}, gated(first, second, F));
+    meet();
+    for (const Hit& hit : hits) multiply(of(hit, inner, F), hit.down, rows + hit.begin * D);
+    meet();
+    over_rows(num_tokens, D * 64, [&](int64_t begin, int64_t end) {
+      std::vector<float> total(D);
+      for (int64_t t = begin; t < end; ++t) {
+        std::fill(total.begin(), total.end(), 0.0f);
+        for (int64_t p : mine[t]) {
+          const float weight = weights[pairs[p].place];
+          T* y = rows + p * D;
+          for (int64_t d = 0; d < D; d += LANES) store(y + d, widen(y + d) * weight);  // by itself: rounded before it is added
+          for (int64_t d = 0; d < D; d += LANES) save(&total[d], load<Floats>(&total[d]) + widen(y + d));
+        }
+        for (int64_t d = 0; d < D; d += LANES) store(out + t * D + d, load<Floats>(&total[d]));
+      }
+    });
+  });
+}
+
+Tensor experts(const Tensor& x, const Tensor& weights, const Tensor& chosen, std::vector<Tensor> matrices) {
+  const int64_t num_tokens = x.size(0), D = x.size(1), K = chosen.size(1);
+  require(x.is_contiguous() && weights.is_contiguous() && chosen.is_contiguous(), "experts: not contiguous");
+  require(alike(x, weights) && chosen.scalar_type() == ScalarType::Long && weights.numel() == num_tokens * K &&
+              chosen.size(0) == num_tokens && D % LANES == 0, "experts: bad arguments");
+  std::vector<Pair> pairs(num_tokens * K);
+  for (int64_t i = 0; i < num_tokens * K; ++i) pairs[i] = {data<int64_t>(chosen)[i], i / K, i};
+  std::stable_sort(pairs.begin(), pairs.end(), [](const Pair& a, const Pair& b) { return a.expert < b.expert; });
+  Tensor y = output(x, num_tokens, D);
+  const std::vector<Hit> hits = hits_of(pairs, matrices, D);
+  if (hits.empty()) return y;
+  for (const Hit& hit : hits)
+    require(hit.gate.whole() == hits[0].gate.whole() && hit.up.whole() == hit.gate.whole() && hit.down.whole() == hit.gate.whole(),
+            "experts: matrices of floats and of whole numbers read other rows");
+  with_type(x, [&](auto* X) {
+    using T = Pointed<decltype(X)>;
+    through_experts(data<T>(x), data<T>(weights), num_tokens, D, pairs, hits, data<T>(y));
+  });
+  return y;
+}
+
+// ---- blocks --------------------------------------------------------------------------------------------------------
+
 // x (M, D) through blocks, or through one half of them.
 Tensor through(const Tensor& x, double eps, const std::vector<Attending>& attending, const std::vector<Feeding>& feeding,
                const Plan& plan, const Tensor* cos, const Tensor* sin, const Tensor* slots) {
@@ -2093,6 +2220,7 @@ STABLE_TORCH_LIBRARY(pureqwen, m) {
   m.def("feed_forward(Tensor x, float eps, Tensor[] weights) -> Tensor");
   m.def("blocks(Tensor x, float eps, Tensor[] weights, Tensor cos, Tensor sin, Tensor(a!)[] k_pages, Tensor(b!)[] v_pages, Tensor slots,"
         " Tensor block_table, Tensor row_starts, Tensor lengths) -> Tensor");
+  m.def("experts(Tensor x, Tensor weights, Tensor chosen, Tensor[] matrices) -> Tensor");
   m.def("store_pages(Tensor k, Tensor v, Tensor(a!) k_pages, Tensor(b!) v_pages, Tensor slots) -> ()");
   m.def("paged_attention(Tensor q, Tensor k_pages, Tensor v_pages, Tensor block_table, Tensor row_starts, Tensor lengths)"
         " -> Tensor");
@@ -2113,6 +2241,7 @@ STABLE_TORCH_LIBRARY_IMPL(pureqwen, CPU, m) {
   m.impl("attention", TORCH_BOX(&attention));
   m.impl("feed_forward", TORCH_BOX(&feed_forward));
   m.impl("blocks", TORCH_BOX(&all_blocks));
+  m.impl("experts", TORCH_BOX(&experts));
   m.impl("store_pages", TORCH_BOX(&store_pages));
   m.impl("paged_attention", TORCH_BOX(&paged_attention));
   m.impl("attends_blocks", TORCH_BOX(&attends_blocks));

@@ -24,6 +24,12 @@ class NativeLinear(nn.Linear):
 class NativeExperts(Experts):
     """Experts whose products of few rows are native: of a few tokens each expert gets one or two."""
 
+    def forward(self, x: Tensor, weights: Tensor, chosen: Tensor) -> Tensor:
+        stacks = (self.gate_proj, self.up_proj, self.down_proj)
+        if kernels.takes_experts(x, self.gate_proj[0]):
+            return kernels.experts(x, weights, chosen, stacks)
+        return super().forward(x, weights, chosen)
+
     def one(self, e: int, x: Tensor) -> Tensor:
         if torch.is_grad_enabled() or torch.compiler.is_compiling():
             return super().one(e, x)

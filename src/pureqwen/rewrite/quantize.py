@@ -28,7 +28,7 @@ from pureqwen import kernels
 from pureqwen.config.quantization import Scheme, quantization_config, scheme_of
 from pureqwen.kernels import twins
 from pureqwen.model import MLP, Experts, Qwen3
-from pureqwen.model.moe import each_expert, scattered
+from pureqwen.model.moe import PARTS, each_expert, scattered
 from pureqwen.rewrite.walk import find, replace
 
 PROJECTIONS = ("self_attn.[qkvo]_proj", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj", "mlp.experts")
@@ -143,7 +143,17 @@ class QuantizedExperts(nn.ModuleList):
 
     def forward(self, x: Tensor, weights: Tensor, chosen: Tensor) -> Tensor:
         """x (T, D), weights and chosen (T, K) to (T, D)."""
-        return scattered(x, weights, chosen, len(self), self.run)
+        if not kernels.takes_experts(x):
+            return scattered(x, weights, chosen, len(self), self.run)
+        hit = sorted(set(chosen.flatten().tolist()))
+        return kernels.experts(x, weights, chosen, [tensor for e in hit for tensor in self.matrices(e)])
+
+    def matrices(self, e: int) -> list[Tensor]:
+        """Those of expert e, each with its scales behind it."""
+        parts = self._modules[str(e)]._modules  # a module finds a child slowly
+        kept = [parts[name]._parameters for name in PARTS]  # type: ignore[union-attr]
+        names = [("weight_packed" if "weight_packed" in one else "weight", "weight_scale") for one in kept]
+        return [one[name] for one, both in zip(kept, names, strict=True) for name in both]  # type: ignore[misc]
 
     def run(self, rows: Tensor, ends: Tensor) -> Tensor:
         """Rows (T*K, D) sorted by expert, whose rows end at `ends` (E,)."""

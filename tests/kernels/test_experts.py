@@ -1,0 +1,107 @@
+"""A mixture of experts in one call: the bits of its experts one after the other."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from pureqwen import kernels
+from pureqwen.config import ModelConfig
+from pureqwen.model import Qwen3
+from pureqwen.rewrite import native_products, quantize
+
+pytestmark = pytest.mark.skipif(kernels.native() is not None, reason="no native code here")
+
+SHAPE: dict[str, Any] = {
+    "model_type": "qwen3_moe",
+    "vocab_size": 64,
+    "hidden_size": 128,
+    "intermediate_size": 128,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 32,
+    "num_experts": 8,
+    "num_experts_per_tok": 3,
+    "moe_intermediate_size": 192,
+}
+KINDS = ("float32", "bfloat16", "int8", "int4-g64", "int4-g32")
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def mixture(request: pytest.FixtureRequest) -> Any:
+    """A mixture of experts of this kind, and the dtype of its activations."""
+    torch.manual_seed(0)
+    model = Qwen3(replace(ModelConfig.preset("Qwen3-0.6B"), **SHAPE)).eval().requires_grad_(False)
+    for weight in model.parameters():
+        weight.normal_(std=0.2)
+    dtype = torch.float32 if request.param == "float32" else torch.bfloat16
+    model = model.to(dtype)
+    if request.param.startswith("int"):
+        model = quantize(model, request.param)
+    return native_products(model).model.layers[0].mlp, dtype
+
+
+def both(mlp: Any, x: torch.Tensor, monkeypatch: pytest.MonkeyPatch) -> tuple[torch.Tensor, torch.Tensor]:
+    """What the mixture gives, in one call and expert by expert."""
+    calls = []
+    run = kernels.experts
+    with torch.no_grad(), monkeypatch.context() as patch:
+        patch.setattr(kernels, "experts", lambda *args: calls.append(1) or run(*args))
+        mine = mlp(x)
+        assert calls == [1]
+        patch.setattr(kernels, "takes_experts", lambda *args: False)
+        theirs = mlp(x)
+        assert calls == [1]
+    return mine, theirs
+
+
+@pytest.mark.parametrize("num_tokens", [1, 2, 5, 16])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_bits_are_those_of_one_expert_after_the_other(
+    mixture: Any, num_tokens: int, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mlp, dtype = mixture
+    x = torch.randn(num_tokens, 128, generator=torch.Generator().manual_seed(num_tokens)).to(dtype)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        mine, theirs = both(mlp, x, monkeypatch)
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(mine, theirs)
+    assert mine.abs().sum() > 0
+
+
+def test_a_token_is_the_same_beside_others(mixture: Any) -> None:
+    mlp, dtype = mixture
+    x = torch.randn(16, 128, generator=torch.Generator().manual_seed(1)).to(dtype)
+    with torch.no_grad():
+        weights, chosen = mlp.route(mlp.gate(x))
+        alone = [
+            mlp.experts(x[t : t + 1], weights[t : t + 1].contiguous(), chosen[t : t + 1].contiguous())
+            for t in range(16)
+        ]
+        assert torch.equal(mlp.experts(x, weights, chosen), torch.cat(alone))
+
+
+def test_more_tokens_a_gradient_or_a_width_that_does_not_fit_are_for_pytorch() -> None:
+    weight = torch.empty(64, 32)
+    with torch.no_grad():
+        assert kernels.takes_experts(torch.empty(16, 32), weight)
+        assert not kernels.takes_experts(torch.empty(17, 32), weight)
+        assert not kernels.takes_experts(torch.empty(1, 24), torch.empty(64, 24))
+        assert kernels.takes_experts(torch.empty(48, 32)) and not kernels.takes_experts(torch.empty(49, 32))
+    assert not kernels.takes_experts(torch.empty(1, 32), weight)
+
+
+def test_matrices_that_do_not_fit_are_an_error_and_not_a_crash() -> None:
+    x, weights, chosen = torch.randn(1, 32), torch.ones(1, 2), torch.tensor([[0, 3]])
+    gate, down = torch.randn(4, 64, 32), torch.randn(4, 32, 64)
+    assert kernels.experts(x, weights, chosen, [gate, gate, down]).shape == (1, 32)
+    for wrong in ([gate, gate], [gate, gate, gate], [gate, down, down], [gate[:2], gate[:2], down[:2]]):
+        with pytest.raises(RuntimeError, match="pureqwen kernels: "):
+            kernels.experts(x, weights, chosen, wrong)
+    with pytest.raises(RuntimeError, match="experts"):
+        kernels.experts(x, weights[:, :1], chosen, [gate, gate, down])
