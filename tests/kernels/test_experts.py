@@ -16,7 +16,7 @@ pytestmark = pytest.mark.skipif(kernels.native() is not None, reason="no native 
 SHAPE: dict[str, Any] = {
     "model_type": "qwen3_moe",
     "vocab_size": 64,
-    "hidden_size": 128,
+    "hidden_size": 256,
     "intermediate_size": 128,
     "num_hidden_layers": 1,
     "num_attention_heads": 4,
@@ -24,7 +24,7 @@ SHAPE: dict[str, Any] = {
     "head_dim": 32,
     "num_experts": 8,
     "num_experts_per_tok": 3,
-    "moe_intermediate_size": 192,
+    "moe_intermediate_size": 1024,  # so much that two threads share the experts of one token, in 4 bits too
 }
 KINDS = ("float32", "bfloat16", "int8", "int4-g64", "int4-g32")
 
@@ -63,7 +63,7 @@ def test_bits_are_those_of_one_expert_after_the_other(
     mixture: Any, num_tokens: int, threads: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mlp, dtype = mixture
-    x = torch.randn(num_tokens, 128, generator=torch.Generator().manual_seed(num_tokens)).to(dtype)
+    x = torch.randn(num_tokens, 256, generator=torch.Generator().manual_seed(num_tokens)).to(dtype)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
@@ -76,7 +76,7 @@ def test_bits_are_those_of_one_expert_after_the_other(
 
 def test_a_token_is_the_same_beside_others(mixture: Any) -> None:
     mlp, dtype = mixture
-    x = torch.randn(16, 128, generator=torch.Generator().manual_seed(1)).to(dtype)
+    x = torch.randn(16, 256, generator=torch.Generator().manual_seed(1)).to(dtype)
     with torch.no_grad():
         weights, chosen = mlp.route(mlp.gate(x))
         alone = [

@@ -115,6 +115,39 @@ def test_several_steps_in_one_call_give_the_bits_of_one_after_the_other(
         assert torch.equal(a, b) and torch.equal(a, c)
 
 
+@needs_native
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("scheme", [None, "int8", "int4-g32"])
+@torch.inference_mode()
+def test_a_team_of_any_number_of_threads_gives_the_same_bits(scheme: str | None, dtype: torch.dtype) -> None:
+    """Of a network wide enough for more than one thread, and over keys of more than one chunk."""
+    plain = build(tiny(**SHAPES["dense"], intermediate_size=16384))
+    model = for_cpu((quantize(plain, scheme) if scheme else plain).to(dtype))
+    ids = torch.arange(300).view(2, 150) % 200
+
+    def run() -> list[torch.Tensor]:
+        cache = StaticCache(model.config, batch=2, limit=256, dtype=dtype)
+        logits = [model(ids, cache.begin([(0, 150)] * 2), cache.attends)]
+        for n in range(4):
+            step = torch.tensor([[n], [n + 7]])
+            logits.append(model(step, cache.begin([(150 + n, 1)] * 2), cache.attends))
+        return logits[1:]
+
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 8):
+            torch.set_num_threads(threads)
+            found.append(run())
+        torch.set_num_threads(2)
+        for block in model.model.layers:
+            block.parts().at_once = False
+        found.append(run())
+    finally:
+        torch.set_num_threads(before)
+    for others in found[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(found[0], others, strict=True))
+
+
 class Doubling(StaticAttend):
     def __call__(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         return 2 * super().__call__(q, k, v)

@@ -1949,6 +1949,7 @@ class Step {
     const auto take = [&](int64_t width) { return std::exchange(next, next + M_ * width); };
     y_ = take(D_), first_ = take(widest), second_ = take(widest), third_ = take(widest);
     whole_.resize(M_ * widest), scales_.resize(M_);
+    q_ = whole_.data(), a_ = scales_.data();
   }
 
   void attend(const Attending& from, const Plan& plan, const T* cos, const T* sin, const int64_t* slots, float* found, T* x) const {
@@ -1981,7 +1982,10 @@ class Step {
   template <class Row>
   Rows<T> written(int64_t K, const Matrix& reader, const Row& row, T* floats) const {
     Rows<T> rows{M_, K};
-    reader.whole() ? void((rows.q = whole_.data(), rows.a = scales_.data())) : void(rows.x = floats);
+    if (reader.whole())
+      rows.q = q_, rows.a = a_;
+    else
+      rows.x = floats;
     write(rows, row);
     meet();
     return rows;
@@ -2000,10 +2004,12 @@ class Step {
 
   int64_t M_, D_;
   double eps_;
-  mutable std::vector<T> room_;
-  mutable std::vector<int8_t> whole_;
-  mutable std::vector<float> scales_;
+  std::vector<T> room_;
+  std::vector<int8_t> whole_;
+  std::vector<float> scales_;
   T *y_, *first_, *second_, *third_;  // (M, D), and (M, widest) each
+  int8_t* q_;                         // (M, widest), and a scale for each row
+  float* a_;
 };
 
 // ---- a mixture of experts ------------------------------------------------------------------------------------------
