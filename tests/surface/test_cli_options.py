@@ -9,8 +9,8 @@ SAMPLING = """--temperature --top-k --top-p --min-p --repetition-penalty --prese
     --frequency-penalty --logit-bias --seed --max-tokens --min-tokens --stop --stop-token-ids --ignore-eos
     --logprobs --top-logprobs --thinking-budget --thinking-end"""
 TRAINING = """--steps --epochs --batch-size --sequence-length --accumulation --learning-rate --warmup-steps
-    --decay-from --final-rate --weight-decay --beta1 --beta2 --clip --precision --compile --seed --log-every
-    --save-every --keep-checkpoints --skip-long-chats --optimizer"""
+    --decay-from --final-rate --weight-decay --beta1 --beta2 --clip --balance --precision --compile --seed
+    --log-every --save-every --keep-checkpoints --skip-long-chats --optimizer"""
 
 # verb -> (positional, options)
 OPTIONS = {

@@ -48,6 +48,9 @@ class TrainOptions:
     beta1: Annotated[float, flag("AdamW's average of the gradient.", TRAINING)] = TrainConfig.beta1
     beta2: Annotated[float, flag("AdamW's average of its square.", TRAINING)] = TrainConfig.beta2
     clip: Annotated[float, flag("Largest norm of the gradient; 0 is off.", TRAINING)] = TrainConfig.clip
+    balance: Annotated[
+        bool, flag("Add the load-balancing loss of a mixture of experts.", TRAINING, negative="")
+    ] = TrainConfig.balance
     precision: Annotated[str, flag("Of the matrix products: auto, bfloat16 or float32.", TRAINING)] = (
         TrainConfig.precision
     )

@@ -36,6 +36,8 @@ class TrainConfig:
     weight_decay        on matrices; never on norms and biases
     beta1, beta2        AdamW's averages
     clip                largest norm of the gradient; 0: off
+    balance             add the load-balancing loss of a mixture of experts, times its configuration's
+                        router_aux_loss_coef (off, as in transformers unless output_router_logits is on)
     precision           of the matrix products: bfloat16 (autocast; weights and loss stay float32), float32 or
                         auto: bfloat16 where the device computes it, float32 where it emulates it
     compile             the blocks, by torch.compile: a start of some seconds, then quicker steps
@@ -62,6 +64,7 @@ class TrainConfig:
     beta1: float = 0.9
     beta2: float = 0.95
     clip: float = 1.0
+    balance: bool = False
     precision: str = "auto"
     compile: bool = False
     seed: int = 0
@@ -91,7 +94,7 @@ class TrainConfig:
             refuse("optimizer", self.optimizer, f"one of {', '.join(OPTIMIZERS)}")
         if self.precision not in PRECISIONS:
             refuse("precision", self.precision, f"one of {', '.join(PRECISIONS)}")
-        for name in ("compile", "skip_long_chats"):
+        for name in ("balance", "compile", "skip_long_chats"):
             check_bool(name, getattr(self, name))
 
     def _set(self, name: str, value: object) -> None:

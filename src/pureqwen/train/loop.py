@@ -15,7 +15,7 @@ import math
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 import torch
@@ -24,6 +24,7 @@ from torch import nn
 from pureqwen.config import TrainConfig
 from pureqwen.model import Qwen3
 from pureqwen.rewrite import compiled_blocks, eager
+from pureqwen.train.balance import balanced
 from pureqwen.train.data import Document, batch, pack
 from pureqwen.train.loss import Batch, Loss, cross_entropy
 from pureqwen.train.optimizer import make_optimizers
@@ -81,9 +82,10 @@ class Trainer:
         """The losses of the steps that were left. Calls `watch` after each. Raises Diverged."""
         steps, losses = self.steps, []
         self.model.train()
-        with compiled_blocks(self.model) if self.config.compile else nullcontext():
+        compiled = compiled_blocks(self.model) if self.config.compile else nullcontext()
+        with self._loss() as loss, compiled:
             for batches in self._batches(steps):
-                log = self._take(batches, steps)
+                log = self._take(batches, steps, loss)
                 losses.append(log.loss)
                 if watch is not None:
                     with eager() if self.config.compile else nullcontext():
@@ -91,7 +93,11 @@ class Trainer:
         self.model.eval()
         return losses
 
-    def _take(self, batches: list[Batch], steps: int) -> StepLog:
+    def _loss(self) -> AbstractContextManager[Loss]:
+        """What is made small while the run lasts."""
+        return balanced(self.model, self.loss) if self.config.balance else nullcontext(self.loss)
+
+    def _take(self, batches: list[Batch], steps: int, loss_of: Loss) -> StepLog:
         """One optimizer step over the batches."""
         started = time.perf_counter()
         rate = self.config.rate_at(self.step, steps)
@@ -104,7 +110,7 @@ class Trainer:
         self.model.zero_grad(set_to_none=True)
         for part in batches:
             with torch.autocast(device.type, torch.bfloat16, enabled=half):
-                share = self.loss(self.model, part.to(device), count=count)
+                share = loss_of(self.model, part.to(device), count=count)
             share.backward()  # type: ignore[no-untyped-call]
             loss += share.detach()
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip or math.inf)

@@ -9,7 +9,7 @@ Calling it again with the same arguments goes on from the last checkpoint; a fin
 result again. Weights are float32 while they are trained, and saved in the config's torch_dtype (bfloat16
 where it names none).
 
-What it does not do: the load-balancing loss of mixtures of experts, several devices, adapters.
+What it does not do: several devices, adapters.
 """
 
 import copy
