@@ -246,11 +246,17 @@ def test_it_is_the_fused_way_that_runs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @needs_native
 @torch.inference_mode()
-@pytest.mark.parametrize("path", ["self_attn", "self_attn.q_norm", "mlp", "mlp.gate_proj", "input_layernorm"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "layers.1.self_attn", "layers.1.self_attn.q_norm", "layers.1.mlp", "layers.1.mlp.gate_proj",
+        "layers.1.input_layernorm", "norm",
+    ],
+)  # fmt: skip
 def test_a_hook_hears_its_part(path: str) -> None:
     _, model = models("dense")
     heard: list[int] = []
-    part = model.get_submodule(f"model.layers.1.{path}")
+    part = model.get_submodule(f"model.{path}")
     part.register_forward_hook(lambda module, args, out: heard.append(1))
     model(torch.arange(5))
     assert heard == [1]

@@ -69,6 +69,8 @@ class Sampler:
 
         allowed: what a grammar leaves to choose from, (V,) bool.
         """
+        if allowed is None and self.is_plain(count):
+            return int(logits[: self.num_tokens].argmax())
         scores = self.penalise(self.mask(logits, count, allowed))
         temperature = self.params.temperature
         assert temperature is not None
@@ -76,6 +78,11 @@ class Sampler:
             return int(scores.argmax())
         ids, scores = self.narrow(scores / temperature)
         return int(ids[draw(scores, uniform(self.seed, position))])
+
+    def is_plain(self, count: int) -> bool:
+        """Whether after `count` tokens nothing but the largest logit is asked for."""
+        changed = self.seen is not None or self.written is not None or len(self.biased) > 0
+        return self.params.temperature == 0 and not changed and count >= (self.params.min_tokens or 0)
 
     def saw(self, token: int) -> None:
         """Take note of a token of the output."""

@@ -81,19 +81,31 @@ class FusedDecoder(Decoder):
         else:
             for layer, attend in zip(self.layers, attends, strict=True):
                 x = layer(x, angles, attend)
-        out: Tensor = self.norm(x)
+        out: Tensor = self.last(x)
         return out
+
+    def last(self, x: Tensor) -> Tensor:
+        """The last norm of few rows x (..., D)."""
+        norm = self.norm
+        heard = norm._forward_hooks or norm._forward_pre_hooks
+        if type(norm) is not RMSNorm or heard or not computes(x):
+            out: Tensor = norm(x)
+            return out
+        rows = x.reshape(-1, x.shape[-1]).contiguous()
+        return kernels.rms_norm(rows, norm.weight, norm.eps).view(x.shape)
 
     def places(
         self, x: Tensor, attends: Sequence[Attend]
     ) -> tuple[list["Parts"], list[kernels.Place]] | None:
         """The parts of all blocks, and where their keys and values lie. None where they can't be one call."""
+        if not computes(x):
+            return None
         all_parts, places = [], []
         for block, attend in zip(self.layers, attends, strict=True):
             if type(block) is not FusedBlock or block._forward_hooks or block._forward_pre_hooks:
                 return None
             parts = block.parts()
-            if not parts.fuses(x) or not parts.at_once or not parts.feeding:
+            if not parts.known or not parts.at_once or not parts.feeding or any(parts.hooks):
                 return None
             place = attend.place(x) if isinstance(attend, kernels.InPlace) else None
             if place is None:
@@ -102,6 +114,11 @@ class FusedDecoder(Decoder):
             places.append(place)
         same = all(place.slots is places[0].slots for place in places)  # and so is the rest of the step
         return (all_parts, places) if same and len({parts.eps for parts in all_parts}) == 1 else None
+
+
+def computes(x: Tensor) -> bool:
+    """Whether native code runs on x, and neither a gradient nor a compiler asks for PyTorch's operations."""
+    return kernels.runs(x) and not torch.is_grad_enabled() and not torch.compiler.is_compiling()
 
 
 def per_token(angles: Sequence[Tensor], leading: torch.Size) -> Sequence[Tensor]:
@@ -145,9 +162,7 @@ class Parts:
 
     def fuses(self, x: Tensor) -> bool:
         """Whether the parts are those that are known here, nobody listens, and no gradient is asked for."""
-        if not self.known or torch.is_grad_enabled() or torch.compiler.is_compiling() or not kernels.runs(x):
-            return False
-        return not any(self.hooks)
+        return self.known and computes(x) and not any(self.hooks)
 
     def attended(self, x: Tensor, leading: torch.Size, turns: Sequence[Tensor], attend: Attend) -> Tensor:
         """The rows x (T, D) with what the attention adds; leading (B, S) or (T,), turns (T, Dh/2)."""
