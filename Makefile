@@ -13,7 +13,7 @@ QUESTION ?= What is 347 * 86?
 OPTIONS  ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test test-long check format docs capture bench bench-gpu peers llama-server pocket pocket-eval verify-real dist clean
+.PHONY: help setup demo serve test test-long check format docs capture bench bench-gpu peers llama-server pocket pocket-moe pocket-eval verify-real dist clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-14s%s\n", $$1, $$2 }' Makefile
@@ -70,6 +70,9 @@ llama-server: $(PEERS)/bin/llama-server  ## llama.cpp's server, for benchmarks/b
 
 pocket: $(VENV)/.dev  ## train the bundled model again (about 75 minutes on two cores)
 	$(BIN)/python -m recipes.pocket
+
+pocket-moe: $(VENV)/.dev  ## train its sibling, a mixture of experts
+	$(BIN)/python -m recipes.pocket --moe
 
 pocket-eval: $(VENV)/.dev  ## ask the bundled model held-out questions; writes the JSON, its model card, the README's table
 	$(BIN)/python -m recipes.pocket.evaluate

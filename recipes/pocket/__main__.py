@@ -4,6 +4,9 @@ It works in runs/pocket and can be stopped at any time: the same command goes on
 (After a change of the recipe remove that folder.) While it trains, a few held-out questions are asked now and
 then (peek.py). The result is written to src/pureqwen/pocket when it is trained, its figures to
 benchmarks/results/pocket.json.
+
+With --moe its sibling is made in the same way, in runs/pocket-moe: a mixture of experts, in which a token
+goes through as many parameters.
 """
 
 import argparse
@@ -22,7 +25,7 @@ from pureqwen import ChatTemplate, Qwen, Qwen3, Tokenizer, TrainConfig
 from pureqwen.train.checkpoint import checkpoints
 from pureqwen.train.progress import Log
 from recipes.pocket.card import RESULTS, model_card
-from recipes.pocket.data import chats
+from recipes.pocket.data import chats, said_by
 from recipes.pocket.evaluate import evaluate, write
 from recipes.pocket.peek import Peek
 from recipes.pocket.shape import NUM_CHATS, SEED, TRAINING, generation_config, model_config
@@ -43,10 +46,19 @@ class Run:
     num_chats: int = NUM_CHATS
     steps: int | None = None
     count: int = 100
+    experts: bool = False
 
     @property
     def config(self) -> TrainConfig:
-        return dataclasses.replace(TRAINING, steps=self.steps) if self.steps else TRAINING
+        return dataclasses.replace(TRAINING, steps=self.steps, balance=self.experts)
+
+
+MOE = Run(
+    work=ROOT / "runs" / "pocket-moe",
+    into=ROOT / "src" / "pureqwen" / "pocket_moe",
+    results=RESULTS.with_name("pocket-moe.json"),
+    experts=True,
+)
 
 
 def prepare(run: Run) -> None:
@@ -57,7 +69,7 @@ def prepare(run: Run) -> None:
     shutil.copyfile(TEMPLATE, run.work / "chat_template.jinja")
     with (run.work / "train.jsonl").open("w", encoding="utf-8") as file:
         for chat in itertools.islice(chats(SEED), run.num_chats):
-            file.write(json.dumps(chat) + "\n")
+            file.write(json.dumps(said_by(chat, experts=run.experts)) + "\n")
 
 
 def control_ids(folder: Path) -> dict[str, int]:
@@ -66,12 +78,12 @@ def control_ids(folder: Path) -> dict[str, int]:
     return {"end_of_turn": ids[END_OF_TURN], "end_of_text": ids[END_OF_TEXT]}
 
 
-def untrained(folder: Path) -> Qwen:
+def untrained(run: Run) -> Qwen:
     """A fresh model with the run's tokenizer and template."""
     torch.manual_seed(SEED)
-    ids = control_ids(folder)
+    folder, ids = run.work, control_ids(run.work)
     return Qwen(
-        Qwen3(model_config(**ids)),
+        Qwen3(model_config(**ids, experts=run.experts)),
         tokenizer=Tokenizer.from_pretrained(folder),
         template=ChatTemplate.from_pretrained(folder),
         generation_config=generation_config(**ids),
@@ -80,7 +92,7 @@ def untrained(folder: Path) -> Qwen:
 
 def train(run: Run) -> None:
     """All steps, or those that are left."""
-    qwen, found = untrained(run.work), checkpoints(run.work)
+    qwen, found = untrained(run), checkpoints(run.work)
     start = int(found[-1].name.removeprefix("step-")) if found else 0
     peek = Peek(qwen, run.work / "peeks.jsonl")
     with Log(run.work / "log.jsonl", every=run.config.log_every, start=start) as log:
@@ -115,11 +127,13 @@ def main(run: Run) -> None:
     export(run)
     result = evaluate(run.into, count=run.count)
     write(result, run.results)
-    (run.into / "README.md").write_text(model_card(result), encoding="utf-8")
+    (run.into / "README.md").write_text(model_card(result, experts=run.experts), encoding="utf-8")
     print(f"the pocket is in {run.into}, its accuracy in {run.results}", file=sys.stderr)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=Run.count, help="held-out questions of each task")
-    main(Run(count=parser.parse_args().count))
+    parser.add_argument("--moe", action="store_true", help="the mixture of experts")
+    asked = parser.parse_args()
+    main(dataclasses.replace(MOE if asked.moe else Run(), count=asked.count))

@@ -24,9 +24,9 @@ CARD = """---
 license: apache-2.0
 library_name: pureqwen
 ---
-# pocket: the model inside pureqwen
+# {title}
 
-A Qwen3 with {parameters:,} parameters, trained from scratch by `make pocket` on two CPU cores. It calculates, spells, counts
+A Qwen3 with {parameters:,} parameters, trained from scratch by `make {name}` on two CPU cores. It calculates, spells, counts
 letters, compares, sorts, converts and counts days, writing its steps first; it calls tools and uses their results,
 answers in JSON, obeys a system prompt and refers back to earlier turns; it explains the parts of Qwen3 in a sentence or
 two; and it says so when it is asked something else. It exists so that everything in this package can be tried without a
@@ -34,7 +34,7 @@ download, on a model that gives right answers. It is no assistant.
 
 | | |
 |---|---|
-| architecture | Qwen3 (dense): {layers} layers, hidden size {hidden}, {heads} query and {kv} key/value heads of {head_dim}, SwiGLU {ffn}, tied embeddings |
+| architecture | Qwen3 ({kind}): {layers} layers, hidden size {hidden}, {heads} query and {kv} key/value heads of {head_dim}, {ffn}, tied embeddings |
 | tokens | {vocabulary} byte-level tokens, Qwen3's pre-tokenization and control tokens under ids of its own; a word to spell is its letters |
 | context | {context} positions; trained on documents of up to {length} tokens |
 | data | {chats:,} chats, computed and checked by `recipes/pocket`; no text from elsewhere |
@@ -90,18 +90,29 @@ def questions(result: Result) -> int:
     return int(max(row["questions"] for row in result["rows"]))
 
 
-def model_card(result: Result) -> str:
-    """The card of an evaluation's result."""
-    shape = model_config(end_of_turn=0, end_of_text=0)
+def model_card(result: Result, *, experts: bool = False) -> str:
+    """The card of an evaluation's result: of the pocket, or of its sibling with experts."""
+    shape = model_config(end_of_turn=0, end_of_text=0, experts=experts)
+    ffn = f"SwiGLU {shape.intermediate_size}"
+    if experts:
+        ffn = (
+            f"{shape.num_experts} experts of SwiGLU {shape.moe_intermediate_size}, "
+            f"{shape.num_experts_per_tok} of them for a token"
+        )
     said = [(row["budget"], f"{row['accuracy']:g} %") for row in result["budgets"]]
     return CARD.format(
+        title="pocket-moe: the pocket as a mixture of experts"
+        if experts
+        else "pocket: the model inside pureqwen",
+        name="pocket-moe" if experts else "pocket",
+        kind="mixture of experts" if experts else "dense",
         parameters=result["parameters"],
         layers=shape.num_hidden_layers,
         hidden=shape.hidden_size,
         heads=shape.num_attention_heads,
         kv=shape.num_key_value_heads,
         head_dim=shape.head_dim,
-        ffn=shape.intermediate_size,
+        ffn=ffn,
         vocabulary=shape.vocab_size,
         context=f"{shape.max_position_embeddings:,}",
         length=TRAINING.sequence_length,

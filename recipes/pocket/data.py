@@ -9,6 +9,7 @@ import random
 from collections.abc import Iterator
 
 from recipes.pocket.problem import Chat, Message, Problem, Task, cut, draw_split
+from recipes.pocket.shape import size_in_words
 from recipes.pocket.tasks import TASKS, arithmetic, facts, spelling, system, talk, tools
 
 CUT = 0.05  # of the chats that think
@@ -27,6 +28,17 @@ def chats(seed: int) -> Iterator[Chat]:
         _surround(chat, task, problem, rng)
         if not any(map(arithmetic.shows_held_out, _texts(chat))):
             yield chat
+
+
+def said_by(chat: Chat, *, experts: bool) -> Chat:
+    """The chat as the pocket has it, or its sibling with experts: they say different things of their size."""
+    if not experts:
+        return chat
+    mine, other = size_in_words(experts=False), size_in_words(experts=True)
+    messages = [
+        {**message, "content": message["content"].replace(mine, other)} for message in chat["messages"]
+    ]
+    return {**chat, "messages": messages}
 
 
 def _texts(chat: Chat) -> Iterator[str]:

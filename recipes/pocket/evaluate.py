@@ -22,6 +22,7 @@ import torch
 import pureqwen
 from pureqwen import Result
 from recipes.pocket.card import RESULTS
+from recipes.pocket.data import said_by
 from recipes.pocket.problem import Chat, Problem, Task
 from recipes.pocket.tasks import TASKS
 
@@ -64,7 +65,8 @@ def answers(
     qwen: pureqwen.Qwen, chats: Sequence[Chat], *, thinking: bool, batch: int = 50, **fields: Any
 ) -> list[tuple[Chat, Result]]:
     """What the model answers to each chat's last message but one, longest prompts together."""
-    ordered = sorted(chats, key=lambda chat: len(str(chat)))
+    experts = bool(qwen.config.num_experts)
+    ordered = sorted((said_by(chat, experts=experts) for chat in chats), key=lambda chat: len(str(chat)))
     found: list[tuple[Chat, Result]] = []
     for start in range(0, len(ordered), batch):
         part = ordered[start : start + batch]

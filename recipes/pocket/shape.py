@@ -6,17 +6,24 @@ from typing import Any
 from pureqwen.config import ModelConfig, TrainConfig
 
 SEED = 7
-NUM_CHATS = 150_000  # in one pass
+NUM_CHATS = 160_000  # in one pass
 VOCAB_SIZE, CONTEXT = 1024, 4096
 NUM_LAYERS = 4
 
 
-def model_config(*, end_of_turn: int, end_of_text: int) -> ModelConfig:
+def model_config(*, end_of_turn: int, end_of_text: int, experts: bool = False) -> ModelConfig:
     """Widths are multiples of 256, which the block-quantised formats need; four layers let it follow its
-    own steps.
+    own steps. With experts: the same, each token goes through two of eight that are half as wide.
     """
+    mixture: dict[str, Any] = {
+        "num_experts": 8,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 256,
+        "norm_topk_prob": True,
+        "router_aux_loss_coef": 0.001,
+    }
     return ModelConfig(
-        model_type="qwen3",
+        model_type="qwen3_moe" if experts else "qwen3",
         vocab_size=VOCAB_SIZE,
         hidden_size=256,
         intermediate_size=512,
@@ -30,12 +37,19 @@ def model_config(*, end_of_turn: int, end_of_text: int) -> ModelConfig:
         torch_dtype="bfloat16",
         eos_token_id=end_of_turn,
         pad_token_id=end_of_text,
+        **(mixture if experts else {}),
     )
+
+
+def size_in_words(*, experts: bool) -> str:
+    """What it says of its size."""
+    shape = model_config(end_of_turn=0, end_of_text=0, experts=experts)
+    return f"{shape.num_parameters() / 1e6:.1f} million parameters"
 
 
 # What it says about itself.
 SHAPE_IN_WORDS = {
-    "parameters": f"{model_config(end_of_turn=0, end_of_text=0).num_parameters() / 1e6:.1f} million",
+    "parameters": size_in_words(experts=False),
     "layers": str(NUM_LAYERS),
     "vocabulary": str(VOCAB_SIZE),
 }

@@ -55,6 +55,12 @@ def test_the_card_says_what_was_measured(result: dict[str, Any]) -> None:
     assert "{" not in text
 
 
+def test_the_card_of_the_mixture_says_what_it_is(result: dict[str, Any]) -> None:
+    text = card.model_card(result, experts=True)
+    assert text.count("`make pocket-moe`") == 1 and "`make pocket`" in card.model_card(result)
+    assert "Qwen3 (mixture of experts)" in text and "8 experts of SwiGLU 256, 2 of them for a token" in text
+
+
 def test_the_readme_shows_the_table_and_the_picture(result: dict[str, Any]) -> None:
     block = card.readme_table(result, "docs/pocket/accuracy.png")
     assert card.table(result) in block and block.endswith("](docs/pocket/accuracy.png)")

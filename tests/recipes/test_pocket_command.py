@@ -36,9 +36,12 @@ def lines(path: Path) -> list[dict[str, Any]]:
 
 
 @pytest.mark.long
+@pytest.mark.parametrize("experts", [False, True])
 def test_one_command_makes_a_pocket_and_goes_on_where_it_was_stopped(
-    run: command.Run, monkeypatch: pytest.MonkeyPatch
+    experts: bool, run: command.Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    run = replace(run, experts=experts)
+
     class Stop(peek.Peek):
         def __call__(self, log: StepLog) -> None:
             if log.step == 7:
@@ -59,6 +62,9 @@ def test_one_command_makes_a_pocket_and_goes_on_where_it_was_stopped(
     )
     qwen = pureqwen.load(run.into)
     assert qwen.dtype == torch.float32 and qwen.chat("Hi", max_tokens=2).token_ids
+    assert qwen.config.num_experts == (8 if experts else 0)
+    card = (run.into / "README.md").read_text()
+    assert ("8 experts of SwiGLU 256, 2 of them for a token" in card) == experts
     result = json.loads(run.results.read_text())
     assert len(result["rows"]) == len(TASKS) and result["budgets"][-1]["budget"] is None
 

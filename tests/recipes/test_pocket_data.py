@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 
 from recipes.pocket import data, words
-from recipes.pocket.data import chats
+from recipes.pocket.data import chats, said_by
 from recipes.pocket.evaluate import asked
 from recipes.pocket.problem import BUDGET_SENTENCE, Problem, Task, held_out
+from recipes.pocket.shape import size_in_words
 from recipes.pocket.tasks import TASKS, arithmetic, unknown
 from recipes.pocket.wording import with_adverb
 
@@ -204,3 +205,16 @@ def test_chats_have_system_prompts_turns_and_tools_that_are_not_needed() -> None
     called = [chat for chat in stream() if any("tool_calls" in m for m in chat["messages"])]
     assert all("tools" in chat for chat in called)
     assert sum("tools" in chat for chat in stream()) - len(called) > 0.005 * COUNT
+
+
+def test_the_mixture_says_its_own_size() -> None:
+    """And whatever else it says is what the pocket says."""
+    dense, mixture = (size_in_words(experts=experts) for experts in (False, True))
+    changed = [chat for chat in stream() if said_by(chat, experts=True) != chat]
+    assert changed and all(dense in str(chat) for chat in changed)
+    for chat in changed:
+        told = said_by(chat, experts=True)
+        assert (
+            dense not in str(told) and mixture in str(told) and str(told).replace(mixture, dense) == str(chat)
+        )
+        assert said_by(chat, experts=False) is chat
