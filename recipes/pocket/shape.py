@@ -6,7 +6,7 @@ from typing import Any
 from pureqwen.config import ModelConfig, TrainConfig
 
 SEED = 7
-NUM_CHATS = 150_000  # in one pass
+NUM_CHATS = 160_000  # in one pass
 VOCAB_SIZE, CONTEXT = 1024, 4096
 NUM_LAYERS = 4
 
