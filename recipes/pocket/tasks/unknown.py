@@ -8,6 +8,7 @@ words, and on numbers that are too large for it.
 
 import random
 
+from recipes.pocket import words
 from recipes.pocket.problem import Problem, Task
 from recipes.pocket.tasks.arithmetic import WORDINGS, number
 
@@ -48,6 +49,23 @@ UNSEEN = (  # for the evaluation: subjects and wordings that no training questio
     "Is it going to rain tomorrow?", "Name three kinds of cheese.", "Can penguins fly?", "Recommend me a good novel.",
     "How tall is the Eiffel tower?", "Where can I buy a boat?", "Play a game with me", "Plan a trip to Norway.",
     "Why do cats purr?", "Who is your favourite singer?", "How do vaccines work?", "Tell me the news of today",
+    "Who won the world cup in 1998?", "What does photosynthesis mean?", "Is coffee bad for the heart?",
+    "Which language should I learn first?", "How do I get rid of ants?", "What is the tallest building on earth?",
+    "Do fish sleep at night?", "Give me tips for a job interview.", "How long do turtles live?", "Who discovered penicillin?",
+    "Where do pandas come from?", "What is a good name for a puppy?", "Can you recommend a restaurant nearby?",
+    "Why did the Roman empire fall?", "What happens when we dream?", "Compose a lullaby for my daughter.",
+    "How can I lose weight?", "What are the symptoms of flu?", "Is there life on other planets?", "Describe a sunset by the sea.",
+    "Which is faster, a cheetah or a falcon?", "How do airplanes stay in the air?", "Who wrote War and Peace?",
+    "What time does the bakery close?", "Should I invest in gold?", "Turn on the lights in the kitchen.",
+    "How many bones does a shark have?", "What rhymes with orange?", "Why is the ocean salty?", "Set an alarm for seven.",
+    "Who was the first woman in space?", "What is the currency of Brazil?", "How do I tie a tie?", "Are tomatoes fruits?",
+    "Write an apology to my neighbour.", "What does my dream mean?", "How hot is the core of the earth?",
+    "Does honey ever go bad?", "Which wine goes with fish?", "Give me a riddle for children.", "Who invented the telephone?",
+    "Why do leaves change colour?", "What is quantum entanglement?", "How do I change a flat tyre?",
+    "Is Pluto still a planet?", "Which actor played Batman?", "What is the plot of Hamlet?", "Order a pizza for me.",
+    "How do birds find their way?", "When is the next solar eclipse?", "Why are flamingos pink?", "Convince me to go running.",
+    "How is glass made?", "What should I wear to a wedding?", "Who owns the moon?", "Explain inflation to a child.",
+    "Where is the deepest lake?", "How do magnets work?", "Draft a speech for my sister.", "What is in a Caesar salad?",
 )  # fmt: skip
 _SYLLABLES = "ba be bi bo bu da de di do du fa fe ga ge go ha he ka ke ko la le li lo lu ma me mi mo mu na ne ni no nu pa pe po ra re ri ro ru sa se si so su ta te ti to tu va ve vi wa we za zo".split()  # noqa: SIM905
 
@@ -70,46 +88,36 @@ def unknown_question(rng: random.Random) -> str:
     return text.lower() if rng.random() < 0.2 else text
 
 
-WH = (
-    "Why",
-    "How",
-    "When",
-    "Where",
-    "Since when",
-    "How often",
-    "In which country",
-    "Why exactly",
-    "Under what conditions",
-)
+WH = ("Why", "How", "When", "Where", "Since when", "How often", "In which country", "Why exactly", "Under what conditions")
 AUX = ("do", "does", "did", "can", "could", "should", "will", "would")
-VERBS = (
-    "sleep", "work", "grow", "fly", "die", "sing", "run", "begin", "move", "eat", "speak", "shine", "burn", "melt", "open",
-    "swim", "fall", "change", "matter", "exist", "dance", "win", "break", "travel", "smell", "taste", "happen", "end",
-)  # fmt: skip
-ADJECTIVES = (
-    "blue", "red", "old", "large", "small", "famous", "sweet", "dangerous", "cold", "hot", "green", "rich", "poor", "deep",
-    "heavy", "round", "dark", "loud", "far away", "healthy", "legal", "expensive", "tall", "wet", "funny", "alive", "empty",
-)  # fmt: skip
-NOUNS = (
-    "cats", "the rain", "the sky", "people", "children", "my friend", "the king", "a train", "birds", "the city", "rivers",
-    "stars", "a doctor", "my teacher", "apples", "the government", "snow", "ice", "fish", "a mountain", "the desert", "wine",
-    "the queen", "sharks", "a bridge", "spiders", "the wind", "gold", "salt", "a lawyer", "your brother", "bees", "planets",
-    "the library", "a tiger", "bread", "tea", "the earth", "a clock", "my boss", "a castle", "sugar", "horses", "the team",
-)  # fmt: skip
 DEEDS = (
     "Write", "Draw", "Find", "Translate", "Recommend", "Invent", "Describe", "Show me", "Suggest", "Buy", "Book", "Open",
     "Read", "Fix", "Send", "Plan", "Sing", "Summarize", "Name", "List", "Create", "Cook", "Play", "Explain", "Imagine",
+    "Tell me", "Give me", "Help me with", "Compose", "Turn on", "Order", "Remind me of", "Compare", "Look up",
 )  # fmt: skip
 THINGS = (
     "a haiku", "a poem", "a song", "three books", "a good film", "a recipe", "a hotel", "a game", "the news", "my email",
     "a letter", "five animals", "two countries", "a joke about dogs", "a trip", "a table", "this sentence", "a list of cities",
     "some ideas", "a plan", "a picture", "the window", "a present", "a name", "a web page", "a program", "my code", "a speech",
 )  # fmt: skip
+WHEN = ("today", "tomorrow", "tonight", "next week", "in summer", "at night", "in 1969", "this year", "every day", "in the end")
+ARTICLES = ("the ", "a ", "my ", "", "", "your ", "this ", "her ")
+
+
+def _thing(rng: random.Random) -> str:
+    """What a question can be about: a word from the list to spell, a subject, or something that does not exist."""
+    kind = rng.random()
+    if kind < 0.2:
+        return invented(rng)
+    if kind < 0.35:
+        return rng.choice(SUBJECTS)
+    return rng.choice(ARTICLES) + rng.choice(words.NOUNS) + ("s" if rng.random() < 0.25 else "")
 
 
 def _from_grammar(rng: random.Random) -> str:
-    noun, other = (rng.choice(NOUNS) if rng.random() < 0.7 else invented(rng) for _ in range(2))
-    aux, wh, verb, adjective = rng.choice(AUX), rng.choice(WH), rng.choice(VERBS), rng.choice(ADJECTIVES)
+    noun, other = _thing(rng), _thing(rng)
+    aux, wh, when = rng.choice(AUX), rng.choice(WH), rng.choice(WHEN)
+    verb, adjective = rng.choice(words.VERBS), rng.choice(words.ADJECTIVES)
     forms = (
         f"{wh} {aux} {noun} {verb}?", f"{wh} is {noun} {adjective}?", f"{wh} are {noun} {adjective}?",
         f"{aux} {noun} {verb}?", f"Is {noun} {adjective}?", f"How {adjective} is {noun}?", f"Who {verb}s {noun}?",
@@ -118,7 +126,12 @@ def _from_grammar(rng: random.Random) -> str:
         f"Who is the {adjective} {other}?", f"What is the most {adjective} {other} in {noun}?",
         f"How many {other} does {noun} have?", f"Is {noun} more {adjective} than {other}?",
         f"I think {noun} {verb}s.", f"My {other} is {adjective}.", f"What {other} is it in {noun}?",
-        f"Which is the {adjective} {other}?", f"How long does it take to {verb}?", f"Will {noun} {verb} tomorrow?",
+        f"Which is the {adjective} {other}?", f"How long does it take to {verb}?", f"Will {noun} {verb} {when}?",
+        f"What should I {verb} {when}?", f"What {aux} {noun} {verb} {when}?", f"What is a {adjective} {other} for {noun}?",
+        f"What {aux} {noun} mean?", f"{rng.choice(DEEDS)} {noun} for {other}.", f"{rng.choice(DEEDS)} {noun} {when}",
+        f"Tell me the {adjective} {other} of {noun}.", f"What is {noun}?", f"What happens {when} with {noun}?",
+        f"Who was the first {other} in {noun}?", f"How do I {verb} {noun}?", f"Where is {noun}?",
+        f"Should I {verb} {noun} {when}?", f"What is {noun} made of?", f"How did {noun} {verb} {other}?",
     )  # fmt: skip
     text = rng.choice(forms)
     return text[0].upper() + text[1:]
@@ -154,4 +167,4 @@ def _unknown(rng: random.Random) -> Problem:
     return _foreign(rng) if rng.random() < 0.7 else _too_large(rng)
 
 
-TASKS = (Task("saying that it does not know", 6, _unknown, direct=0.3),)
+TASKS = (Task("saying that it does not know", 7.5, _unknown, direct=0.3),)
