@@ -289,7 +289,7 @@ def test_it_says_that_a_sum_is_too_large_only_where_it_is() -> None:
     too_large = 0
     for problem, question in drawn("saying that it does not know", 400):
         if problem.answer != unknown.TOO_LARGE:
-            assert problem.answer == unknown.UNKNOWN and not re.search(r"\d", question)
+            assert problem.answer == unknown.UNKNOWN and len(re.findall(r"\d+", question)) <= 1  # a year
             continue
         too_large += 1
         a, op, b = arithmetic(question)
