@@ -98,6 +98,7 @@ CODE: Any = {
         {**WEATHER, "eager_input_streaming": True},
         {"name": "mcp__a_server_with_a_long_name__" + "a" * 60, "input_schema": {"type": "object"}},
     ],
+    "tool_choice": {"type": "tool", "name": "get_weather"},
     "metadata": {"user_id": "user_1"},
     "context_management": {"edits": [{"type": "clear_thinking_20251015", "keep": "all"}]},
     "thinking": {"type": "disabled"},
@@ -167,13 +168,13 @@ def test_tool_choice_is_obeyed(client: anthropic.Anthropic, choice: Any, names: 
 
 
 def test_an_answer_of_a_schema_is_one(client: anthropic.Anthropic) -> None:
-    question = [{"role": "user", "content": "Write a JSON object with name Ann and age 31."}]
-    properties = {"name": {"type": "string"}, "age": {"type": "integer"}}
-    schema = {"type": "object", "properties": properties, "required": ["name", "age"]}
+    question = [{"role": "user", "content": "Write that as JSON: Ann is 31 years old and lives in Rome."}]
+    properties = {"name": {"type": "string"}, "age": {"type": "integer"}, "city": {"type": "string"}}
+    schema = {"type": "object", "properties": properties, "required": ["name", "age", "city"]}
     schema["additionalProperties"] = False
     form = {"effort": "low", "format": {"type": "json_schema", "schema": schema}}
     told = answer(client, question, output_config=form, thinking=THINK)
-    assert json.loads(told.content[-1].text) == {"name": "Ann", "age": 31}
+    assert json.loads(told.content[-1].text) == {"name": "Ann", "age": 31, "city": "Rome"}
     assert told.content[0].type == "thinking"
 
 

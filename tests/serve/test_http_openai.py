@@ -244,6 +244,7 @@ def test_no_more_than_one_call_comes_where_one_is_wanted(client: openai.OpenAI) 
 class Person(BaseModel):
     name: str
     age: int
+    city: str
 
 
 class City(BaseModel):
@@ -257,11 +258,13 @@ OWN_WARNING = (
 
 @pytest.mark.filterwarnings(OWN_WARNING)
 def test_the_client_parses_a_structured_answer(client: openai.OpenAI) -> None:
-    question: Any = [{"role": "user", "content": "Write a JSON object with name Ann and age 31."}]
+    question: Any = [
+        {"role": "user", "content": "Write that as JSON: Ann is 31 years old and lives in Rome."}
+    ]
     told = client.chat.completions.parse(
         model="pocket", messages=question, response_format=Person, temperature=0
     )
-    assert told.choices[0].message.parsed == Person(name="Ann", age=31)
+    assert told.choices[0].message.parsed == Person(name="Ann", age=31, city="Rome")
     assert told.choices[0].message.reasoning_content  # type: ignore[attr-defined]
     turns: Any = [*question, told.choices[0].message, *SUM]
     assert answer(client, turns, max_tokens=5).choices[0].message.role == "assistant"
