@@ -88,7 +88,17 @@ def unknown_question(rng: random.Random) -> str:
     return text.lower() if rng.random() < 0.2 else text
 
 
-WH = ("Why", "How", "When", "Where", "Since when", "How often", "In which country", "Why exactly", "Under what conditions")
+WH = (
+    "Why",
+    "How",
+    "When",
+    "Where",
+    "Since when",
+    "How often",
+    "In which country",
+    "Why exactly",
+    "Under what conditions",
+)
 AUX = ("do", "does", "did", "can", "could", "should", "will", "would")
 DEEDS = (
     "Write", "Draw", "Find", "Translate", "Recommend", "Invent", "Describe", "Show me", "Suggest", "Buy", "Book", "Open",
@@ -100,7 +110,18 @@ THINGS = (
     "a letter", "five animals", "two countries", "a joke about dogs", "a trip", "a table", "this sentence", "a list of cities",
     "some ideas", "a plan", "a picture", "the window", "a present", "a name", "a web page", "a program", "my code", "a speech",
 )  # fmt: skip
-WHEN = ("today", "tomorrow", "tonight", "next week", "in summer", "at night", "in 1969", "this year", "every day", "in the end")
+WHEN = (
+    "today",
+    "tomorrow",
+    "tonight",
+    "next week",
+    "in summer",
+    "at night",
+    "in 1969",
+    "this year",
+    "every day",
+    "in the end",
+)
 ARTICLES = ("the ", "a ", "my ", "", "", "your ", "this ", "her ")
 
 
