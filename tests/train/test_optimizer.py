@@ -33,6 +33,14 @@ def test_the_singular_vectors_stay(shape: tuple[int, int]) -> None:
     assert inner.diagonal().min() > 0.5
 
 
+def test_bfloat16_is_near_float32() -> None:
+    torch.manual_seed(4)
+    matrices = torch.randn(8, 64, 128)
+    exact, rounded = orthogonal(matrices), orthogonal(matrices.bfloat16()).float()
+    assert 0 < (exact - rounded).norm() < 0.05 * exact.norm()
+    assert torch.linalg.svdvals(rounded).min() > 0.5
+
+
 def test_matrices_of_a_batch_are_those_of_their_own() -> None:
     torch.manual_seed(2)
     matrices = torch.randn(4, 12, 20)
@@ -43,8 +51,12 @@ def test_a_matrix_of_zeros_does_not_become_nan() -> None:
     assert torch.equal(orthogonal(torch.zeros(4, 6)), torch.zeros(4, 6))
 
 
-def test_a_step_is_momentum_decay_and_the_orthogonal_matrix() -> None:
-    """By the formulas, for one parameter and two steps."""
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_a_step_is_momentum_decay_and_the_orthogonal_matrix(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the formulas, for one parameter and two steps, with products in either precision."""
+    monkeypatch.setattr("pureqwen.train.optimizer.has_bfloat16", lambda device: dtype == torch.bfloat16)
     torch.manual_seed(3)
     parameter = nn.Parameter(torch.randn(6, 10))
     expected, average = parameter.detach().clone(), torch.zeros(6, 10)
@@ -53,8 +65,8 @@ def test_a_step_is_momentum_decay_and_the_orthogonal_matrix() -> None:
         gradient = torch.randn(6, 10)
         parameter.grad = gradient.clone()
         optimizer.step()
-        average = 0.9 * average + 0.1 * gradient
-        update = orthogonal(0.1 * gradient + 0.9 * average)
+        average = torch.lerp(average, gradient, 0.1)
+        update = orthogonal(torch.lerp(gradient, average, 0.9).to(dtype)).float()
         expected = expected * (1 - 0.1 * 0.5) - 0.1 * 0.2 * 10**0.5 * update
     torch.testing.assert_close(parameter.detach(), expected)
 

@@ -70,7 +70,11 @@ class Experts(nn.Module):
 
     def loop(self, x: Tensor, ends: Tensor) -> Tensor:
         """x (T*K, D) sorted by expert, whose rows end at `ends` (E,): one product per expert hit."""
-        return each_expert(x, ends, self.one)
+        if not torch.is_grad_enabled():
+            return each_expert(x, ends, self.one)
+        # One gradient of the whole stack, where a view of each expert would make one each.
+        gate, up, down = (getattr(self, part).unbind() for part in PARTS)
+        return each_expert(x, ends, lambda e, rows: swiglu(rows, gate[e], up[e], down[e]))
 
     def grouped(self, x: Tensor, ends: Tensor) -> Tensor:
         """The same in three grouped products, without asking the device how many rows each expert got."""
@@ -81,8 +85,7 @@ class Experts(nn.Module):
 
     def one(self, e: int, x: Tensor) -> Tensor:
         """Expert e on the rows x (N, D), through views of its weights."""
-        inner = F.silu(F.linear(x, self.gate_proj[e])) * F.linear(x, self.up_proj[e])
-        return F.linear(inner, self.down_proj[e])
+        return swiglu(x, self.gate_proj[e], self.up_proj[e], self.down_proj[e])
 
     def sources(self, path: str) -> list[str]:
         return [f"{path}.{e}.{part}.weight" for part in PARTS for e in range(len(self.gate_proj))]
@@ -94,6 +97,11 @@ class Experts(nn.Module):
             for e in range(len(stacked)):
                 read.into(stacked[e], f"{path}.{e}.{part}.weight")
             setattr(self, part, nn.Parameter(stacked))
+
+
+def swiglu(x: Tensor, gate: Tensor, up: Tensor, down: Tensor) -> Tensor:
+    """One expert: x (N, D), gate and up (F, D), down (D, F) to (N, D)."""
+    return F.linear(F.silu(F.linear(x, gate)) * F.linear(x, up), down)
 
 
 Run = Callable[[Tensor, Tensor], Tensor]
