@@ -290,6 +290,15 @@ def test_a_budget_leaves_room_for_an_answer_where_the_model_opens_the_thinking_i
     assert longer.usage.reasoning_tokens == result.usage.reasoning_tokens + 1
 
 
+def test_a_thought_that_was_never_opened_counts_as_reasoning_once_it_is_closed(qwen):
+    row = qwen.intake.chat(HELLO, None, True, SamplingParams(temperature=0, max_tokens=20))
+    for token in [*qwen.tokenizer.encode("hmm"), qwen.tokenizer.token_id(END_THINK)]:
+        assert row.num_reasoning == 0
+        row.append(token, forced=False)
+    told = row.result()
+    assert told.reasoning == "hmm" and told.usage.reasoning_tokens == len(told.token_ids) - 1
+
+
 @pytest.mark.parametrize("prompt", ["<|im_start|>assistant\n<think>\n", "<|im_start|>assistant\n"])
 def test_a_budget_holds_for_a_text_that_is_continued_too(qwen, prompt):
     opens = prompt.endswith("\n<think>\n")

@@ -102,6 +102,7 @@ REFUSED: dict[str, Any] = {
     "negative stop id": {"stop_token_ids": [-1]},
     "a stop id that no token has": {"stop_token_ids": [2**31]},
     "a bias for no token": {"logit_bias": {"999999999": 1}},
+    "one bias under two names": {"logit_bias": {"7": 1, "07": -1}},
     "many log-probabilities": {"logprobs": True, "top_logprobs": 1000},
     "no messages": {"messages": []},
     "an empty regex": {"response_format": {"type": "regex", "pattern": ""}},

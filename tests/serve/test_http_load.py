@@ -301,6 +301,39 @@ def test_answers_that_do_not_end_in_time_end_with_an_error(pocket: Qwen, path: s
         client.close()
 
 
+def test_a_body_that_is_still_coming_does_not_hold_the_stop(pocket: Qwen) -> None:
+    """Nothing that it could still say would be answered."""
+    with (
+        running(Watched(pocket), pocket, drain=30) as server,
+        socket.create_connection(("127.0.0.1", server.port), timeout=20) as link,
+    ):
+        head = f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        link.sendall(f"{head}Content-Length: 500\r\n\r\n{{".encode())
+        wait_for(lambda: len(server.server._service._uploads._coming) == 1)
+        began = time.monotonic()
+        server.server.should_exit = True
+        told = link.recv(65536)
+        assert told.startswith(b"HTTP/1.1 503 ") and b"retry-after: 10" in told and b'"stopping"' in told
+        assert time.monotonic() - began < 15
+
+
+def test_a_whole_answer_that_is_cut_off_says_so_in_the_protocol_s_shape(pocket: Qwen) -> None:
+    """The second signal: what is not streamed has said nothing yet."""
+    engine = Watched(pocket)
+    engine.pause = 0.02
+    with running(engine, pocket, drain=60) as server:
+        told: list[Any] = []
+        whole = threading.Thread(target=lambda: told.append(server.chat(max_tokens=3000, ignore_eos=True)))
+        whole.start()
+        wait_for(lambda: len(engine.salts) == 1)
+        server.server.should_exit = True
+        time.sleep(0.3)
+        server.server.force_exit = True
+        whole.join(20)
+        status, _, body = told[0]
+        assert status == 503 and body["error"]["code"] == "stopping"
+
+
 def test_a_port_in_use_is_told_in_words() -> None:
     with listen("127.0.0.1", 0) as first, pytest.raises(ValueError, match="another --port"):
         first.listen()

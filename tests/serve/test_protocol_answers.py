@@ -10,7 +10,7 @@ import pytest
 from pureqwen.chat import Content, Event, Finish, Reasoning, Recast, ToolCall, ToolCallDelta
 from pureqwen.config import ServeConfig
 from pureqwen.generate.result import Logprob, Result, Timings, Usage
-from pureqwen.serve.protocol.answer import Opening, Piece, Writer
+from pureqwen.serve.protocol.answer import Opening, Piece, Writer, sent
 from pureqwen.serve.protocol.body import read
 from pureqwen.serve.protocol.chat import ChatRequest, chat_ask
 from pureqwen.serve.protocol.chat_answer import ChatAnswer
@@ -20,7 +20,7 @@ from pureqwen.serve.protocol.messages import MessagesRequest, messages_ask
 from pureqwen.serve.protocol.messages_answer import MessagesAnswer
 from pureqwen.serve.protocol.refusal import crashed
 
-TEXTS = ("<think>", "Sum.", "</think>", "It is ", "3", ".", " END")
+TEXTS = ("<think>", "Sum.", "</think>", "It is ", "3", ".", " END", "<|im_end|>", "A")
 HELLO = [{"role": "user", "content": "Hi"}]
 CALL = ToolCall("add", {"a": 1, "b": "é"})
 
@@ -45,8 +45,9 @@ def opening(rows: int = 1) -> Opening:
         model="pocket",
         created=5,
         texts=["Add"] * rows,
-        firsts=["A"] * rows,
+        firsts=[8] * rows,
         counts=[7] * rows,
+        ends={7},
         bytes_of=lambda id: TEXTS[id].encode(),
     )
 
@@ -237,11 +238,23 @@ def test_a_token_that_is_no_whole_character_is_called_by_its_bytes_and_keeps_its
         read(CompletionRequest, {"model": "m", "prompt": "你!", "echo": True, "logprobs": 2})[0],
         ServeConfig(),
     )
-    given = dataclasses.replace(opening(), texts=["你!"], firsts=["\ufffd"], bytes_of=parts.__getitem__)
+    given = dataclasses.replace(opening(), texts=["你!"], firsts=[0], bytes_of=parts.__getitem__)
     ended = result(
         text="你!", logprobs=[scored(0), scored(1), scored(3)], prompt_logprobs=[None, scored(1), scored(3)]
     )
     told = CompletionAnswer(ask, given).whole([ended])["choices"][0]["logprobs"]
+    pieces = [
+        Piece(
+            index=0,
+            events=(Content("你"),),
+            logprobs=ended.logprobs[:2],
+            prompt_logprobs=ended.prompt_logprobs,
+        ),
+        Piece(index=0, events=(Content("!"),), logprobs=ended.logprobs[2:], result=ended),
+    ]
+    chunks = [event for event in streamed(CompletionAnswer(ask, given), pieces, [ended]) if event]
+    parts_of = [chunk["choices"][0]["logprobs"] for chunk in chunks if chunk["choices"]]
+    assert [token for part in parts_of if part for token in part["tokens"]] == told["tokens"]
     assert told["tokens"] == ["bytes:\\xe4", "bytes:\\xbd\\xa0", "!"] * 2
     assert told["text_offset"] == [0, 0, 1, 2, 2, 3]
     assert set(told["top_logprobs"][-1]) == {"bytes:\\xe4", "bytes:\\xe6", "!"}
@@ -322,11 +335,18 @@ def test_an_answer_of_nothing_is_a_message_without_blocks() -> None:
         ("It is 3.", [3, 4, 5, 6], "stop_sequence", " END"),
         ("It is ", [3, 4, 5], "stop_sequence", "3"),
         ("It is 3.", [3, 4, 5], "end_turn", None),
+        ("It is 3.", [3, 4, 5, 7], "end_turn", None),
     ],
 )
 def test_the_stop_sequence_that_ended_it_is_named(text: str, ids: list[int], reason: str, stop: str) -> None:
-    answer = messages(stop_sequences=["3", " END"] if stop == "3" else [" END", "no"])
+    answer = messages(stop_sequences=["3", " END"] if stop == "3" else [" END", "<|im_end|>"])
     whole = answer.whole([result(text=text, token_ids=ids)])
     assert (whole["stop_reason"], whole["stop_sequence"]) == (reason, stop)
     whole = answer.whole([result(text=text, token_ids=ids, finish_reason="length")])
     assert (whole["stop_reason"], whole["stop_sequence"]) == ("max_tokens", None)
+
+
+def test_no_character_that_some_clients_take_for_the_end_of_a_line_is_sent_as_it_is() -> None:
+    event = sent({"text": "a\u2028b\u2029c\x85d\x1ce"})
+    assert event.splitlines() == [event.removesuffix("\n\n"), ""]
+    assert json.loads(event.removeprefix("data: "))["text"] == "a\u2028b\u2029c\x85d\x1ce"

@@ -20,6 +20,7 @@ from pureqwen.serve.protocol.body import (
 )
 from pureqwen.serve.protocol.chat import ChatRequest
 from pureqwen.serve.protocol.completions import CompletionRequest
+from pureqwen.serve.protocol.messages import MessagesRequest
 from pureqwen.serve.protocol.refusal import Refusal
 
 
@@ -162,3 +163,79 @@ def test_paths_are_written_as_in_javascript_and_are_no_longer_than_a_line() -> N
 
 def test_a_field_that_is_gone_already_may_be_left_out_again() -> None:
     assert without({"a": {"b": 1}, "c": [1]}, [("a", "b"), ("a", "b"), ("d",)]) == {"a": {}, "c": [1]}
+
+
+def in_block(**fields: Any) -> dict[str, Any]:
+    turn = {"role": "assistant" if "thinking" in fields else "user", "content": [fields]}
+    return {"model": "m", "max_tokens": 5, "messages": [turn]}
+
+
+def in_chat(**fields: Any) -> dict[str, Any]:
+    return {"model": "m", "messages": [{"role": "user", "content": "hi"}], **fields}
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "path"),
+    [
+        (
+            MessagesRequest,
+            in_block(type="text", text="hi", cache_control={"type": "ephemeral", "scope": "global"}),
+            "messages[0].content[0].cache_control.scope",
+        ),
+        (MessagesRequest, in_block(type="text", text="hi", citations=[]), "messages[0].content[0].citations"),
+        (
+            MessagesRequest,
+            in_block(type="thinking", thinking="hm", cache_control={"type": "ephemeral"}),
+            "messages[0].content[0].cache_control",
+        ),
+        (
+            ChatRequest,
+            in_chat(response_format={"type": "json_schema", "json_schema": {"name": "a"}, "foo": 1}),
+            "response_format.foo",
+        ),
+        (
+            ChatRequest,
+            in_chat(tool_choice={"type": "function", "function": {"name": "f"}, "name": "f"}),
+            "tool_choice.name",
+        ),
+    ],
+)
+def test_an_unknown_field_of_an_object_with_a_type_is_named_and_nothing_else_is_left_out(
+    kind: type[Fields], body: dict[str, Any], path: str
+) -> None:
+    """The type is also the name of a field beside it."""
+    with pytest.raises(Refusal, match="is not supported here") as caught:
+        read(kind, body)
+    assert caught.value.param == path
+    found, ignored = read(kind, body, lenient=True)
+    assert ignored == [path]
+    whole = found.model_dump(mode="json", by_alias=True, exclude_none=True)
+    assert "hi" in str(whole) or "hm" in str(whole)
+
+
+def test_a_type_that_no_alternative_has_is_told_with_those_that_there_are() -> None:
+    with pytest.raises(
+        Refusal, match=r"Input tag 'xml' found using 'type' .* expected tags: 'text', 'json_o"
+    ):
+        read(ChatRequest, in_chat(response_format={"type": "xml"}))
+    with pytest.raises(Refusal, match="using discriminator 'type'"):
+        read(ChatRequest, in_chat(response_format={}))
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        (
+            {"messages": [{"role": "user", "content": []}]},
+            r"messages\[0\]\.content: Value should have at least 1",
+        ),
+        (
+            {"messages": [{"role": "user", "content": ["hi"]}]},
+            r"messages\[0\]\.content: Item 0 should be an object",
+        ),
+        ({"tool_choice": {"type": "function"}}, r"tool_choice\.function: Field required"),
+    ],
+)
+def test_of_several_forms_the_one_that_was_meant_is_explained(fields: dict[str, Any], said: str) -> None:
+    with pytest.raises(Refusal, match=said):
+        read(ChatRequest, {**in_chat(), **fields})

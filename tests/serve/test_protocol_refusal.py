@@ -56,7 +56,7 @@ def test_who_may_come_back_is_told_when_and_who_may_not_is_told_that() -> None:
 
 
 def test_an_event_is_one_line_whatever_the_text_holds() -> None:
-    assert sent({"a": "x\ny\u2028"}) == 'data: {"a":"x\\ny\u2028"}\n\n'
+    assert sent({"a": "x\ny\u2028"}) == 'data: {"a":"x\\ny\\u2028"}\n\n'
     assert sent({}, event="ping") == "event: ping\ndata: {}\n\n"
 
 

@@ -23,7 +23,7 @@ FIELDS = {
         thinking_budget chat_template_kwargs modalities {SAMPLING} {BOOKS}""",
     "/v1/completions": f"""model prompt max_tokens n logprobs echo response_format stream stream_options
         {SAMPLING} {BOOKS}""",
-    "/v1/messages": f"""{COUNTED} max_tokens stop_sequences temperature top_p top_k stream metadata
+    "/v1/messages": f"""{COUNTED} max_tokens stop_sequences thread temperature top_p top_k stream metadata
         service_tier""",
     "/v1/messages/count_tokens": COUNTED,
     "/tokenize": "model prompt messages tools enable_thinking return_token_strs",

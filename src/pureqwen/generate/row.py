@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from pureqwen.chat import Event, Reply
+from pureqwen.chat import Event, Recast, Reply
 from pureqwen.config import SamplingParams
 from pureqwen.generate.constrain import Constraint
 from pureqwen.generate.proportion import GrammarError
@@ -179,6 +179,8 @@ class Row:
         events = self.reply.push(token)
         inside = thinking and self.reply.in_reasoning
         self.num_reasoning += inside
+        if any(isinstance(event, Recast) for event in events):  # what was written so far was that thought
+            self.num_reasoning = count
         self.num_thought += inside and not forced  # what counts against the budget
         self.close_thinking()
         if not self.finished and count + 1 == self.params.max_tokens:

@@ -27,7 +27,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from pureqwen.config import ServeConfig
 from pureqwen.serve.log import log
 from pureqwen.serve.metrics import Metrics
-from pureqwen.serve.protocol.refusal import Refusal, internal
+from pureqwen.serve.protocol.refusal import Refusal, internal, stopping
 
 SANE = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
 OPEN = ("/health",)
@@ -59,6 +59,7 @@ class Guard:
         except ClientDisconnect:
             visit.error = visit.error or "disconnected"
         except asyncio.CancelledError:  # the server ends at once; nobody waits for this task
+            await self._fail(stopping(), visit, scope, receive, send)
             visit.error = "cut_off"
         except Exception as error:
             log("crash", level=logging.ERROR, error=error, request_id=visit.id)

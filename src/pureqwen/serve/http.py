@@ -101,6 +101,11 @@ class Service:
         self._document = JSONResponse(document(config)).body
         self._most_counted = min(config.max_body, max(LONG, COUNTED * qwen.context))  # bytes
 
+    def stop(self) -> None:
+        """Take no more: what still arrives is refused, a body that has not come whole among it."""
+        self.stopping = True
+        self._uploads.stop()
+
     def routes(self) -> list[tuple[str, str, Handler]]:
         return [
             ("/v1/chat/completions", "POST", self.chat),
@@ -297,16 +302,16 @@ class Service:
 
     def _opening(self, ask: Ask, rows: list[Row], prefix: str) -> Opening:
         tokenizer = self.qwen.tokenizer
-        prompts = ask.prompts or ()
-        each = prompts if ask.echo else ()
-        texts = [one if isinstance(one, str) else tokenizer.decode(one) if tokenizer else "" for one in each]
+        firsts = rows[:: ask.n] if ask.echo and tokenizer else []  # the rows of one prompt lie side by side
+        texts = [tokenizer.decode(row.ids[: row.num_prompt]) for row in firsts] if tokenizer else []
         return Opening(
             id=f"{prefix}{uuid.uuid4().hex}",
             model=self.config.name,
             created=int(time.time()),
             texts=[text for text in texts for _ in range(ask.n)],
-            firsts=[row.text_of(row.ids[0]) for row in rows],
+            firsts=[row.ids[0] for row in rows],
             counts=[row.num_prompt for row in rows],
+            ends=rows[0].sampler.end_ids,
             bytes_of=tokenizer.token_bytes if tokenizer else lambda id: b"",
         )
 

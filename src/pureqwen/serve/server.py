@@ -125,11 +125,14 @@ class Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Let the answers end, or end them, and then the connections."""
         log("stopping", drain=self._drain)
-        self._service.stopping = True
+        self._service.stop()
         stop = asyncio.create_task(asyncio.to_thread(self._service.engine.stop, drain=self._drain))
         await super().shutdown(sockets)
         if self.force_exit:
             await asyncio.to_thread(self._service.engine.stop)
+            await (
+                self.lifespan.shutdown()
+            )  # uvicorn leaves that out, and then the loop ends under the application
         await stop
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:

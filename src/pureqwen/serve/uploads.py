@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager
 from starlette.requests import Request
 
 from pureqwen.config import ServeConfig
-from pureqwen.serve.protocol.refusal import Refusal, busy
+from pureqwen.serve.protocol.refusal import Refusal, busy, stopping
 from pureqwen.serve.threads import LONG
 
 # A client hears that its body is too large only once it has sent it: so many times the limit is thrown away.
@@ -29,6 +29,14 @@ class Uploads:
     def __init__(self, config: ServeConfig) -> None:
         self._config = config
         self._held = 0  # bytes, but for the first ones of each
+        self._coming: set[asyncio.Timeout] = set()
+        self._stopped = False
+
+    def stop(self) -> None:
+        """Wait for no body any more: whoever is sending one is told so. Of the event loop's thread."""
+        self._stopped = True
+        for one in self._coming:
+            one.reschedule(asyncio.get_running_loop().time())
 
     @asynccontextmanager
     async def body(self, request: Request, *, limit: int, why: str = "") -> AsyncIterator[bytes]:
@@ -53,7 +61,7 @@ class Uploads:
         if size <= most:
             size = 0
             try:
-                async with asyncio.timeout(self._config.stall_seconds):
+                async with self._in_time():
                     async for piece in request.stream():
                         size += len(piece)
                         if size <= limit:
@@ -61,11 +69,23 @@ class Uploads:
                         elif size > most:
                             break
             except TimeoutError:
+                if self._stopped:
+                    raise stopping() from None
                 raise cut("the body came too slowly", status=408, code="slow_body") from None
         if size > limit:
             raise cut(
                 f"the body has more than {limit} bytes{why}: send less", status=413, code="body_too_large"
             )
+
+    @asynccontextmanager
+    async def _in_time(self) -> AsyncIterator[None]:
+        """TimeoutError when a body takes too long, or the server stops."""
+        async with asyncio.timeout(0 if self._stopped else self._config.stall_seconds) as coming:
+            self._coming.add(coming)
+            try:
+                yield
+            finally:
+                self._coming.discard(coming)
 
     def _hold(self, data: bytearray, piece: bytes) -> None:
         """One piece more. Raises Refusal where there is no room for it."""

@@ -10,7 +10,7 @@ A writer makes one request's answer, as a whole or as server-sent events (WHATWG
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pureqwen.generate.result import Logprob, Result
 
 KEEPALIVE = ": keep-alive\n\n"
+LINE_BREAKS = {0x85: "\\u0085", 0x2028: "\\u2028", 0x2029: "\\u2029"}
 LOWEST = -9999.0  # JSON has no infinity: what can't be has this log-probability, as at OpenAI's
 
 
@@ -39,16 +40,17 @@ class Piece:
 class Opening:
     """What an answer begins with: its names, and the prompt of each row.
 
-    texts: the prompts, which an echo repeats; firsts: the first token of each. counts: tokens of each.
-    text_of and bytes_of tell the text and the bytes of an id.
+    texts: the prompts as they were read, which an echo repeats; firsts: the first id of each. counts: tokens
+    of each. ends: the ids that end an answer. bytes_of tells the bytes of an id.
     """
 
     id: str
     model: str
     created: int
     texts: Sequence[str]
-    firsts: Sequence[str]
+    firsts: Sequence[int]
     counts: Sequence[int]
+    ends: Collection[int]
     bytes_of: Callable[[int], bytes]
 
 
@@ -67,8 +69,9 @@ class Writer(Protocol):
 
 
 def dumped(value: Any) -> str:
-    """JSON on one line."""
-    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    """JSON on one line, also for clients that take every line break of Unicode for one."""
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return text.translate(LINE_BREAKS)
 
 
 def sent(value: Any, *, event: str | None = None) -> str:

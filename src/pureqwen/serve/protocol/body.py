@@ -12,7 +12,15 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    ValidationError,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from pureqwen.serve.protocol.refusal import Refusal
@@ -38,6 +46,18 @@ def all_objects(value: Any) -> Any:
 
 
 Objects = Annotated[list[Item], BeforeValidator(all_objects)]
+
+
+def by_type(value: Any) -> str | None:
+    """The name of the alternative that an object's `type` tells: "<text>", which is no key of an object.
+
+    pydantic puts it into the location of an error, where `text` would be taken for the field of that name.
+    """
+    kind = dict(value).get("type") if isinstance(value, dict | BaseModel) else None
+    return f"<{kind}>" if isinstance(kind, str) else None
+
+
+BY_TYPE = Discriminator(by_type)
 
 
 class Fields(BaseModel):
@@ -92,8 +112,7 @@ def read(model: type[Request], value: dict[str, Any], *, lenient: bool = False) 
             details = error.errors(include_url=False, include_context=False)
             unknown = [place(value, one["loc"]) for one in details if one["type"] == "extra_forbidden"]
             if not unknown:
-                # Of the alternatives for a value, the one that came the furthest is meant.
-                raise wrong(value, max(details, key=lambda one: len(place(value, one["loc"])))) from None
+                raise wrong(value, max(details, key=lambda one: nearness(value, one))) from None
             if not lenient:  # a field that nobody knows explains more than what is missing beside it
                 path = dotted(unknown[0])
                 raise Refusal(
@@ -103,13 +122,26 @@ def read(model: type[Request], value: dict[str, Any], *, lenient: bool = False) 
             value = without(value, unknown)
 
 
+def nearness(value: Any, detail: Any) -> tuple[int, bool]:
+    """Of the alternatives for a value, the one that came the furthest is meant; and where an object or a list
+    has a mistake, not the text that it could have been.
+    """
+    where = place(value, detail["loc"])
+    for step in where:
+        value = value[step]
+    text = detail["type"] in ("string_type", "literal_error")
+    return len(where), not (text and isinstance(value, dict | list))
+
+
 def wrong(value: Any, detail: Any) -> Refusal:
     """What pydantic says of a field, with the field's path."""
     where = place(value, detail["loc"])
     if detail["type"] == "missing":  # a null lies there perhaps
         where = (*place(value, detail["loc"][:-1]), detail["loc"][-1])
-    path = dotted(where)
-    return Refusal(f"{path or 'the body'}: {detail['msg']}", param=path or None)
+    path, said = dotted(where), detail["msg"]
+    if detail["type"].startswith("union_tag"):
+        said = said.replace("'<", "'").replace(">'", "'").replace("by_type()", "'type'")
+    return Refusal(f"{path or 'the body'}: {said}", param=path or None)
 
 
 def place(value: Any, location: tuple[int | str, ...]) -> tuple[int | str, ...]:

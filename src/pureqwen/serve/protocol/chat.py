@@ -8,11 +8,11 @@ tool_choice is none, the description and strict of a schema: it always holds.
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, Tag
 
 from pureqwen.config import ServeConfig
 from pureqwen.serve.protocol.ask import Ask, Form, check_parameters, forms_of, thoughts
-from pureqwen.serve.protocol.body import Fields, Objects, Values
+from pureqwen.serve.protocol.body import BY_TYPE, Fields, Objects, Values
 from pureqwen.serve.protocol.messages_in import Message, Tool, check_schema, plain_messages, plain_tools
 from pureqwen.serve.protocol.refusal import Refusal
 from pureqwen.serve.protocol.sampling import Count, Sampling, one_of, sampling_params
@@ -50,7 +50,9 @@ class AllowedTools(Fields):
     allowed_tools: Allowed
 
 
-Choice = Annotated[NamedTool | AllowedTools, Field(discriminator="type")]
+Choice = Annotated[
+    Annotated[NamedTool, Tag("<function>")] | Annotated[AllowedTools, Tag("<allowed_tools>")], BY_TYPE
+]
 
 
 class PlainText(Fields):
@@ -80,7 +82,13 @@ class Regex(Fields):
     pattern: Annotated[str, Field(min_length=1)]
 
 
-Format = Annotated[PlainText | JsonObject | JsonSchema | Regex, Field(discriminator="type")]
+Format = Annotated[
+    Annotated[PlainText, Tag("<text>")]
+    | Annotated[JsonObject, Tag("<json_object>")]
+    | Annotated[JsonSchema, Tag("<json_schema>")]
+    | Annotated[Regex, Tag("<regex>")],
+    BY_TYPE,
+]
 
 
 class WithoutEffect(Fields):

@@ -97,10 +97,10 @@ class CompletionAnswer:
         """OpenAI's four lists, an item for each token; text_offset counts characters."""
         if not self._ask.params.logprobs:
             return None
-        rest = [b"" if one is None else self._opening.bytes_of(one.token_id) for one in logprobs]
+        first = self._opening.firsts[index]  # has no log-probability
         offsets, tokens = [], []
-        for one, written in zip(logprobs, rest, strict=True):
-            data = self._first(index, sum(map(len, rest))) if one is None else written
+        for one in logprobs:
+            data = self._opening.bytes_of(first if one is None else one.token_id)
             offsets.append(self._offsets[index])
             tokens.append(_name(data))
             self._offsets[index] += len(self._decoders[index].decode(data))
@@ -110,14 +110,6 @@ class CompletionAnswer:
             "top_logprobs": [None if one is None else self._top(one) for one in logprobs],
             "text_offset": offsets,
         }
-
-    def _first(self, index: int, rest: int) -> bytes:
-        """The bytes of the prompt's first token: the `rest` of them belongs to those behind it."""
-        text = self._opening.firsts[index]
-        if "\ufffd" not in text:
-            return text.encode()
-        whole = self._opening.texts[index].encode()
-        return whole[: len(whole) - rest]
 
     def _top(self, one: "Logprob") -> dict[str, float]:
         """The likeliest tokens, and the one that stands there."""

@@ -6,17 +6,17 @@ stand in the order of their calls.
 Accepted without effect: metadata, cache_control (what can be kept is kept anyway), service_tier (auto,
 standard_only), a thinking block's signature, thinking.display "summarized" (thoughts are told whole), an
 effort where there is no thinking.
-Refused: images and documents, server tools, a last message of the assistant's.
+Refused: images and documents, server tools, threads, a last message of the assistant's.
 """
 
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, Tag
 
 from pureqwen.config import ServeConfig
 from pureqwen.serve.protocol.ask import Ask, Form, check_parameters, forms_of, thoughts
-from pureqwen.serve.protocol.body import Fields, Objects, Values
+from pureqwen.serve.protocol.body import BY_TYPE, Fields, Objects, Values
 from pureqwen.serve.protocol.messages_in import check_schema, placed, places
 from pureqwen.serve.protocol.refusal import Refusal
 from pureqwen.serve.protocol.sampling import checked, stops
@@ -58,8 +58,11 @@ class ToolResult(Cacheable):
     is_error: bool | None = None
 
 
-UserBlock = Annotated[TextBlock | ToolResult, Field(discriminator="type")]
-AssistantBlock = Annotated[TextBlock | ThinkingBlock | ToolUse, Field(discriminator="type")]
+Said = Annotated[TextBlock, Tag("<text>")]
+UserBlock = Annotated[Said | Annotated[ToolResult, Tag("<tool_result>")], BY_TYPE]
+AssistantBlock = Annotated[
+    Said | Annotated[ThinkingBlock, Tag("<thinking>")] | Annotated[ToolUse, Tag("<tool_use>")], BY_TYPE
+]
 
 
 class UserTurn(Fields):
@@ -127,6 +130,7 @@ class MessagesRequest(CountRequest):
     """The body of /v1/messages."""
 
     max_tokens: int
+    thread: Any = None
     stop_sequences: Values[str] | None = None
     temperature: float | None = None
     top_p: float | None = None
@@ -143,10 +147,25 @@ NAMES = {
 }
 
 
+def check_thread(thread: Any) -> None:
+    """Raises Refusal for a conversation that a server would keep; Anthropic's client then sends it whole.
+
+    A lenient server refuses it too: without what was said before, the next turn has no beginning.
+    """
+    if thread is not None:
+        raise Refusal(
+            "thread is not supported here: send the whole conversation",
+            param="thread",
+            code="unsupported_field",
+            details={"error_code": "thread_unsupported_request", "unsupported": ["thread"]},
+        )
+
+
 def messages_ask(request: CountRequest, config: ServeConfig) -> Ask:
     """What is asked for. Raises Refusal naming the field."""
     values: dict[str, Any] = {}
     if isinstance(request, MessagesRequest):
+        check_thread(request.thread)
         values = {
             "max_tokens": request.max_tokens,
             "temperature": request.temperature,

@@ -135,7 +135,8 @@ class MessagesAnswer:
     def _reason(self, result: "Result") -> tuple[str, str | None]:
         """(stop_reason, the stop sequence that ended it). A result does not say which: its ids do."""
         reason = REASONS[result.finish_reason]
-        if reason != "end_turn" or not self._ask.params.stop_strings:
+        ended = result.token_ids[-1:] and result.token_ids[-1] in self._opening.ends
+        if reason != "end_turn" or ended or not self._ask.params.stop_strings:
             return reason, None
         written = b"".join(self._opening.bytes_of(id) for id in result.token_ids).decode(errors="replace")
         behind = written[len(result.text) :]

@@ -1,7 +1,7 @@
 """What a client gets instead of an answer: one error, in OpenAI's shape or in Anthropic's.
 
     OpenAI     {"error": {"message", "type", "param", "code"}}
-    Anthropic  {"type": "error", "error": {"type", "message"}, "request_id"}
+    Anthropic  {"type": "error", "error": {"type", "message", perhaps "details"}, "request_id"}
 
 A 4xx is the client's mistake and says what would be right; a 5xx is ours and names no inner detail.
 """
@@ -27,7 +27,8 @@ ANTHROPIC_TYPES: Mapping[int, str] = MappingProxyType(
 class Refusal(ValueError):
     """A request that is not answered: the HTTP status, which field is to blame, and a name for the reason.
 
-    `headers` are added to the response. Metrics count by `code`, so codes are few.
+    `headers` are added to the response. Metrics count by `code`, so codes are few. `details` are what
+    Anthropic's clients go by.
     """
 
     def __init__(
@@ -38,10 +39,11 @@ class Refusal(ValueError):
         param: str | None = None,
         code: str = "invalid_value",
         headers: Mapping[str, str] | None = None,
+        details: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(message)
         self.status, self.param, self.code = status, param, code
-        self.headers = dict(headers or {})
+        self.headers, self.details = dict(headers or {}), details
 
     @property
     def message(self) -> str:
@@ -59,7 +61,10 @@ class Refusal(ValueError):
         """As Anthropic's servers say it; the field to blame stands in the message."""
         fallback = "api_error" if self.status >= 500 else "invalid_request_error"
         kind = ANTHROPIC_TYPES.get(self.status, fallback)
-        body: dict[str, Any] = {"type": "error", "error": {"type": kind, "message": self.message}}
+        error: dict[str, Any] = {"type": kind, "message": self.message}
+        if self.details is not None:
+            error["details"] = dict(self.details)
+        body: dict[str, Any] = {"type": "error", "error": error}
         return body if request_id is None else {**body, "request_id": request_id}
 
 

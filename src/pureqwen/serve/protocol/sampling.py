@@ -104,7 +104,8 @@ def biases(given: Mapping[str, float] | None, config: ServeConfig) -> dict[int, 
             param="logit_bias",
         )
     for key in given:
-        if not (key.isascii() and key.isdigit() and len(key) < 10):
+        digits = key.isascii() and key.isdigit() and len(key) < 10
+        if not digits or key != str(int(key)):  # 07 beside 7 would hide one of the two
             raise Refusal(f"logit_bias has the key {key[:40]!r}: it must be a token id", param="logit_bias")
     return {int(key): bias for key, bias in given.items()}
 
