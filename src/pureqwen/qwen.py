@@ -9,7 +9,6 @@ leaves open comes from the mode (a hybrid model with its thinking off), then fro
 generation_config.json, then from neutral values.
 """
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, overload
@@ -18,7 +17,7 @@ import torch
 
 from pureqwen.cache import StaticAttend, StaticCache
 from pureqwen.chat import ChatTemplate, Event
-from pureqwen.config import ModelConfig, SamplingParams, eos_ids
+from pureqwen.config import ModelConfig, SamplingParams, eos_ids, read_generation_config
 from pureqwen.generate import (
     Cached,
     Compiled,
@@ -51,7 +50,8 @@ def load(
 ) -> "Qwen":
     """A model that is ready to answer.
 
-    model: a folder, a name on the hub such as "Qwen/Qwen3-0.6B", or "pocket", the one inside this package.
+    model: a folder, a name on the hub such as "Qwen/Qwen3-0.6B", or one inside this package: "pocket", and
+        "pocket-moe", its sibling with experts.
     dtype: "auto" (config.json's; bfloat16 for a float16 file on a CPU), "bfloat16", "float32", a torch dtype.
     device: None takes cuda, mps or cpu, the first that is there.
     revision: a branch, tag or commit on the hub.
@@ -65,7 +65,7 @@ def load(
     place = usable_device(device)
     folder = resolve(model, revision=revision)
     config = ModelConfig.from_pretrained(folder)
-    limit = config.max_position_embeddings
+    limit = config.context_length
     if context is not None and not (type(context) is int and 1 <= context <= limit):
         raise ValueError(
             f"context is {context!r}: it must be 1 to {limit}, the positions that {model} was made for"
@@ -117,7 +117,7 @@ class Qwen:
         self.generation_config = dict(generation_config or {})
         self.defaults = SamplingParams.from_generation_config(generation_config)
         self.eos_ids = eos_ids(generation_config, model.config)
-        self.context = context or model.config.max_position_embeddings
+        self.context = context or model.config.context_length
         self.name = name
         self.attends: Attends | None = None
         self.speculative = 0
@@ -363,20 +363,6 @@ class Stream:
     def close(self) -> None:
         """Stop; what has been computed stays in the cache."""
         self._steps.close()  # type: ignore[attr-defined]
-
-
-def read_generation_config(folder: Path) -> dict[str, Any] | None:
-    """generation_config.json of a checkpoint; None where there is none."""
-    path = folder / "generation_config.json"
-    if not path.is_file():
-        return None
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} must hold a JSON object, not {type(content).__name__}")
-    return content
 
 
 def fingerprint(model: Qwen3) -> list[tuple[int, int]]:

@@ -146,3 +146,19 @@ def test_raw_text_is_continued_as_python_does(tiny: str, capsys: pytest.CaptureF
     answer = json.loads(capsys.readouterr().out)
     assert answer["token_ids"] == expected.token_ids
     assert answer["usage"]["prompt_tokens"] == 3
+
+
+@pytest.mark.skipif(os.name != "posix", reason="the shell closes the streams")
+@pytest.mark.parametrize(
+    ("command", "code", "said"),
+    [
+        ("generate <&-", 1, "the prompt is empty"),
+        ("models >&-", 0, ""),
+        ("models 2>&-", 0, ""),
+        ("generate <&- >&- 2>&-", 1, ""),
+    ],
+)
+def test_streams_that_are_closed_are_empty_ones(command: str, code: int, said: str) -> None:
+    ran = run("sh", "-c", f"{sys.executable} -m pureqwen {command}")
+    assert (ran.returncode, "Traceback" in ran.stderr) == (code, False)
+    assert said in ran.stderr

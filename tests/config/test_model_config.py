@@ -84,6 +84,15 @@ def test_yarn_takes_its_own_factor_and_not_the_ratio_of_the_lengths(dense: Confi
     assert config.rope_scaling == RopeScaling(factor=2.5, original_max_position_embeddings=128)
 
 
+def test_yarn_stretches_the_context_though_the_file_names_the_old_one(dense: Config) -> None:
+    """Qwen's model cards add rope_scaling and leave max_position_embeddings."""
+    config = ModelConfig.from_dict({**dense, "max_position_embeddings": 160, "rope_scaling": YARN})
+    assert config.context_length == 4 * 128
+    assert ModelConfig.from_dict({**dense, "max_position_embeddings": 160}).context_length == 160
+    longer = ModelConfig.from_dict({**dense, "max_position_embeddings": 1000, "rope_scaling": YARN})
+    assert longer.context_length == 1000
+
+
 def test_yarn_without_the_original_length_takes_the_context_as_transformers_does(dense: Config) -> None:
     scaling = ModelConfig.from_dict(
         {**dense, "rope_scaling": without(YARN, "original_max_position_embeddings")}

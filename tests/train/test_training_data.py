@@ -173,6 +173,7 @@ def test_no_label_crosses_from_one_document_into_the_next() -> None:
     ("line", "message"),
     [
         ("{", "not JSON"),
+        ("[" * 100_000, "not JSON"),
         ("[]", "a record is"),
         ('{"messages": [], "text": "x"}', "a record is"),
         ('{"text": ""}', "text must be"),
@@ -185,6 +186,41 @@ def test_a_bad_line_is_named(tmp_path: Path, line: str, message: str) -> None:
     path.write_text('{"text": "good"}\n\n' + line + "\n", encoding="utf-8")
     with pytest.raises(ValueError, match=rf"data\.jsonl, line 3: .*{message}"):
         list(read_records(path))
+
+
+def test_content_in_text_parts_is_learned_as_one_text(tokenizer: Tokenizer, template: ChatTemplate) -> None:
+    """As clients of OpenAI's API write it; templates would leave such a message empty."""
+    user, reply = {"role": "user", "content": "hi there"}, {"role": "assistant", "content": "hello you"}
+    parts = [{**one, "content": [{"type": "text", "text": one["content"]}]} for one in (user, reply)]
+    assert made(parts, tokenizer, template) == made([user, reply], tokenizer, template)
+
+
+@pytest.mark.parametrize(
+    ("message", "said"),
+    [
+        ({"role": "developer", "content": "Be brief"}, "message 0 has the role 'developer'"),
+        ({"role": "human", "content": "hi"}, "message 0 has the role 'human'"),
+        ({"role": "user", "content": 3}, "message 0 has content of type int"),
+        ({"role": "user"}, "message 0 .user. has no content"),
+        ({"role": "assistant", "content": None}, "message 0 .assistant. has no content"),
+    ],
+)
+def test_a_message_that_a_template_would_drop_is_an_error(
+    message: dict[str, Any], said: str, tokenizer: Tokenizer, template: ChatTemplate
+) -> None:
+    chat = [message, {"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]
+    with pytest.raises(ValueError, match=f"record 0: {said}"):
+        read_corpus([{"messages": chat}], tokenizer, template, length=64)
+
+
+def test_half_a_surrogate_pair_in_a_text_is_named_with_its_record(tokenizer: Tokenizer) -> None:
+    with pytest.raises(ValueError, match=r"record 1: .*surrogate"):
+        read_corpus([{"text": "good"}, {"text": "a\ud800b"}], tokenizer, None, length=64)
+
+
+def test_data_without_a_next_token_is_an_error(tokenizer: Tokenizer) -> None:
+    with pytest.raises(ValueError, match="no next one to learn"):
+        read_corpus([{"text": "1"}, {"text": "2"}], tokenizer, None, length=64)
 
 
 def test_a_folder_is_all_its_files(tmp_path: Path) -> None:

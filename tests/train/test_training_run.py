@@ -16,6 +16,8 @@ from pureqwen import ModelConfig, Qwen3, TrainConfig
 from pureqwen.rewrite import quantize
 from pureqwen.train import Diverged, StepLog, train
 from pureqwen.train.checkpoint import checkpoints
+from pureqwen.train.data import read_corpus
+from pureqwen.train.loop import Trainer
 
 Chats = list[dict[str, Any]]
 FAST = TrainConfig(
@@ -176,6 +178,50 @@ def test_a_config_file_begins_with_fresh_weights(
     assert losses[0] == losses[1] == losses[2]
 
 
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.gguf", "model.safetensors.index.json"])
+def test_weights_that_are_not_read_are_no_reason_to_begin_with_fresh_ones(
+    name: str, tiny: Callable[..., ModelConfig], chats: Chats, words: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(tiny().to_dict()), encoding="utf-8")
+    (tmp_path / name).write_text(
+        '{"weight_map": {"model.norm.weight": "lost.safetensors"}}', encoding="utf-8"
+    )
+    with pytest.raises(ValueError, match=r"pickle|GGUF|lost\.safetensors"):
+        train(tmp_path, chats, out=tmp_path / "out", config=FAST, tokenizer=words, watch=quiet)
+
+
+def test_a_run_does_not_go_on_as_that_of_another_model_of_its_shape(
+    tiny: Callable[..., ModelConfig], chats: Chats, words: Path, tmp_path: Path
+) -> None:
+    for name, seed in (("a", 1), ("b", 2)):
+        config = replace(FAST, steps=1, seed=seed)
+        train(tiny(), chats, out=tmp_path / name, config=config, tokenizer=words, watch=quiet)
+    train(tmp_path / "a", chats, out=tmp_path / "out", config=FAST, watch=quiet)
+    with pytest.raises(ValueError, match="began with other weights"):
+        train(tmp_path / "b", chats, out=tmp_path / "out", config=FAST, watch=quiet)
+    train(tmp_path / "a", chats, out=tmp_path / "out", config=FAST, watch=quiet)
+
+
+def test_a_bad_generation_config_is_said_before_the_first_step(
+    tiny: Callable[..., ModelConfig], chats: Chats, words: Path, tmp_path: Path
+) -> None:
+    train(tiny(), chats, out=tmp_path / "a", config=replace(FAST, steps=1), tokenizer=words, watch=quiet)
+    (tmp_path / "a" / "generation_config.json").write_text("[]", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"generation_config\.json must hold a JSON object"):
+        train(tmp_path / "a", chats, out=tmp_path / "b", config=FAST, watch=quiet)
+    assert not (tmp_path / "b").exists()
+
+
+def test_an_epoch_is_all_rows_and_not_only_those_that_fill_a_batch(
+    model: Qwen3, tokenizer: pureqwen.Tokenizer
+) -> None:
+    texts = [{"text": "x" * 60} for _ in range(15)]
+    documents = read_corpus(texts, tokenizer, None, length=64).documents
+    config = replace(FAST, steps=None, epochs=1, batch_size=8)
+    assert Trainer(model, documents, config).steps == 2
+    assert Trainer(model, documents, replace(config, epochs=2)).steps == 4
+
+
 def test_what_is_missing_is_said(
     tiny: Callable[..., ModelConfig], model: Qwen3, chats: Chats, words: Path, tmp_path: Path
 ) -> None:
@@ -211,6 +257,17 @@ def test_the_log_stays_and_a_pipe_gets_plain_lines(
     shown = capfd.readouterr()
     assert shown.out == "" and "\x1b" not in shown.err
     assert "step 8/8" in shown.err and "tokens/s" in shown.err
+
+
+def test_a_torn_line_of_the_log_does_not_keep_a_run_from_going_on(
+    tiny: Callable[..., ModelConfig], chats: Chats, words: Path, tmp_path: Path
+) -> None:
+    """What a full disk or a power cut leaves: the log decides nothing."""
+    config, log = replace(FAST, log_every=4), tmp_path / "log.jsonl"
+    train(tiny(), chats, out=tmp_path, config=config, tokenizer=words)
+    log.write_bytes(log.read_bytes()[:-20])
+    train(tiny(), chats, out=tmp_path, config=config, tokenizer=words)
+    assert [json.loads(line)["step"] for line in log.read_text().splitlines()] == [4]
 
 
 def test_a_quantised_model_is_not_trained(

@@ -45,7 +45,7 @@ def test_a_folder_named_pocket_is_in_the_way_only_when_it_holds_a_checkpoint(
     """recipes/ has such a folder: who works there still has the bundled model."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "pocket").mkdir()
-    assert resolve("pocket") == sources._pocket()
+    assert resolve("pocket") == sources._inside("pocket")
     (tmp_path / "pocket/config.json").write_text("{}")
     assert resolve("pocket") == Path("pocket")
 
@@ -83,8 +83,8 @@ def test_a_name_that_no_system_allows_is_refused_like_any_other(name: str) -> No
 
 
 def test_a_package_without_its_pocket_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "POCKET", "empty-pocket")
-    with pytest.raises(ValueError, match="the model inside the package is missing"):
+    monkeypatch.setattr(sources, "INSIDE", {"empty-pocket": "nowhere"})
+    with pytest.raises(ValueError, match="a model inside the package is missing"):
         resolve("empty-pocket")
 
 
@@ -117,6 +117,7 @@ def test_a_bare_name_is_refused_with_an_example() -> None:
         resolve("Qwen3-0.6B")
 
 
-def test_the_pocket_is_found_in_the_package() -> None:
-    folder = resolve("pocket")
-    assert folder.name == "pocket" and (folder / "config.json").is_file()
+@pytest.mark.parametrize("name", sources.INSIDE)
+def test_the_models_inside_the_package_are_found(name: str) -> None:
+    folder = resolve(name)
+    assert folder.name == sources.INSIDE[name] and (folder / "config.json").is_file()

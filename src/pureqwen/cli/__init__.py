@@ -28,7 +28,7 @@ from pureqwen.cli.train import train
 HELP = """The Qwen3 family of language models, from scratch in pure PyTorch.
 
 MODEL is a folder with a checkpoint, a repository on the Hugging Face hub such as Qwen/Qwen3-0.6B, or
-"pocket", the small model that ships inside this package.
+"pocket" or "pocket-moe", the small models that ship inside this package (dense, and a mixture of experts).
 """
 
 VERBS: tuple[Callable[..., None], ...] = (
@@ -64,6 +64,9 @@ def unwrapped(text: str) -> str:
 
 def main() -> None:
     """The console script. Exits with the codes above."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:  # closed by whoever started us: nothing to read, nobody who reads
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115  (until the program ends)
     if not sys.stderr.isatty():  # huggingface_hub draws its bars into files too
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     sys.exit(run(make_app(), sys.argv[1:]))

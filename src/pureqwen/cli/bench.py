@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
 
 def bench(
-    model: Annotated[str, flag("A folder, a name on the hub such as Qwen/Qwen3-0.6B, or pocket.")] = "pocket",
+    model: Annotated[
+        str, flag("A folder, a name on the hub such as Qwen/Qwen3-0.6B, pocket or pocket-moe.")
+    ] = "pocket",
     /,
     *,
     quick: Annotated[

@@ -58,9 +58,9 @@ def find(model: str, revision: str | None) -> Found:
     if preset is not None and not Path(model).is_dir():
         kind = "reconstructed: its official file was not seen" if preset.reconstructed else "official values"
         return Found(config=preset.config, origin=f"preset, {kind}", preset=preset)
-    from pureqwen.weights.sources import POCKET, looks_like_a_path, resolve
+    from pureqwen.weights.sources import INSIDE, looks_like_a_path, resolve
 
-    if model == POCKET or looks_like_a_path(model) or Path(model).exists():
+    if model in INSIDE or looks_like_a_path(model) or Path(model).exists():
         folder = resolve(model, revision=revision)
         return Found(config=ModelConfig.from_pretrained(folder), origin=str(folder / "config.json"))
     if "/" not in model:
@@ -93,7 +93,7 @@ def show_summary(model: str, found: Found, counted: Ledger) -> None:
     screen.line(
         f"{config.num_hidden_layers} layers{experts}, hidden size {config.hidden_size:,}, "
         f"{heads} heads on {shared} key/value heads of {config.head_dim}, "
-        f"context {config.max_position_embeddings:,} tokens"
+        f"context {config.context_length:,} tokens"
     )
     if found.preset is not None and found.preset.quantization:
         screen.line(
@@ -150,7 +150,7 @@ def show_path() -> None:
 
 
 def contexts(counted: Ledger) -> list[int]:
-    longest = counted.config.max_position_embeddings
+    longest = counted.config.context_length
     return [*(context for context in CONTEXTS if context < longest), longest]
 
 

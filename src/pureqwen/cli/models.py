@@ -35,7 +35,7 @@ def as_plain(preset: PresetInfo) -> dict[str, Any]:
         "reconstructed": preset.reconstructed,
         "parameters": config.num_parameters(),
         "active_parameters": config.num_active_parameters(),
-        "context": config.max_position_embeddings,
+        "context": config.context_length,
     }
 
 

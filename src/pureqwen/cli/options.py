@@ -41,7 +41,8 @@ class ModelOptions:
     """Which model, and how it is held."""
 
     model: Annotated[
-        str, flag("A folder, a name on the hub such as Qwen/Qwen3-0.6B, or pocket.", MODEL, alias="-m")
+        str,
+        flag("A folder, a name on the hub such as Qwen/Qwen3-0.6B, pocket or pocket-moe.", MODEL, alias="-m"),
     ] = "pocket"
     dtype: Annotated[str, flag("auto, bfloat16 or float32.", MODEL)] = "auto"
     device: Annotated[str | None, flag("cuda, mps or cpu. [default: the first that is there]", MODEL)] = None

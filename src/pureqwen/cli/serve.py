@@ -96,7 +96,9 @@ class AccessOptions:
 
 
 def serve(
-    model: Annotated[str, flag("A folder, a name on the hub such as Qwen/Qwen3-0.6B, or pocket.")] = "pocket",
+    model: Annotated[
+        str, flag("A folder, a name on the hub such as Qwen/Qwen3-0.6B, pocket or pocket-moe.")
+    ] = "pocket",
     /,
     *,
     host: Annotated[str, flag("The address to listen on; 0.0.0.0 is all of them.")] = "127.0.0.1",

@@ -3,7 +3,7 @@
 from pureqwen.config.engine import EngineConfig
 from pureqwen.config.model import ModelConfig, RopeScaling, UnsupportedModel
 from pureqwen.config.presets import PresetInfo, preset_info, preset_names, supported_models_table
-from pureqwen.config.sampling import NEUTRAL, NON_THINKING, SamplingParams, eos_ids
+from pureqwen.config.sampling import NEUTRAL, NON_THINKING, SamplingParams, eos_ids, read_generation_config
 from pureqwen.config.serving import ServeConfig
 from pureqwen.config.training import TrainConfig
 
@@ -21,5 +21,6 @@ __all__ = [
     "eos_ids",
     "preset_info",
     "preset_names",
+    "read_generation_config",
     "supported_models_table",
 ]

@@ -243,6 +243,17 @@ class ModelConfig:
             and (layer + 1) % self.decoder_sparse_step == 0
         )
 
+    @property
+    def context_length(self) -> int:
+        """Positions that the model can tell apart: those of the file, or as many as YaRN stretches them to.
+
+        Qwen's model cards add rope_scaling to config.json and leave max_position_embeddings as it is.
+        """
+        if self.rope_scaling is None:
+            return self.max_position_embeddings
+        stretched = self.rope_scaling.factor * self.rope_scaling.original_max_position_embeddings
+        return max(self.max_position_embeddings, int(stretched))
+
     def num_embedding_parameters(self) -> int:
         """Numbers in the vocabulary tables: the embedding, and the head unless the two are one."""
         return self.vocab_size * self.hidden_size * (1 if self.tie_word_embeddings else 2)

@@ -17,8 +17,10 @@ the files' contents).
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -236,3 +238,17 @@ NEUTRAL = SamplingParams(
 # Qwen's model card for the hybrid models with thinking turned off; their generation_config.json is for
 # thinking.
 NON_THINKING = SamplingParams(temperature=0.7, top_p=0.8, top_k=20)
+
+
+def read_generation_config(folder: Path) -> dict[str, Any] | None:
+    """generation_config.json of a checkpoint; None where there is none."""
+    path = folder / "generation_config.json"
+    if not path.is_file():
+        return None
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} must hold a JSON object, not {type(content).__name__}")
+    return content

@@ -90,7 +90,7 @@ class Ledger:
     def tokens_that_fit(self, num_bytes: int) -> int:
         """The longest context whose cache fits beside the weights, at most what the model was made for."""
         room = max(0, num_bytes - self.weight_bytes)
-        return min(room // self.cache_bytes, self.config.max_position_embeddings)
+        return min(room // self.cache_bytes, self.config.context_length)
 
 
 def ledger(config: ModelConfig, *, dtype: str | None = None) -> Ledger:

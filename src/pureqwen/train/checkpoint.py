@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from pureqwen.config import TrainConfig
+from pureqwen.model import Qwen3
 from pureqwen.train.data import Document
 from pureqwen.train.loop import Trainer
 from pureqwen.weights import load_weights, save_model, write_json
@@ -32,8 +33,11 @@ RUN_ONLY = (
 )  # may change when a run goes on: no step depends on them
 
 
-def save_checkpoint(trainer: Trainer, out: Path) -> Path:
-    """Writes the checkpoint of the step just taken, and removes the oldest beyond `keep_checkpoints`."""
+def save_checkpoint(trainer: Trainer, out: Path, *, began_with: str | None = None) -> Path:
+    """Writes the checkpoint of the step just taken, and removes the oldest beyond `keep_checkpoints`.
+
+    began_with: what `identity` said of the weights that the run began with.
+    """
     folder = out / "checkpoints" / f"step-{trainer.step:06}"
     partial = folder.with_name(folder.name + ".part")
     shutil.rmtree(partial, ignore_errors=True)
@@ -42,6 +46,7 @@ def save_checkpoint(trainer: Trainer, out: Path) -> Path:
     state = {
         "step": trainer.step,
         "documents": fingerprint(trainer.documents),
+        "began_with": began_with,
         "settings": trainer.config.to_dict(),
     }
     write_json(partial / "training.json", state)
@@ -58,10 +63,10 @@ def checkpoints(out: Path) -> list[Path]:
     return sorted(found, key=lambda path: int(path.name.removeprefix("step-")))
 
 
-def restore(trainer: Trainer, folder: Path) -> None:
+def restore(trainer: Trainer, folder: Path, *, began_with: str | None = None) -> None:
     """Puts weights, optimizer and step of a checkpoint into the trainer.
 
-    ValueError when the run was another: other data, or settings that a step depends on.
+    ValueError when the run was another: other data, settings that a step depends on, or first weights.
     """
     try:
         state = json.loads((folder / "training.json").read_text(encoding="utf-8"))
@@ -78,6 +83,11 @@ def restore(trainer: Trainer, folder: Path) -> None:
         )
     if documents != fingerprint(trainer.documents):
         raise ValueError(f"{folder} is of a run on other data: go on with the same, or train anew")
+    first = state.get("began_with")
+    if began_with and first and began_with != first:
+        raise ValueError(
+            f"{folder} is of a run that began with other weights: go on with the same model, or train anew"
+        )
     load_weights(trainer.model, folder)
     tensors = load_file(folder / "optimizer.safetensors")
     for name, parameter in _trained(trainer):
@@ -97,6 +107,17 @@ def fingerprint(documents: Sequence[Document]) -> str:
         digest.update(len(document).to_bytes(4, "little"))
         digest.update(document.ids.tobytes())
         digest.update(document.learned)
+    return digest.hexdigest()
+
+
+def identity(model: Qwen3) -> str:
+    """A hash of some thousand numbers of each parameter: another checkpoint of this shape has another one."""
+    digest = hashlib.sha256()
+    for name, parameter in model.named_parameters():
+        flat = parameter.detach().flatten()
+        few = flat[:: max(1, len(flat) // 4096)].float().cpu().contiguous()
+        digest.update(f"{name} {tuple(parameter.shape)}".encode())
+        digest.update(few.numpy().tobytes())
     return digest.hexdigest()
 
 

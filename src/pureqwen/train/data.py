@@ -63,12 +63,12 @@ def read_corpus(
     end = end_of_turn(tokenizer, template) if template else None
     num_skipped = 0
     for where, record in read_records(source):
-        if "text" in record:
-            documents += _split(encode_text(record["text"], tokenizer), length)
-            continue
-        if template is None:
-            raise ValueError(f"{where}: a chat needs a chat template, and the tokenizer's folder has none")
         try:
+            if "text" in record:
+                documents += _split(encode_text(record["text"], tokenizer), length)
+                continue
+            if template is None:
+                raise ValueError("a chat needs a chat template, and the tokenizer's folder has none")
             made = encode_chat(record["messages"], tokenizer, template, tools=record.get("tools"), end=end)
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from error
@@ -83,6 +83,8 @@ def read_corpus(
         documents += made
     if not documents:
         raise ValueError(f"no training data: {num_skipped} chats were too long, and there is nothing else")
+    if not any(any(document.learned[1:]) for document in documents):  # nothing predicts the first token
+        raise ValueError("no training data: no text has a second token, so there is no next one to learn")
     return Corpus(documents, num_skipped)
 
 
@@ -117,10 +119,13 @@ def encode_chat(
 ) -> list[Document]:
     """The chat's documents: every assistant turn is learned exactly once, behind the prompt it will be given.
 
+    Messages are prepared as for `Qwen.chat`: text parts are joined, what the template would drop is refused.
+
     end is the end-of-turn id: what the template writes behind it is not learned (the model never gets there).
     ValueError where the template doesn't render the prompt as the beginning of the turn, or drops the
     thinking.
     """
+    messages = template.prepare(messages)
     documents: list[Document] = []
     for number, message in enumerate(messages):
         if message["role"] != "assistant":

@@ -76,7 +76,7 @@ class Trainer:
         if self.config.steps is not None:
             return self.config.steps
         num_rows = sum(len(self._rows_of(epoch)) for epoch in range(self.config.epochs))
-        return max(1, num_rows // (self.config.batch_size * self.config.accumulation))
+        return math.ceil(num_rows / (self.config.batch_size * self.config.accumulation))
 
     def run(self, watch: Watch | None = None) -> list[float]:
         """The losses of the steps that were left. Calls `watch` after each. Raises Diverged."""

@@ -6,6 +6,7 @@ steps, and both on standard error. It decides nothing about the run.
 """
 
 import json
+import math
 from pathlib import Path
 from types import TracebackType
 
@@ -22,7 +23,7 @@ class Log:
 
     def __init__(self, path: Path, *, every: int, start: int, console: Console | None = None) -> None:
         """Lines of `path` beyond step `start` (written after the checkpoint that a run goes on from) are
-        dropped.
+        dropped, and torn ones.
         """
         self._path, self._every = path, every
         self._steps: list[StepLog] = []
@@ -36,10 +37,9 @@ class Log:
         )
         self._bar = Progress(*columns, console=self._console, disable=not self._console.is_terminal)
         self._task = self._bar.add_task("", total=None, completed=start, loss=float("nan"), rate=0.0)
-        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        kept = [line for line in lines if json.loads(line)["step"] <= start]
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
+        path.write_text("".join(f"{line}\n" for line in lines if _step_of(line) <= start), encoding="utf-8")
 
     def __enter__(self) -> "Log":
         self._bar.start()
@@ -73,3 +73,11 @@ class Log:
             )
             self._console.out(text, highlight=False)
         self._steps.clear()
+
+
+def _step_of(line: str) -> float:
+    """Of a line of the log; infinity where a full disk or a power cut left only a part of it."""
+    try:
+        return int(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return math.inf

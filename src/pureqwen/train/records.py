@@ -64,7 +64,7 @@ def _text(path: Path) -> Iterator[tuple[str, Any]]:
 def _parsed(text: bytes, where: str) -> Any:
     try:
         return json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{where}: not JSON ({error})") from None
 
 

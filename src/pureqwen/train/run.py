@@ -13,7 +13,6 @@ What it does not do: several devices, adapters.
 """
 
 import copy
-import json
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -23,15 +22,15 @@ from typing import Any
 import torch
 
 from pureqwen.chat import ChatTemplate
-from pureqwen.config import ModelConfig, TrainConfig
+from pureqwen.config import ModelConfig, TrainConfig, read_generation_config
 from pureqwen.model import Qwen3
 from pureqwen.tokenizer import Tokenizer
-from pureqwen.train.checkpoint import checkpoints, restore, save_checkpoint
+from pureqwen.train.checkpoint import checkpoints, identity, restore, save_checkpoint
 from pureqwen.train.data import end_of_turn, read_corpus
 from pureqwen.train.loop import StepLog, Trainer, Watch
 from pureqwen.train.progress import Log
 from pureqwen.train.records import Source
-from pureqwen.weights import load_model, resolve, save_model, write_json
+from pureqwen.weights import has_weights, load_model, resolve, save_model, write_json
 
 
 @dataclass(frozen=True)
@@ -68,6 +67,8 @@ def train(
     source = _source(model)
     words = _words(tokenizer, source)
     network = _network(model, source, config.seed)
+    began_with = None if isinstance(model, Qwen3) else identity(network)  # one in memory may be half trained
+    generation = read_generation_config(source) if source is not None else None
     _check_vocabulary(words.tokenizer, network.config)
     corpus = read_corpus(
         data,
@@ -78,11 +79,11 @@ def train(
     )
     trainer = Trainer(network, corpus.documents, config)
     if found := checkpoints(out):
-        restore(trainer, found[-1])
+        restore(trainer, found[-1], began_with=began_with)
     log = Log(out / "log.jsonl", every=config.log_every, start=trainer.step) if watch is None else None
     with log or nullcontext():
-        losses = trainer.run(_saving(trainer, out, watch or log))
-    _write_result(network, words, source, out)
+        losses = trainer.run(_saving(trainer, out, watch or log, began_with))
+    _write_result(network, words, generation or {}, out)
     return Trained(out, tuple(losses), corpus.num_skipped)
 
 
@@ -122,7 +123,7 @@ def _network(model: str | Path | Qwen3 | ModelConfig, source: Path | None, seed:
         return _fresh(model, seed)
     assert source is not None
     config = ModelConfig.from_pretrained(source)
-    if Path(model).suffix == ".json" or not any(source.glob("*.safetensors")):
+    if Path(model).suffix == ".json" or not has_weights(source):
         return _fresh(config, seed)
     return load_model(source, config, dtype=torch.float32)
 
@@ -141,32 +142,32 @@ def _check_vocabulary(tokenizer: Tokenizer, config: ModelConfig) -> None:
         )
 
 
-def _saving(trainer: Trainer, out: Path, watch: Watch | None) -> Callable[[StepLog], None]:
+def _saving(
+    trainer: Trainer, out: Path, watch: Watch | None, began_with: str | None
+) -> Callable[[StepLog], None]:
     every = trainer.config.save_every
 
     def after(log: StepLog) -> None:
         if watch is not None:
             watch(log)
         if every and (log.step % every == 0 or log.step == log.steps):
-            save_checkpoint(trainer, out)
+            save_checkpoint(trainer, out, began_with=began_with)
 
     return after
 
 
-def _write_result(network: Qwen3, words: _Words, source: Path | None, out: Path) -> None:
+def _write_result(network: Qwen3, words: _Words, generation: dict[str, Any], out: Path) -> None:
     dtype = getattr(torch, network.config.torch_dtype or "bfloat16")
     save_model(copy.deepcopy(network).to(dtype), out, config=network.config)
     words.tokenizer.save(out)
     if words.template is not None:
         words.template.save(out)
-    write_json(out / "generation_config.json", _generation_config(network.config, words, source))
+    write_json(out / "generation_config.json", _generation_config(network.config, words, generation))
 
 
-def _generation_config(config: ModelConfig, words: _Words, source: Path | None) -> dict[str, Any]:
-    """The checkpoint's own, if it had one, that stops at the template's end of turn too."""
-    values: dict[str, Any] = {}
-    if source is not None and (path := source / "generation_config.json").is_file():
-        values = json.loads(path.read_text(encoding="utf-8"))
+def _generation_config(config: ModelConfig, words: _Words, own: dict[str, Any]) -> dict[str, Any]:
+    """The checkpoint's own, that stops at the template's end of turn too."""
+    values = dict(own)
     end = end_of_turn(words.tokenizer, words.template) if words.template is not None else None
     known = values.get("eos_token_id", config.eos_token_id)
     ids = [end, *(known if isinstance(known, list | tuple) else [known])]

@@ -195,6 +195,12 @@ def _refuse_gaps(folder: Path, names: list[str]) -> None:
                 )
 
 
+def has_weights(folder: Path) -> bool:
+    """Whether a folder holds weights of any kind, also of one that is not read."""
+    ends = (".safetensors", INDEX, ".gguf", *PICKLES)
+    return any(path.name.endswith(ends) for path in folder.iterdir())
+
+
 def _why_nothing(folder: Path) -> str:
     names = sorted(path.name for path in folder.iterdir())
     pickles = [name for name in names if name.endswith(PICKLES)]

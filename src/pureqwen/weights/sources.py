@@ -1,7 +1,7 @@
 """What a user calls a model -> the folder that holds it.
 
     a folder that exists                    itself (also when its name has the form of a repository)
-    "pocket"                                the model that ships inside the package (unless a folder of this
+    "pocket", "pocket-moe"                  the models that ship inside the package (unless a folder of this
                                             name holds a checkpoint)
     owner/name, e.g. Qwen/Qwen3-0.6B        fetched from the hub, or found in its cache
     ./x, ../x, ~/x, /x, x\\y                 meant as a folder: "no such folder" when it is none
@@ -18,7 +18,7 @@ from pureqwen.config import ModelConfig
 from pureqwen.hub import fetch
 from pureqwen.weights.load import quantised_structure
 
-POCKET = "pocket"
+INSIDE = {"pocket": "pocket", "pocket-moe": "pocket_moe"}  # the package: names and folders of its models
 
 
 def resolve(name: str | Path, *, revision: str | None = None) -> Path:
@@ -34,9 +34,9 @@ def resolve(name: str | Path, *, revision: str | None = None) -> Path:
         raise ValueError("the name of the model is empty: give a folder, owner/name, or pocket")
     folder = Path(os.path.expanduser(name))
     if (
-        name == POCKET and not (folder / "config.json").is_file()
+        name in INSIDE and not (folder / "config.json").is_file()
     ):  # a folder of another kind is not in the way
-        return _without(revision, _pocket(), "the model inside the package")
+        return _without(revision, _inside(str(name)), "a model inside the package")
     if os.path.isdir(folder):  # unlike Path's own, these two only answer, also for names no system allows
         return _without(revision, folder, "a folder on this machine")
     if os.path.exists(folder):
@@ -59,8 +59,8 @@ def _without(revision: str | None, folder: Path, what: str) -> Path:
     return folder
 
 
-def _pocket() -> Path:
-    folder = Path(str(files("pureqwen"))) / POCKET
+def _inside(name: str) -> Path:
+    folder = Path(str(files("pureqwen"))) / INSIDE[name]
     if not (folder / "config.json").is_file():
-        raise ValueError(f"the model inside the package is missing ({folder}): install pureqwen again")
+        raise ValueError(f"a model inside the package is missing ({folder}): install pureqwen again")
     return folder
