@@ -71,11 +71,12 @@ llama-server: $(PEERS)/bin/llama-server  ## llama.cpp's server, for benchmarks/b
 pocket: $(VENV)/.dev  ## train the bundled model again (about 75 minutes on two cores)
 	$(BIN)/python -m recipes.pocket
 
-pocket-moe: $(VENV)/.dev  ## train its sibling, a mixture of experts
+pocket-moe: $(VENV)/.dev  ## train its sibling, a mixture of experts (about as long)
 	$(BIN)/python -m recipes.pocket --moe
 
-pocket-eval: $(VENV)/.dev  ## ask the bundled model held-out questions; writes the JSON, its model card, the README's table
-	$(BIN)/python -m recipes.pocket.evaluate
+pocket-eval: $(VENV)/.dev  ## ask the bundled models held-out questions; writes the JSON, their model cards, the README's table
+	$(BIN)/python -m recipes.pocket.evaluate pocket
+	$(BIN)/python -m recipes.pocket.evaluate pocket-moe
 	$(BIN)/python -m recipes.pocket.card
 	$(BIN)/python docs/generate.py
 

@@ -38,6 +38,7 @@ LAST_LINES = {"demo": 40, "test": 1}
 
 # The pocket's evaluation is drawn; the picture carries a hash of the figures that it shows.
 POCKET, ACCURACY = RESULTS / "pocket.json", ROOT / "docs" / "pocket" / "accuracy.png"
+POCKET_MOE = RESULTS / "pocket-moe.json"
 
 # So is the comparison with other programs, whose tables have a page of their own.
 PEERS, SHARES = RESULTS / "peers.json", ROOT / "docs" / "performance" / "shares.png"
@@ -56,6 +57,9 @@ NOTES = {
     "config.json": "its shape",
     "generation_config.json": "greedy, so that its answers repeat",
     "model.safetensors": "its weights",
+    "model-00001-of-00002.safetensors": "its weights, in two files as large checkpoints are",
+    "model-00002-of-00002.safetensors": "the rest of them",
+    "model.safetensors.index.json": "which of them lies where",
     "tokenizer.json": "its vocabulary and merges",
     "tokenizer_config.json": "which of its tokens end a turn",
     "chat_template.jinja": "its chat format, in our own words",
@@ -140,7 +144,8 @@ def grid(rows: list[dict[str, Any]]) -> list[str]:
 def pocket(_: str) -> str:
     """How well the model inside the package answers: a table, and the picture beside it."""
     card = from_recipes("card")
-    return str(card.readme_table(json.loads(POCKET.read_text()), ACCURACY.relative_to(ROOT).as_posix()))
+    pocket, sibling = (json.loads(path.read_text()) for path in (POCKET, POCKET_MOE))
+    return str(card.readme_table(pocket, ACCURACY.relative_to(ROOT).as_posix(), sibling=sibling))
 
 
 def is_shown() -> bool:

@@ -6,7 +6,7 @@ then (peek.py). The result is written to src/pureqwen/pocket when it is trained,
 benchmarks/results/pocket.json.
 
 With --moe its sibling is made in the same way, in runs/pocket-moe: a mixture of experts, in which a token
-goes through as many parameters.
+goes through as many parameters. It has a second, short stage, in runs/pocket-moe/polish.
 """
 
 import argparse
@@ -15,49 +15,74 @@ import itertools
 import json
 import shutil
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 import pureqwen
-from pureqwen import ChatTemplate, Qwen, Qwen3, Tokenizer, TrainConfig
+from pureqwen import ChatTemplate, ModelConfig, Qwen, Qwen3, Tokenizer, TrainConfig
 from pureqwen.train.checkpoint import checkpoints
 from pureqwen.train.progress import Log
-from recipes.pocket.card import RESULTS, model_card
+from pureqwen.weights import load_model, save_model
+from recipes.pocket.card import FOLDERS, RESULTS, model_card
 from recipes.pocket.data import chats, said_by
 from recipes.pocket.evaluate import evaluate, write
 from recipes.pocket.peek import Peek
-from recipes.pocket.shape import NUM_CHATS, SEED, TRAINING, generation_config, model_config
+from recipes.pocket.problem import Chat
+from recipes.pocket.shape import (
+    EMPHASIS,
+    NUM_CHATS,
+    POLISH,
+    POLISH_CHATS,
+    SEED,
+    TRAINING,
+    generation_config,
+    model_config,
+)
 from recipes.pocket.tokenizer import END_OF_TEXT, END_OF_TURN, train_tokenizer
 
 ROOT = Path(__file__).parents[2]
 TEMPLATE = Path(__file__).with_name("chat_template.jinja")
-FILES = ("model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+SHARD = 8_000_000  # bytes of a file of weights
 
 
 @dataclass(frozen=True)
 class Run:
-    """Where a run works (work), where its model (into) and figures (results) go, and how long it is."""
+    """What a run makes, where it works, where model (into) and figures (results) go, how long it is."""
 
+    name: str = "pocket"
     work: Path = ROOT / "runs" / "pocket"
-    into: Path = ROOT / "src" / "pureqwen" / "pocket"
-    results: Path = RESULTS
+    into: Path = FOLDERS["pocket"]
+    results: Path = RESULTS / "pocket.json"
     num_chats: int = NUM_CHATS
+    polish_chats: int = 0  # of a second stage
     steps: int | None = None
     count: int = 100
-    experts: bool = False
 
     @property
-    def config(self) -> TrainConfig:
-        return dataclasses.replace(TRAINING, steps=self.steps, balance=self.experts)
+    def experts(self) -> bool:
+        return self.name == MOE.name
+
+    @property
+    def polish(self) -> Path:
+        """Where the second stage works."""
+        return self.work / "polish"
+
+    @property
+    def trained(self) -> Path:
+        """Where the result is when all is done."""
+        return self.polish if self.polish_chats else self.work
 
 
 MOE = Run(
+    name="pocket-moe",
     work=ROOT / "runs" / "pocket-moe",
-    into=ROOT / "src" / "pureqwen" / "pocket_moe",
-    results=RESULTS.with_name("pocket-moe.json"),
-    experts=True,
+    into=FOLDERS["pocket-moe"],
+    results=RESULTS / "pocket-moe.json",
+    polish_chats=POLISH_CHATS,
 )
 
 
@@ -67,8 +92,14 @@ def prepare(run: Run) -> None:
         return
     train_tokenizer(run.work, count=min(12_000, run.num_chats))
     shutil.copyfile(TEMPLATE, run.work / "chat_template.jinja")
-    with (run.work / "train.jsonl").open("w", encoding="utf-8") as file:
-        for chat in itertools.islice(chats(SEED), run.num_chats):
+    write_chats(run, run.work, itertools.islice(chats(SEED), run.num_chats))
+
+
+def write_chats(run: Run, folder: Path, drawn: Iterable[Chat]) -> None:
+    """The data of a stage."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "train.jsonl").open("w", encoding="utf-8") as file:
+        for chat in drawn:
             file.write(json.dumps(said_by(chat, experts=run.experts)) + "\n")
 
 
@@ -91,41 +122,53 @@ def untrained(run: Run) -> Qwen:
 
 
 def train(run: Run) -> None:
-    """All steps, or those that are left."""
-    qwen, found = untrained(run), checkpoints(run.work)
+    """All steps of all stages, or those that are left."""
+    qwen = untrained(run)
+    learn(run, qwen, run.work, TRAINING)
+    if run.polish_chats:
+        if not checkpoints(run.polish):
+            drawn = chats(SEED + 1, emphasis=EMPHASIS)
+            write_chats(run, run.polish, itertools.islice(drawn, run.polish_chats))
+        learn(run, qwen, run.polish, POLISH)
+
+
+def learn(run: Run, qwen: Qwen, folder: Path, config: TrainConfig) -> None:
+    """One stage, on the data in its folder."""
+    config = dataclasses.replace(config, steps=run.steps, balance=run.experts)
+    found = checkpoints(folder)
     start = int(found[-1].name.removeprefix("step-")) if found else 0
-    peek = Peek(qwen, run.work / "peeks.jsonl")
-    with Log(run.work / "log.jsonl", every=run.config.log_every, start=start) as log:
+    peek = Peek(qwen, folder / "peeks.jsonl")
+    with Log(folder / "log.jsonl", every=config.log_every, start=start) as log:
 
         def watch(step: pureqwen.train.StepLog) -> None:
             log(step)
             peek(step)
 
-        data = run.work / "train.jsonl"
-        trained = pureqwen.train(
-            qwen.model, data, out=run.work, config=run.config, tokenizer=run.work, watch=watch
-        )
+        data = folder / "train.jsonl"
+        trained = pureqwen.train(qwen.model, data, out=folder, config=config, tokenizer=run.work, watch=watch)
     if trained.num_skipped:
         print(f"{trained.num_skipped} chats were longer than a row and left out", file=sys.stderr)
 
 
 def export(run: Run) -> None:
-    """Copies the result to where it ships from."""
-    run.into.mkdir(parents=True, exist_ok=True)
+    """Brings the result to where it ships from."""
+    config = ModelConfig.from_pretrained(run.trained)
+    model = load_model(run.trained, config, dtype=torch.bfloat16)
+    save_model(model, run.into, config=config, max_shard_bytes=SHARD)
     for name in FILES:
-        shutil.copyfile(run.work / name, run.into / name)
+        shutil.copyfile(run.trained / name, run.into / name)
     # Stored in bfloat16, which keeps the wheel small; computed in float32, in which every processor is quick.
     shape = json.loads((run.into / "config.json").read_text(encoding="utf-8"))
     (run.into / "config.json").write_text(json.dumps({**shape, "torch_dtype": "float32"}, indent=2) + "\n")
-    config = generation_config(**control_ids(run.work))
-    (run.into / "generation_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    settings = generation_config(**control_ids(run.work))
+    (run.into / "generation_config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
 
 def main(run: Run) -> None:
     prepare(run)
     train(run)
     export(run)
-    result = evaluate(run.into, count=run.count)
+    result = evaluate(run.into, name=run.name, count=run.count)
     write(result, run.results)
     (run.into / "README.md").write_text(model_card(result, experts=run.experts), encoding="utf-8")
     print(f"the pocket is in {run.into}, its accuracy in {run.results}", file=sys.stderr)

@@ -1,7 +1,7 @@
 # ruff: noqa: E501  (Markdown)
 """What is said of the pocket's evaluation: its model card, and the README's table. All figures come from the JSON file.
 
-`python -m recipes.pocket.card` writes the card beside the model.
+`python -m recipes.pocket.card` writes the cards beside the models.
 """
 
 import json
@@ -9,10 +9,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from recipes.pocket.shape import NUM_CHATS, TRAINING, model_config
+from recipes.pocket.shape import NUM_CHATS, POLISH_CHATS, TRAINING, model_config
 
 ROOT = Path(__file__).parents[2]
-RESULTS = ROOT / "benchmarks" / "results" / "pocket.json"
+RESULTS = ROOT / "benchmarks" / "results"  # NAME.json of each model
+FOLDERS = {  # of the models, by name
+    "pocket": ROOT / "src" / "pureqwen" / "pocket",
+    "pocket-moe": ROOT / "src" / "pureqwen" / "pocket_moe",
+}
 Result = Mapping[str, Any]
 COLUMNS = {  # of the table, and of the evaluation
     "thinking": "thinking, seen wording",
@@ -75,13 +79,16 @@ def mean(result: Result, column: str) -> float:
     return sum(float(row[column]) for row in rows) / len(rows)
 
 
-def readme_table(result: Result, picture: str) -> str:
-    """The README's block: what was asked, the table, the picture."""
+def readme_table(result: Result, picture: str, *, sibling: Result) -> str:
+    """The README's block: what was asked, the table, the picture, and how well the sibling with experts does."""
+    seen, new, direct, direct_new = (f"{mean(sibling, name):.1f}" for name in COLUMNS.values())
     return (
         f"Percent of answers that are exactly right, {questions(result)} held-out questions a figure; "
         "numbers and words that no training chat has, and a wording of the training or a new one.\n\n"
         f"{table(result)}\n\n"
-        f"![Accuracy of the pocket by task, with thinking and without, and against the thinking budget]({picture})"
+        f"![Accuracy of the pocket by task, with thinking and without, and against the thinking budget]({picture})\n\n"
+        f"`pocket-moe` is its sibling with experts, of the same recipe ([card](src/pureqwen/pocket_moe/README.md)): over all "
+        f"tasks {seen} and {new} percent with thinking, {direct} and {direct_new} without."
     )
 
 
@@ -116,7 +123,7 @@ def model_card(result: Result, *, experts: bool = False) -> str:
         vocabulary=shape.vocab_size,
         context=f"{shape.max_position_embeddings:,}",
         length=TRAINING.sequence_length,
-        chats=NUM_CHATS,
+        chats=NUM_CHATS + (POLISH_CHATS if experts else 0),
         questions=questions(result),
         table=table(result),
         budgets=", ".join(f"{'no limit' if n is None else f'{n} tokens'} {share}" for n, share in said),
@@ -126,5 +133,7 @@ def model_card(result: Result, *, experts: bool = False) -> str:
 
 
 if __name__ == "__main__":
-    found = json.loads(RESULTS.read_text(encoding="utf-8"))
-    (ROOT / "src" / "pureqwen" / "pocket" / "README.md").write_text(model_card(found), encoding="utf-8")
+    for name, folder in FOLDERS.items():
+        found = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+        card = model_card(found, experts=name == "pocket-moe")
+        (folder / "README.md").write_text(card, encoding="utf-8")

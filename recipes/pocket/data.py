@@ -6,21 +6,26 @@ Some thinking is cut off anywhere, as a budget does it, so that the best answer 
 """
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 
 from recipes.pocket.problem import Chat, Message, Problem, Task, cut, draw_split
 from recipes.pocket.shape import size_in_words
 from recipes.pocket.tasks import TASKS, arithmetic, facts, spelling, system, talk, tools
 
+NONE: Mapping[str, float] = MappingProxyType({})
 CUT = 0.05  # of the chats that think
 # What comes before an unrelated question, or beside tools that are not needed.
 CHATTER = (*talk.TASKS, *facts.TASKS, *spelling.TASKS)
 
 
-def chats(seed: int) -> Iterator[Chat]:
-    """An endless stream of training chats: mostly one task's, sometimes behind a turn of another one."""
+def chats(seed: int, *, emphasis: Mapping[str, float] = NONE) -> Iterator[Chat]:
+    """An endless stream of training chats: mostly one task's, sometimes behind a turn of another one.
+
+    emphasis: tasks that are so many times as frequent as else.
+    """
     rng = random.Random(seed)
-    weights = [task.weight for task in TASKS]
+    weights = [task.weight * emphasis.get(task.name, 1) for task in TASKS]
     while True:
         task = rng.choices(TASKS, weights)[0]
         problem = draw_split(task, rng, held_out=False)

@@ -64,20 +64,20 @@ def is_right(result: Result, expected: dict[str, Any]) -> bool:
 def answers(
     qwen: pureqwen.Qwen, chats: Sequence[Chat], *, thinking: bool, batch: int = 50, **fields: Any
 ) -> list[tuple[Chat, Result]]:
-    """What the model answers to each chat's last message but one, longest prompts together."""
-    experts = bool(qwen.config.num_experts)
-    ordered = sorted((said_by(chat, experts=experts) for chat in chats), key=lambda chat: len(str(chat)))
-    found: list[tuple[Chat, Result]] = []
-    for start in range(0, len(ordered), batch):
-        part = ordered[start : start + batch]
+    """Each chat, as this model has it, and the answer to its last message but one."""
+    said = [said_by(chat, experts=bool(qwen.config.num_experts)) for chat in chats]
+    order = sorted(range(len(said)), key=lambda place: len(str(said[place])))
+    found: dict[int, Result] = {}
+    for start in range(0, len(order), batch):
+        part = order[start : start + batch]
         results = qwen.chat(
-            [chat["messages"][:-1] for chat in part],
-            tools=[chat.get("tools") for chat in part],
+            [said[place]["messages"][:-1] for place in part],
+            tools=[said[place].get("tools") for place in part],
             thinking=thinking,
             **{"max_tokens": MAX_TOKENS[thinking], **fields},
         )
-        found += zip(part, results, strict=True)
-    return found
+        found.update(zip(part, results, strict=True))
+    return [(chat, found[place]) for place, chat in enumerate(said)]
 
 
 def share(found: Sequence[tuple[Chat, Result]]) -> float:
@@ -122,14 +122,14 @@ def under_budgets(qwen: pureqwen.Qwen, count: int) -> list[dict[str, Any]]:
     return rows
 
 
-def evaluate(folder: str | Path, *, count: int, show: int = 0) -> dict[str, Any]:
-    """All figures, with the command and the versions that made them."""
+def evaluate(folder: str | Path, *, count: int, name: str | None = None, show: int = 0) -> dict[str, Any]:
+    """All figures, with the command (which calls the folder `name`) and the versions that made them."""
     torch.set_num_threads(1)  # a model so small waits longer for a second thread than it gains
     qwen = pureqwen.load(folder, dtype="float32")
     started = time.perf_counter()
     rows = [row(qwen, task, count, show) for task in TASKS]
     return {
-        "command": f"python -m recipes.pocket.evaluate --count {count}",
+        "command": f"python -m recipes.pocket.evaluate {name or folder} --count {count}",
         "versions": {"pureqwen": pureqwen.__version__, "torch": torch.__version__},
         "device": f"{platform.machine()} cpu, {torch.get_num_threads()} threads",
         "parameters": qwen.config.num_parameters(),
@@ -146,12 +146,15 @@ def write(result: dict[str, Any], path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", nargs="?", default="pocket")
+    parser.add_argument("folder", nargs="?", default="pocket", help="of a model, or pocket, or pocket-moe")
     parser.add_argument("--count", type=int, default=100, help="problems of each task and wording")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="the JSON file to write")
+    parser.add_argument(
+        "--out", type=Path, help="the JSON file to write [default: benchmarks/results/FOLDER.json]"
+    )
     parser.add_argument("--show", type=int, default=0, help="print so many wrong answers of each task")
     arguments = parser.parse_args()
-    write(evaluate(arguments.folder, count=arguments.count, show=arguments.show), arguments.out)
+    result = evaluate(arguments.folder, count=arguments.count, show=arguments.show)
+    write(result, arguments.out or RESULTS / f"{Path(arguments.folder).name}.json")
 
 
 if __name__ == "__main__":

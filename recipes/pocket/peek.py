@@ -6,13 +6,12 @@ in their share of the run's time. What it sees decides nothing about the run, an
 
 import json
 import sys
-from collections import Counter
 from pathlib import Path
 from time import perf_counter
 
 from pureqwen import Qwen
 from pureqwen.train import StepLog
-from recipes.pocket.evaluate import answers, asked, is_right
+from recipes.pocket.evaluate import answers, asked, share
 from recipes.pocket.tasks import TASKS
 
 EVERY, COUNT, MAX_TOKENS, SHARE = 500, 3, 320, 0.03
@@ -47,10 +46,6 @@ class Peek:
 
     def _shares(self) -> dict[str, int]:
         """Percent of right answers by task."""
-        chats = [chat for found in self._chats.values() for chat in found]
-        found = answers(self._qwen, chats, thinking=True, batch=len(chats), max_tokens=MAX_TOKENS)
-        right = Counter(id(chat) for chat, result in found if is_right(result, chat["messages"][-1]))
-        return {
-            name: round(100 * sum(right[id(chat)] for chat in found) / len(found))
-            for name, found in self._chats.items()
-        }
+        chats = [chat for few in self._chats.values() for chat in few]
+        found = iter(answers(self._qwen, chats, thinking=True, batch=len(chats), max_tokens=MAX_TOKENS))
+        return {name: round(share([next(found) for _ in few])) for name, few in self._chats.items()}

@@ -1,6 +1,7 @@
 """The pocket's shape and how it is trained."""
 
 import shutil
+from dataclasses import replace
 from typing import Any
 
 from pureqwen.config import ModelConfig, TrainConfig
@@ -78,3 +79,8 @@ TRAINING = TrainConfig(
     save_every=100,
     skip_long_chats=True,  # some with three tools: a few in a thousand
 )
+
+# The second stage of the mixture: new chats, a low learning rate, more of what it had not learned by then.
+POLISH_CHATS = 20_000
+POLISH = replace(TRAINING, learning_rate=1e-3, warmup_steps=20, decay_from=0.0)
+EMPHASIS = {"sorting numbers": 4.0}

@@ -27,7 +27,12 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> command.Run:
     monkeypatch.setattr("recipes.pocket.evaluate.MAX_TOKENS", {True: 120, False: 3})
     monkeypatch.setattr("recipes.pocket.evaluate.BUDGETS", (0,))
     yield command.Run(
-        tmp_path / "work", tmp_path / "pocket", tmp_path / "r.json", num_chats=600, steps=12, count=1
+        work=tmp_path / "work",
+        into=tmp_path / "pocket",
+        results=tmp_path / "r.json",
+        num_chats=600,
+        steps=12,
+        count=1,
     )
 
 
@@ -36,11 +41,12 @@ def lines(path: Path) -> list[dict[str, Any]]:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("experts", [False, True])
+@pytest.mark.parametrize("name", ["pocket", "pocket-moe"])
 def test_one_command_makes_a_pocket_and_goes_on_where_it_was_stopped(
-    experts: bool, run: command.Run, monkeypatch: pytest.MonkeyPatch
+    name: str, run: command.Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = replace(run, experts=experts)
+    experts = name == "pocket-moe"
+    run = replace(run, name=name, polish_chats=60 if experts else 0)
 
     class Stop(peek.Peek):
         def __call__(self, log: StepLog) -> None:
@@ -55,17 +61,21 @@ def test_one_command_makes_a_pocket_and_goes_on_where_it_was_stopped(
     command.main(run)
     assert (run.work / "train.jsonl").stat().st_mtime_ns == data  # written once
     assert [line["step"] for line in lines(run.work / "log.jsonl")] == [2, 4, 6, 8, 10, 12]
+    assert (run.polish / "train.jsonl").exists() == experts  # a second stage
     (line,) = lines(run.work / "peeks.jsonl")
     assert line["step"] in (6, 12) and set(line) == {"step", *(task.name for task in TASKS)}
-    assert sorted(path.name for path in run.into.iterdir()) == sorted(
-        (*command.FILES, "generation_config.json", "README.md")
-    )
+    weights = {path.name for path in run.into.glob("*.safetensors")}
+    assert len(weights) == (2 if experts else 1)
+    index = {"model.safetensors.index.json"} if experts else set()
+    others = {*command.FILES, "config.json", "generation_config.json", "README.md"}
+    assert {path.name for path in run.into.iterdir()} == weights | index | others
     qwen = pureqwen.load(run.into)
     assert qwen.dtype == torch.float32 and qwen.chat("Hi", max_tokens=2).token_ids
     assert qwen.config.num_experts == (8 if experts else 0)
     card = (run.into / "README.md").read_text()
     assert ("8 experts of SwiGLU 256, 2 of them for a token" in card) == experts
     result = json.loads(run.results.read_text())
+    assert result["command"] == f"python -m recipes.pocket.evaluate {name} --count 1"
     assert len(result["rows"]) == len(TASKS) and result["budgets"][-1]["budget"] is None
 
 
@@ -89,5 +99,7 @@ def test_a_look_counts_right_answers_by_task(tmp_path: Path, monkeypatch: pytest
     look = peek.Peek(qwen, tmp_path / "peeks.jsonl", every=1, count=2)
     monkeypatch.setattr(peek, "answers", lambda qwen, chats, **fields: [(chat, None) for chat in chats])
     wanted = [id(chat["messages"][-1]) for chat in look._chats["addition"]]
-    monkeypatch.setattr(peek, "is_right", lambda result, expected: id(expected) in wanted[:1])
+    monkeypatch.setattr(
+        "recipes.pocket.evaluate.is_right", lambda result, expected: id(expected) in wanted[:1]
+    )
     assert look._shares() == {task.name: 50 if task.name == "addition" else 0 for task in TASKS}

@@ -11,6 +11,7 @@ import pytest
 LINES = {
     "hub": 0,
     "pocket": 0,  # data, no code
+    "pocket_moe": 0,  # data, no code
     "config": 1,
     "tokenizer": 1,
     "chat": 1,
