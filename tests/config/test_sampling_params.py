@@ -152,6 +152,8 @@ def test_a_sentence_at_the_budget_that_does_not_close_the_thinking_is_refused(va
 def test_fields_that_contradict_each_other_are_refused() -> None:
     with pytest.raises(ValueError, match="min_tokens is 6: it must be at most max_tokens, 5"):
         SamplingParams(min_tokens=6, max_tokens=5)
+    with pytest.raises(ValueError, match=r"min_tokens is 10{76}\.\.\.: it must be at most max_tokens, 5"):
+        SamplingParams(min_tokens=10**3999, max_tokens=5)
     with pytest.raises(ValueError, match="top_logprobs is 1 but logprobs is False"):
         SamplingParams(top_logprobs=1, logprobs=False)
     assert SamplingParams(min_tokens=5, max_tokens=5).max_tokens == 5

@@ -65,6 +65,7 @@ def test_forms_of_prompts(qwen):
         ("", {}, "the prompt is empty"),
         ([10**9], {}, "holds the token 1000000000, but .* has rows for the ids 0 to"),
         ([-1], {}, "holds the token -1"),
+        ([10**3999], {}, r"holds the token 10{76}\.\.\., but"),
         ([1.5], {}, "prompt"),
         (None, {}, "prompt"),
         ("a " * 600, {}, "tokens and the context holds 512"),

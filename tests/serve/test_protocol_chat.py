@@ -298,6 +298,12 @@ def test_top_logprobs_need_logprobs() -> None:
     assert asked(top_logprobs=1, logprobs=True).params.top_logprobs == 1
 
 
+@pytest.mark.parametrize("field", ["top_logprobs", "min_tokens"])
+def test_a_number_of_thousands_of_digits_is_not_repeated_whole(field: str) -> None:
+    refusal = refused(**{"logprobs": True, "max_tokens": 5, field: 10**3999})
+    assert refusal.param == field and "0...: it must be" in refusal.message and len(refusal.message) < 200
+
+
 def test_the_description_and_the_strictness_of_a_schema_have_no_effect() -> None:
     told = [
         asked(response_format={"type": "json_schema", "json_schema": {"name": "a", "schema": SUM, **more}})

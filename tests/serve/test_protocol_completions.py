@@ -78,6 +78,11 @@ def test_a_wrong_or_unsupported_field_is_named(field: str, value: Any) -> None:
     assert refused(**{field: value}) == field
 
 
+def test_a_count_of_thousands_of_digits_is_not_repeated_whole() -> None:
+    with pytest.raises(Refusal, match=r"^logprobs is 10{76}\.\.\.: it must be"):
+        asked(logprobs=10**3999)
+
+
 def test_of_the_alternatives_for_a_value_the_nearest_is_explained() -> None:
     assert refused(prompt=[["a"]]) == "prompt[0][0]"
     assert refused(prompt=["a", 1]) == "prompt[1]"

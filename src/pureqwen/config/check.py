@@ -15,8 +15,13 @@ from typing import Any, NoReturn
 
 def refuse(field: str, value: object, right: str) -> NoReturn:
     """Raise the ValueError that names the field, what was given and what would be right."""
-    shown = repr(value)
-    raise ValueError(f"{field} is {shown if len(shown) <= 80 else shown[:77] + '...'}: it must be {right}")
+    raise ValueError(f"{field} is {shown(value)}: it must be {right}")
+
+
+def shown(value: object) -> str:
+    """A value as a message repeats it: a number of thousands of digits is cut."""
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
 
 
 def check_int(field: str, value: Any, *, low: int = 0, high: int | None = None) -> int:

@@ -24,7 +24,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from pureqwen.config.check import check_bool, check_float, check_ids, check_int, check_text, refuse
+from pureqwen.config.check import check_bool, check_float, check_ids, check_int, check_text, refuse, shown
 
 if TYPE_CHECKING:
     from pureqwen.config.model import ModelConfig
@@ -94,9 +94,7 @@ class SamplingParams:
                 f"top_logprobs is {self.top_logprobs} but logprobs is False: drop one of the two"
             )
         if self.min_tokens is not None and self.max_tokens is not None and self.min_tokens > self.max_tokens:
-            raise ValueError(
-                f"min_tokens is {self.min_tokens}: it must be at most max_tokens, {self.max_tokens}"
-            )
+            refuse("min_tokens", self.min_tokens, f"at most max_tokens, {shown(self.max_tokens)}")
 
     def over(self, lower: SamplingParams) -> SamplingParams:
         """This, with the fields that are not set taken from `lower`."""

@@ -15,7 +15,7 @@ import torch
 
 from pureqwen.chat import ChatTemplate, Reply, ReplyOptions, thinking_mode
 from pureqwen.config import NEUTRAL, NON_THINKING, ModelConfig, SamplingParams
-from pureqwen.config.check import check_int
+from pureqwen.config.check import check_int, shown
 from pureqwen.config.sampling import MAX_TOP_LOGPROBS
 from pureqwen.generate.constrain import Constraint, Grammar
 from pureqwen.generate.row import Budget, Row
@@ -242,8 +242,8 @@ class Intake:
             if type(token) is not int or not 0 <= token < rows:
                 text = self._text_of(token) if type(token) is int and token >= 0 else ""
                 raise ValueError(
-                    f"{place} holds the token {token!r}{f' ({text!r})' if text else ''}, but {self.name} has "
-                    f"rows for the ids 0 to {rows - 1} only"
+                    f"{place} holds the token {shown(token)}{f' ({text!r})' if text else ''}, "
+                    f"but {self.name} has rows for the ids 0 to {rows - 1} only"
                 )
 
     def _text_of(self, token: int) -> str:

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, Tag
 
 from pureqwen.config import ServeConfig
+from pureqwen.config.check import shown
 from pureqwen.serve.protocol.ask import Ask, Form, check_parameters, forms_of, thoughts
 from pureqwen.serve.protocol.body import BY_TYPE, Fields, Objects, Values
 from pureqwen.serve.protocol.messages_in import Message, Tool, check_schema, plain_messages, plain_tools
@@ -169,7 +170,7 @@ def top_logprobs(request: ChatRequest, config: ServeConfig) -> int | None:
     count = request.top_logprobs
     if count is not None and not 0 <= count <= config.max_logprobs:
         raise Refusal(
-            f"top_logprobs is {count}: it must be an integer from 0 to {config.max_logprobs}",
+            f"top_logprobs is {shown(count)}: it must be an integer from 0 to {config.max_logprobs}",
             param="top_logprobs",
         )
     if count and not request.logprobs:

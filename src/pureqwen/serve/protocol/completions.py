@@ -9,6 +9,7 @@ from typing import Annotated
 from pydantic import Field
 
 from pureqwen.config import ServeConfig
+from pureqwen.config.check import shown
 from pureqwen.serve.protocol.ask import Ask
 from pureqwen.serve.protocol.body import Values
 from pureqwen.serve.protocol.chat import Format, StreamOptions, WithoutEffect, form_of, wants_usage
@@ -37,7 +38,8 @@ def completion_ask(request: CompletionRequest, config: ServeConfig) -> Ask:
     count = request.logprobs
     if count is not None and not 0 <= count <= config.max_logprobs:
         raise Refusal(
-            f"logprobs is {count}: it must be an integer from 0 to {config.max_logprobs}", param="logprobs"
+            f"logprobs is {shown(count)}: it must be an integer from 0 to {config.max_logprobs}",
+            param="logprobs",
         )
     if request.max_tokens == 0 and not request.echo:
         raise Refusal("max_tokens is 0: it must be at least 1 without echo", param="max_tokens")
