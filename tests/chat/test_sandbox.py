@@ -166,7 +166,7 @@ def refuse(source):
     start = time.thread_time()
     with pytest.raises(TemplateError) as error:
         ChatTemplate(source).render(MESSAGES)
-    assert time.thread_time() - start < 1
+    assert time.thread_time() - start < 5  # it would never end; on a busy machine half a second becomes more
     assert 10 < len(str(error.value)) < 300
     return str(error.value)
 
