@@ -21,6 +21,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> command.Run:
     torch.set_num_threads(1)
     small = replace(command.TRAINING, batch_size=1, warmup_steps=2, save_every=4, log_every=2, compile=False)
     monkeypatch.setattr(command, "TRAINING", small)
+    monkeypatch.setattr(command, "POLISH", small)
     monkeypatch.setattr(command, "Peek", lambda qwen, path: peek.Peek(qwen, path, every=6, count=1))
     monkeypatch.setattr(peek, "MAX_TOKENS", 2)
     # room for the sentence that closes a thought
