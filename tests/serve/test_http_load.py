@@ -312,7 +312,9 @@ def test_a_body_that_is_still_coming_does_not_hold_the_stop(pocket: Qwen) -> Non
         wait_for(lambda: len(server.server._service._uploads._coming) == 1)
         began = time.monotonic()
         server.server.should_exit = True
-        told = link.recv(65536)
+        told = b""
+        while more := link.recv(65536):
+            told += more
         assert told.startswith(b"HTTP/1.1 503 ") and b"retry-after: 10" in told and b'"stopping"' in told
         assert time.monotonic() - began < 15
 
