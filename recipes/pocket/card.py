@@ -87,7 +87,7 @@ def readme_table(result: Result, picture: str, *, sibling: Result) -> str:
         "numbers and words that no training chat has, and a wording of the training or a new one.\n\n"
         f"{table(result)}\n\n"
         f"![Accuracy of the pocket by task, with thinking and without, and against the thinking budget]({picture})\n\n"
-        f"`pocket-moe` is its sibling with experts, of the same recipe ([card](src/pureqwen/pocket_moe/README.md)): over all "
+        f"`pocket-moe` is its sibling with experts, of the same recipe and a short second stage ([card](src/pureqwen/pocket_moe/README.md)): over all "
         f"tasks {seen} and {new} percent with thinking, {direct} and {direct_new} without."
     )
 
