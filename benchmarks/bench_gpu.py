@@ -1,9 +1,10 @@
 """A text continued on a GPU: with and without cache, as written and compiled, beside transformers.
 
 Random weights in the shape of Qwen3-0.6B and of a small mixture of experts; one text and eight at once. First
-every way must be right. In bfloat16: against transformers in float32 its error is at most 1.1 times that of
-transformers in bfloat16, and its best token is the same wherever the margin exceeds the error. In float32:
-the same logits. Then each way is measured by itself: one model on the device, medians of all steps but the
+every way must be right. In float32: the logits of transformers, and its tokens. In bfloat16: against
+transformers in float32 its error is at most 1.1 times that of transformers in bfloat16, and its best token is
+the same wherever the margin exceeds the error (of a mixture, whose routes differ by rounding, that may be
+nowhere). Then each way is measured by itself: one model on the device, medians of all steps but the
 first, which holds the prompt. The limit of a step is reading its weights, keys and values once, at the
 bandwidth of a copy that is measured here. Writes results/gpu.json.
 
@@ -18,6 +19,7 @@ import platform
 import statistics
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -129,7 +131,8 @@ def verdict(mine: Written, exact: Written, peer: Written, dtype: torch.dtype) ->
         error, allowed = off.max().item(), 2e-5 * exact.logits.abs().max().item()
     if error > allowed:
         raise SystemExit(f"wrong: an error of {error:.3g}, where {allowed:.3g} is allowed")
-    if not clear.any() or not same[clear].all():
+    told = clear.any() or dtype != torch.float32
+    if not told or not same[clear].all():
         raise SystemExit(f"wrong: {same[clear].sum()} of {clear.sum()} tokens are transformers'")
     return {"error": error, "allowed": allowed, "clear": int(clear.sum()), "tokens": clear.numel()}
 
@@ -137,8 +140,8 @@ def verdict(mine: Written, exact: Written, peer: Written, dtype: torch.dtype) ->
 # Fast?
 
 
-def measure(folder: Path, shape: str, plan: Plan, runs: int) -> list[dict[str, Any]]:
-    """The rows of a shape: each way of pureqwen with that of transformers beside it."""
+def measure(folder: Path, shape: str, plan: Plan, runs: int) -> Iterator[list[dict[str, Any]]]:
+    """The rows of a shape: each way of pureqwen, then also that of transformers beside it."""
     config, bandwidth = config_of(shape), copy_bandwidth(plan.device)
     rows = {way: {"shape": shape, "batch": way.batch, "way": str(way)} for way in ways(*BATCHES)}
     for program in LOAD:
@@ -157,7 +160,7 @@ def measure(folder: Path, shape: str, plan: Plan, runs: int) -> list[dict[str, A
             print(row, flush=True)
         del model
         forget()
-    return list(rows.values())
+        yield list(rows.values())
 
 
 def figures(begin: Begin, asked: list[list[int]], plan: Plan, runs: int, floor: float) -> dict[str, str]:
@@ -253,18 +256,28 @@ def main(arguments: list[str] | None = None) -> None:
         )
     device, dtype = torch.device(options.device), getattr(torch, options.dtype)
     plan = Plan(device=device, dtype=dtype, prompt=options.prompt, tokens=options.tokens)
-    checks, rows = [], []
-    for shape in options.shape:
-        with tempfile.TemporaryDirectory() as temporary:
-            folder = Path(temporary) / shape
+    result = about(options, device)
+    with tempfile.TemporaryDirectory() as temporary:
+        folders = {shape: Path(temporary) / shape for shape in options.shape}
+        for shape, folder in folders.items():
             write_random(folder, shape, plan)
-            checks += check(folder, shape, plan)
-            rows += measure(folder, shape, plan, options.runs)
+            result["checks"] += check(folder, shape, plan)
+        for shape, folder in folders.items():
+            done = result["rows"]
+            for rows in measure(folder, shape, plan, options.runs):
+                result["rows"] = done + rows
+                if options.json is not None:  # as far as it got, should the device be taken away
+                    options.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    print(json.dumps(result["rows"], indent=2))
+
+
+def about(options: argparse.Namespace, device: torch.device) -> dict[str, Any]:
+    """The result, before anything is measured."""
     import transformers
 
     asked = f"--device {options.device} --shape {' '.join(options.shape)} --dtype {options.dtype}"
     sizes = f"--prompt {options.prompt} --tokens {options.tokens} --runs {options.runs}"
-    result = {
+    return {
         "command": f"python benchmarks/bench_gpu.py {asked} {sizes}",
         "device": f"{device_name(device)}, copies at {copy_bandwidth(device) / 1e9:,.0f} GB/s",
         "versions": {
@@ -272,12 +285,9 @@ def main(arguments: list[str] | None = None) -> None:
             "torch": torch.__version__,
             "transformers": transformers.__version__,
         },
-        "checks": checks,
-        "rows": rows,
+        "checks": [],
+        "rows": [],
     }
-    if options.json is not None:
-        options.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    print(json.dumps(rows, indent=2))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from torch import Tensor
 import pureqwen
 from pureqwen import Qwen3
 from pureqwen.cache import StaticCache
-from pureqwen.generate import Cached, Compiled
+from pureqwen.generate import Cached, Stepped
 from pureqwen.rewrite import compiled_blocks
 
 # Texts (B lists of ids, all of one length) to the logits (B, V) of the token that follows each; and what
@@ -66,7 +66,7 @@ def load_ours(folder: Path, plan: Plan, dtype: torch.dtype) -> Qwen3:
 
 @contextmanager
 def ours(model: Qwen3, plan: Plan, way: Way) -> Iterator[Begin]:
-    """Compiled, there is one graph for all lengths of a text; with a cache, the steps of `Compiled`."""
+    """Compiled, there is one graph for all lengths of a text; with a cache, the steps of `Stepped`."""
 
     def full(texts: list[list[int]]) -> Tensor:
         return model(torch.tensor(texts, device=plan.device), keep=(slice(None), -1))
@@ -76,7 +76,7 @@ def ours(model: Qwen3, plan: Plan, way: Way) -> Iterator[Begin]:
             return full
         dtype = model.model.norm.weight.dtype
         cache = StaticCache(model.config, batch=way.batch, limit=plan.limit, dtype=dtype, device=plan.device)
-        steps, done = (Compiled if way.compiled else Cached)(model, cache, ()), 0
+        steps, done = (Stepped if way.compiled else Cached)(model, cache, ()), 0
 
         def stepwise(texts: list[list[int]]) -> Tensor:
             nonlocal done

@@ -20,7 +20,6 @@ from pureqwen.chat import ChatTemplate, Event
 from pureqwen.config import ModelConfig, SamplingParams, eos_ids, read_generation_config
 from pureqwen.generate import (
     Cached,
-    Compiled,
     Grammar,
     Grammars,
     Intake,
@@ -28,10 +27,12 @@ from pureqwen.generate import (
     Prompt,
     Result,
     Row,
+    Stepped,
     Tools,
 )
 from pureqwen.generate.loop import decode
 from pureqwen.generate.several import each, each_tools, is_prompt
+from pureqwen.generate.stepped import listened_to
 from pureqwen.model import Qwen3
 from pureqwen.rewrite import Rewrite, compile_blocks, for_cpu
 from pureqwen.tokenizer import Tokenizer
@@ -122,7 +123,7 @@ class Qwen:
         self.attends: Attends | None = None
         self.speculative = 0
         self._grammars: Grammars | None = None
-        self._logits: type[Cached] = Cached
+        self._compiled = False
         self._kept: list[Kept] = []  # one at most; none while an answer is being made with it
 
     @property
@@ -287,7 +288,7 @@ class Qwen:
     def compile(self) -> None:
         """From now on answers are written by compiled steps: the first takes seconds, the others less."""
         compile_blocks(self.model)
-        self._logits = Compiled
+        self._compiled = True
 
     def save(self, folder: str | Path) -> None:
         """Write weights, configs, tokenizer and template into a folder that `load` and transformers read."""
@@ -299,6 +300,14 @@ class Qwen:
             self.tokenizer.save(folder)
         if self.template is not None:
             self.template.save(folder)
+
+    def _logits(self, cache: StaticCache, rows: Sequence[Row]) -> Cached:
+        """How the logits of these rows are computed. On CUDA steps are recorded; not so where somebody wants
+        to be called in each, by a hook or as an attend of their own: replaying a step runs no Python.
+        """
+        alone = self.device.type == "cuda" and self.attends is None and not listened_to(self.model)
+        kind = Stepped if self._compiled or alone else Cached
+        return kind(self.model, cache, rows, speculative=self.speculative)
 
     def _run(self, rows: list[Row]) -> list[Result]:
         try:
@@ -314,7 +323,7 @@ class Qwen:
             return
         if len(rows) > 1:
             cache = self._new_cache(len(rows))
-            yield from decode(rows, self._logits(self.model, cache, rows, speculative=self.speculative))
+            yield from decode(rows, self._logits(cache, rows))
             return
         [row] = rows
         weights = fingerprint(self.model)
@@ -326,7 +335,7 @@ class Qwen:
             # The last id is computed in any case: the next token follows from its logits.
             row.reuse(min(common_prefix(kept.ids, row.ids), len(row.ids) - 1))
         try:
-            yield from decode(rows, self._logits(self.model, kept.cache, rows, speculative=self.speculative))
+            yield from decode(rows, self._logits(kept.cache, rows))
         finally:
             self._kept[:] = [kept._replace(ids=row.ids[: row.num_computed])]
 

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from torch.fx.experimental import _config as shapes
 
 from pureqwen import kernels
-from pureqwen.cache import PagedCache, StaticCache
+from pureqwen.cache import PagedCache, StaticCache, paged
 from pureqwen.cache.paged import varlen_refusal
 from pureqwen.cache.static import FEW
+from pureqwen.kernels import Table, twins
 from pureqwen.rewrite import for_cpu
 
 Row = tuple[list[int], int, int]
@@ -176,9 +177,27 @@ def test_where_attention_over_all_rows_at_once_is_missing_that_is_said_and_nothi
     """As with a GPU, or a build of torch, that lacks it: tried once, before the first step."""
     varlen_refusal.cache_clear()
     with pytest.warns(
-        UserWarning, match="rows are attended to one by one, which takes longer: Could not run"
+        UserWarning, match="attention copies keys and values, which takes longer: Could not run"
     ):
         reason = varlen_refusal(torch.device("cpu"), torch.bfloat16, 2, 64)
     assert reason is not None
     assert "'CPU' backend" in reason
     assert varlen_refusal(torch.device("cpu"), torch.bfloat16, 2, 64) == reason
+
+
+@pytest.mark.parametrize("at_a_time", [1, 40, 10_000])  # keys
+def test_rows_of_few_tokens_are_gathered_as_the_definition_attends(
+    at_a_time: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Elsewhere than on a CPU: rows of other lengths and an empty one, in one product or in several."""
+    monkeypatch.setattr(paged, "GATHERED", at_a_time)
+    make = torch.Generator().manual_seed(0)
+    k, v = (torch.randn(12, 4, 2, 16, generator=make) for _ in range(2))  # pages of 4 tokens
+    q = torch.randn(7, 6, 16, generator=make)
+    table = Table(
+        torch.tensor([[3, 7, 1], [0, 0, 0], [5, 2, 0], [0, 0, 0]], dtype=torch.int32),
+        torch.tensor([0, 4, 5, 7, 7], dtype=torch.int32),
+        torch.tensor([11, 1, 8, 0], dtype=torch.int32),
+    )
+    found = paged.gathered(q, k, v, table)
+    torch.testing.assert_close(found, twins.paged_attention(q, k, v, *table))

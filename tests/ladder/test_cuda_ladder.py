@@ -21,7 +21,7 @@ from pureqwen.kernels import Table, paged_attention
 
 pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device"),
-    pytest.mark.filterwarnings("ignore:rows are attended to one by one"),
+    pytest.mark.filterwarnings("ignore:attention copies keys and values"),
 ]
 
 CUDA = torch.device("cuda")

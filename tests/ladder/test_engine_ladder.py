@@ -11,11 +11,16 @@ from typing import Any
 import pytest
 import torch
 from peers import VARIANTS, build, tiny
+from tapes import Tape, device
 
-from pureqwen import Engine, EngineConfig, Qwen, SamplingParams
+from pureqwen import Engine, EngineConfig, Qwen, SamplingParams, kernels
+from pureqwen.cache.paged import gathered
 from pureqwen.generate import Full, Row, Sampler, decode
-from pureqwen.rewrite import for_cpu
+from pureqwen.rewrite import FusedBlock, for_cpu
+from pureqwen.serve.decoding import Decodings
 from pureqwen.serve.scheduler import Plan
+
+__all__ = ["device"]  # a fixture
 
 STEPS = 32
 PROMPTS = ([3, 17, 250, 9, 101], [200], [*range(40, 60), 5, 5, 88, 31, 7, 64, 190, 2, 44, 121, 13, 6, 99])
@@ -71,6 +76,26 @@ def assert_equal(rows: list[Row], expected: list[Row]) -> None:
         assert ours.output == theirs.output
         found, wanted = (torch.stack(one.sampler.steps) for one in (ours, theirs))  # type: ignore[attr-defined]
         assert (found - wanted).abs().max() <= 2e-5 * wanted.abs().max()
+
+
+def test_recorded_steps_give_the_logits_of_the_full_forward(
+    rung: tuple[Qwen, list[Row]], device: list[Tape], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on CUDA: steps filled up to few shapes and replayed, while prompts and other shapes come between."""
+    qwen, expected = rung
+    if not any(isinstance(block, FusedBlock) for block in qwen.model.model.layers):
+        monkeypatch.setattr(kernels, "paged_attention", gathered)
+    engine = Engine(qwen, config=EngineConfig(step_tokens=40, page_size=4, max_batch=34))
+    runner = engine._runner
+    runner.decoding = Decodings(runner.model, runner.cache)
+    for _ in range(2):
+        rows, others = [row(qwen, prompt) for prompt in PROMPTS], strangers(qwen, 31)
+        engine.run([*others[:12], *rows, *others[12:]])
+        assert_equal(rows, expected)
+    if qwen.config.num_experts:  # the loop over experts asks how many rows each got
+        assert not device
+    else:
+        assert sum(tape.replays for tape in device) > 3 * len(device) > 0
 
 
 def test_alone_it_gives_the_tokens_of_the_full_forward(rung: tuple[Qwen, list[Row]]) -> None:

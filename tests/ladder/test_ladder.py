@@ -19,7 +19,7 @@ import pureqwen
 from pureqwen.cache import StaticCache
 from pureqwen.chat import Reply, ReplyOptions
 from pureqwen.config import NEUTRAL, SamplingParams
-from pureqwen.generate import Cached, Compiled, Full, Row, Sampler, decode, greedy
+from pureqwen.generate import Cached, Full, Row, Sampler, Stepped, decode, greedy
 from pureqwen.generate.intake import Mute
 from pureqwen.model import PackedAttend
 from pureqwen.qwen import Qwen
@@ -145,12 +145,12 @@ def test_guessed_tokens_equal_transformers(rung, length, chunk):
 
 
 def compiled(model, expected):
-    """Alone and in a batch, by `Compiled`."""
+    """Alone and in a batch, by `Stepped`."""
     torch.compiler.reset()
     with compiled_blocks(model, dynamic=None):
         for some in ([0], [1, 2]):
             rows = [row(PROMPTS[n]) for n in some]
-            finish(rows, Compiled(model, StaticCache(model.config, batch=len(rows), limit=64), rows))
+            finish(rows, Stepped(model, StaticCache(model.config, batch=len(rows), limit=64), rows))
             assert_equal(rows, [expected[n] for n in some])
 
 

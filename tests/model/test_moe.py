@@ -103,3 +103,12 @@ def test_grouped_way_asks_the_device_for_nothing(monkeypatch):
     got = layer.experts(x, weights, chosen)
     monkeypatch.undo()
     torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
+
+
+@torch.inference_mode()
+def test_the_experts_of_one_token_gathered_equal_the_naive_loop():
+    """What a step on CUDA is compiled from."""
+    layer = moe()
+    x, weights, chosen = routed(layer, 1)
+    got = layer.experts.gathered(x, weights, chosen)
+    torch.testing.assert_close(got, naive_experts(layer.experts, x, weights, chosen), atol=1e-5, rtol=1e-5)

@@ -16,7 +16,8 @@ What a row costs grows with its own length only:
     few tokens a row       native code reads its pages where they lie
     many (a prompt)        so it does in bfloat16, where the processor multiplies that; elsewhere its pages
                            are gathered, and PyTorch's attention does it in large products
-    on CUDA                one call for all rows: torch.nn.attention.varlen with the table, where it can
+    on CUDA                one call for all rows: torch.nn.attention.varlen with the table, where it can; else
+                           pages are gathered, of all rows of few tokens together
 
 Kwon et al. 2023, "Efficient Memory Management for Large Language Model Serving with PagedAttention". Which
 pages a row has is not decided here (pages.py).
@@ -29,6 +30,7 @@ from functools import cache
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from pureqwen import kernels
 from pureqwen.cache.memory import zeros
@@ -37,6 +39,7 @@ from pureqwen.config import ModelConfig
 from pureqwen.model.attention import scaled_dot_product
 
 VARLEN_PAGE = 256  # the kernel behind torch.nn.attention.varlen takes pages of a multiple of so many tokens
+GATHERED = 2**17  # keys, and as many values, that are copied together: half a gigabyte in Qwen3-0.6B
 
 Rows = Sequence[tuple[Sequence[int], int, int]]  # of each row: its pages, tokens cached, tokens now
 
@@ -54,7 +57,7 @@ def varlen_refusal(device: torch.device, dtype: torch.dtype, heads: int, head_di
         varlen(q, k, k, kernels.Table(lengths[1:, None], starts, lengths[:1]))
     except (TypeError, RuntimeError) as error:
         reason = str(error).partition(". ")[0].strip()
-        warnings.warn(f"rows are attended to one by one, which takes longer: {reason}", stacklevel=2)
+        warnings.warn(f"attention copies keys and values, which takes longer: {reason}", stacklevel=2)
         return reason
     return None
 
@@ -84,6 +87,27 @@ def varlen(q: Tensor, k_pages: Tensor, v_pages: Tensor, table: kernels.Table) ->
     return out
 
 
+def gathered(q: Tensor, k_pages: Tensor, v_pages: Tensor, table: kernels.Table) -> Tensor:
+    """Each token q (T, H, Dh) with a copy of its row's pages, as wide as the longest row's: plain products of
+    one shape, many tokens in one call.
+    """
+    T, H, Dh = q.shape
+    pages, starts, lengths = table
+    width, Hkv = pages.shape[1] * k_pages.shape[1], k_pages.shape[2]
+    tokens = torch.arange(T, dtype=starts.dtype, device=q.device)
+    rows = torch.searchsorted(starts, tokens, right=True) - 1  # (T,): whose each is
+    seen = lengths[rows] - (starts[rows + 1] - 1 - tokens)  # (T,): keys that each sees
+    mask = torch.arange(width, device=q.device) < seen[:, None]  # (T, width)
+    folded = q.reshape(T, Hkv, H // Hkv, Dh)  # the heads of a group as a sequence: each key is read once
+    out = []
+    for at in range(0, T, step := max(1, GATHERED // width)):
+        mine = slice(at, at + step)
+        k, v = (x[pages[rows[mine]]].flatten(1, 2).transpose(1, 2) for x in (k_pages, v_pages))
+        o = F.scaled_dot_product_attention(folded[mine], k, v, attn_mask=mask[mine, None, None])
+        out.append(o.reshape(-1, H, Dh))
+    return torch.cat(out)
+
+
 class PagedAttend(kernels.InPlace):
     """One layer's attention over pages: writes k and v into their slots, then reads those of each row.
 
@@ -97,6 +121,7 @@ class PagedAttend(kernels.InPlace):
     starts: Tensor
     lengths: Tensor
     many: Tensor  # (M,): the rows, by number, that have many tokens; behind them are only empty ones
+    apart = False  # whether no row's bits may depend on another's
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         kernels.store_pages(k, v, self.k, self.v, self.slots)
@@ -119,13 +144,16 @@ class PagedAttend(kernels.InPlace):
         return kernels.Place(self.k, self.v, self.slots, kernels.Table(self.pages, self.starts, self.lengths))
 
     def parted(self, q: Tensor, table: kernels.Table) -> Tensor:
-        """The rows of few tokens together, each row of many by itself; elsewhere than on a CPU each row."""
+        """The rows of few tokens together, each row of many by itself."""
+        together = kernels.paged_attention if q.device.type == "cpu" else gathered
+        if len(self.many) == 0 and not self.apart:  # which its shape says: the device is not asked
+            return together(q, self.k, self.v, table)
         starts, lengths, many = (x.tolist() for x in (self.starts, self.lengths, self.many))
-        R = many[0] if q.device.type == "cpu" else 0
+        R = 0 if self.apart else many[0]
         out = torch.empty_like(q)
         if R:
             few = kernels.Table(table.pages[:R], table.starts[: R + 1], table.lengths[:R])
-            out[: starts[R]] = kernels.paged_attention(q[: starts[R]], self.k, self.v, few)
+            out[: starts[R]] = together(q[: starts[R]], self.k, self.v, few)
         for r in range(R, len(lengths)):
             if starts[r] < starts[r + 1]:
                 out[starts[r] : starts[r + 1]] = self.whole(q[starts[r] : starts[r + 1]], r, lengths[r])
@@ -154,6 +182,8 @@ class PagedCache:
     its bits depend neither on the size of a piece nor on the other rows (`EngineConfig.deterministic`).
     """
 
+    SHARED = ("slots", "many", "pages", "starts", "lengths")  # what a step tells every layer
+
     def __init__(
         self,
         config: ModelConfig,
@@ -168,12 +198,14 @@ class PagedCache:
         self.scratch = num_pages  # the page that nobody reads
         self.attends = [PagedAttend() for _ in range(config.num_hidden_layers)]
         shape = (num_pages + 1, page_size, config.num_key_value_heads, config.head_dim)
+        for attend in self.attends:
+            attend.apart = apart
         for attend in self.attends:  # a kernel may multiply what no text has written yet by 0: no NaN, then
             attend.k, attend.v = (zeros(*shape, dtype=dtype, device=device) for _ in range(2))
 
-    def begin(self, rows: Rows) -> Tensor:
+    def begin(self, rows: Rows, *, width: int = 2) -> Tensor:
         """Make ready for a forward that computes, of each row (pages, tokens cached, tokens now), the next
-        tokens. Rows of more than FEW tokens come last.
+        tokens. Rows of more than FEW tokens come last. width: pages that the table has at least for each.
 
         Returns the positions (T,), T the sum of the tokens now; row after row, as the ids are to be.
         """
@@ -192,10 +224,10 @@ class PagedCache:
             rows = [(pages, p, 1) for pages, start, now in rows for p in range(start, start + now)]
         self.share("slots", torch.tensor(slots))
         self.share("many", torch.tensor(many, dtype=torch.int32))
-        self.table(rows)
+        self.table(rows, width)
         return torch.tensor(positions, device=self.attends[0].k.device)
 
-    def table(self, rows: Rows) -> None:
+    def table(self, rows: Rows, width: int = 2) -> None:
         """Tell every layer which pages each row has, which tokens are whose, and how many keys each sees.
 
         At least two rows of two pages, if need be empty ones: torch.compile takes a dimension of 1 for a
@@ -203,9 +235,9 @@ class PagedCache:
         """
         rows = [*rows, *[((), 0, 0)] * (2 - len(rows))]
         needed = [-(-(cached + now) // self.page_size) for _, cached, now in rows]
-        width = 4 * max(2, *needed)  # bytes
+        size = 4 * max(width, *needed)  # bytes
         lines = [array("i", pages[:n]).tobytes() for (pages, _, _), n in zip(rows, needed, strict=True)]
-        packed = bytearray().join(line.ljust(width, b"\0") for line in lines)
+        packed = bytearray().join(line.ljust(size, b"\0") for line in lines)
         starts = [0]
         for _, _, now in rows:
             starts.append(starts[-1] + now)

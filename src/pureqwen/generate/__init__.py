@@ -1,11 +1,10 @@
 """From a prompt to an answer: the definition that every faster way must equal.
 
 sampling chooses a token from logits; row is one prompt on its way; loop computes the logits and runs the
-rows, compiled does so with compiled blocks; result is what the caller gets. constrain holds an answer to a
-form, which forms writes as a grammar; speculative guesses the tokens that come next.
+rows, stepped does so by steps that are compiled or recorded; result is what the caller gets. constrain holds
+an answer to a form, which forms writes as a grammar; speculative guesses the tokens that come next.
 """
 
-from pureqwen.generate.compiled import Compiled
 from pureqwen.generate.constrain import Constraint, Grammar, Grammars
 from pureqwen.generate.intake import Intake, Messages, Prompt, Tools
 from pureqwen.generate.loop import Cached, Full, decode, greedy
@@ -13,11 +12,11 @@ from pureqwen.generate.proportion import GrammarError
 from pureqwen.generate.result import Logprob, Result, Timings, Usage
 from pureqwen.generate.row import Budget, Row
 from pureqwen.generate.sampling import Sampler
+from pureqwen.generate.stepped import Stepped
 
 __all__ = [
     "Budget",
     "Cached",
-    "Compiled",
     "Constraint",
     "Full",
     "Grammar",
@@ -30,6 +29,7 @@ __all__ = [
     "Result",
     "Row",
     "Sampler",
+    "Stepped",
     "Timings",
     "Tools",
     "Usage",

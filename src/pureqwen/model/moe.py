@@ -63,10 +63,17 @@ class Experts(nn.Module):
 
     def forward(self, x: Tensor, weights: Tensor, chosen: Tensor) -> Tensor:
         """x (T, D), weights and chosen (T, K) to (T, D)."""
-        aligned = x.shape[-1] % 8 == 0 and self.gate_proj.shape[1] % 8 == 0  # rows of whole 16 bytes
-        grouped = x.device.type == "cuda" and x.dtype == torch.bfloat16 and aligned
-        run = self.grouped if grouped else self.loop
-        return scattered(x, weights, chosen, len(self.gate_proj), run)
+        at_once = self.at_once and x.dtype == self.gate_proj.dtype
+        if at_once and len(x) == 1 and torch.compiler.is_compiling():
+            return self.gathered(x, weights, chosen)
+        return scattered(x, weights, chosen, len(self.gate_proj), self.grouped if at_once else self.loop)
+
+    @property
+    def at_once(self) -> bool:
+        """Whether all experts are computed without asking the device how many rows each got."""
+        _, inner, width = self.gate_proj.shape
+        aligned = inner % 8 == 0 and width % 8 == 0  # rows of whole 16 bytes
+        return self.gate_proj.is_cuda and self.gate_proj.dtype == torch.bfloat16 and aligned
 
     def loop(self, x: Tensor, ends: Tensor) -> Tensor:
         """x (T*K, D) sorted by expert, whose rows end at `ends` (E,): one product per expert hit."""
@@ -82,6 +89,15 @@ class Experts(nn.Module):
         gate = F.grouped_mm(x, self.gate_proj.transpose(-2, -1), offs=ends)  # (T*K, F)
         up = F.grouped_mm(x, self.up_proj.transpose(-2, -1), offs=ends)
         return F.grouped_mm(F.silu(gate) * up, self.down_proj.transpose(-2, -1), offs=ends)  # (T*K, D)
+
+    def gathered(self, x: Tensor, weights: Tensor, chosen: Tensor) -> Tensor:
+        """The same for one token x (1, D), written so that torch.compile reads the weights of its experts
+        where they lie, each once, and copies none.
+        """
+        gate, up, down = (getattr(self, part)[chosen[0]] for part in PARTS)  # (K, F, D) twice, (K, D, F)
+        inner = F.silu((gate * x).sum(-1)) * (up * x).sum(-1)  # (K, F)
+        out: Tensor = weights.mT * (down * inner[:, None]).sum(-1)  # (K, D)
+        return out.sum(0, keepdim=True)
 
     def one(self, e: int, x: Tensor) -> Tensor:
         """Expert e on the rows x (N, D), through views of its weights."""

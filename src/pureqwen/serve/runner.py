@@ -8,7 +8,7 @@ It decides nothing: which tokens, and in which pages, stands in the plan.
 """
 
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from itertools import accumulate
 
 import torch
@@ -20,9 +20,11 @@ from pureqwen.config import EngineConfig
 from pureqwen.explain.memory import main_memory
 from pureqwen.generate import Row
 from pureqwen.generate.loop import Piece
+from pureqwen.generate.stepped import listened_to
 from pureqwen.model import Qwen3
 from pureqwen.qwen import Qwen
 from pureqwen.rewrite import eager
+from pureqwen.serve.decoding import Decodings
 from pureqwen.serve.scheduler import Chunk, Plan
 
 SHARE = 0.5  # of the free memory that the cache takes, if it is not told how much
@@ -35,25 +37,31 @@ class Runner:
     def __init__(self, model: Qwen3, cache: PagedCache) -> None:
         self.model, self.cache = model, cache
         self.device = model.model.norm.weight.device
+        self.decoding = Decodings(model, cache) if self.device.type == "cuda" and not cache.apart else None
 
     @torch.inference_mode()
     def __call__(self, plan: Plan) -> list[tuple[Chunk, Tensor]]:
         """Compute a plan; each of its chunks with the logits (keep, V) behind its last `keep` tokens."""
         chunks = sorted(plan.chunks, key=lambda chunk: len(chunk.tokens) > FEW)  # as the cache wants them
         rows = [(chunk.request.pages, chunk.start, len(chunk.tokens)) for chunk in chunks]
+        decodes = all(len(chunk.tokens) == chunk.keep == 1 for chunk in chunks)
+        if self.decoding and decodes and not listened_to(self.model):
+            with self.as_written():
+                logits = self.decoding([chunk.tokens[0] for chunk in chunks], rows)
+            return list(zip(chunks, torch.split(logits, 1), strict=True))
         positions = self.cache.begin(rows)
         ids = torch.tensor([token for chunk in chunks for token in chunk.tokens], device=self.device)  # (T,)
         ends = accumulate(len(chunk.tokens) for chunk in chunks)
         places = [p for chunk, end in zip(chunks, ends, strict=True) for p in range(end - chunk.keep, end)]
         keep = torch.tensor(places, dtype=torch.long, device=self.device)
-        with eager() if self.compiled else nullcontext():  # each step has another shape
-            logits: Tensor = self.model(ids, positions, self.cache.attends, keep)  # (sum of keep, V)
+        with self.as_written():
+            logits = self.model(ids, positions, self.cache.attends, keep)  # (sum of keep, V)
         return list(zip(chunks, torch.split(logits, [chunk.keep for chunk in chunks]), strict=True))
 
-    @property
-    def compiled(self) -> bool:
-        """Whether somebody had the model's blocks compiled."""
-        return any(block._compiled_call_impl is not None for block in self.model.model.layers)
+    def as_written(self) -> AbstractContextManager[None]:
+        """Where somebody had the model's blocks compiled they are not used: each step has another shape."""
+        compiled = any(block._compiled_call_impl is not None for block in self.model.model.layers)
+        return eager() if compiled else nullcontext()
 
 
 def advance(chunk: Chunk, logits: Tensor) -> Iterator[tuple[Row, Tensor]]:

@@ -1,26 +1,25 @@
-"""Compiled steps: the logits of the uncompiled ones, one graph for any number of slots, recordings that hold.
+"""Compiled and recorded steps: the logits of the others, few graphs, recordings that hold.
 
-What a CUDA device does is played by a CPU: `Tape` keeps the operations of a step with the tensors that they
-worked on, and doing them again on the same tensors is what replaying a CUDA graph is.
+What a CUDA device does is played by a CPU (tests/tapes.py).
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import pytest
 import torch
 from peers import MOE, build, tiny
+from tapes import Tape, device
 from torch import Tensor
 from torch._dynamo.testing import CompileCounter
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from pureqwen import Qwen, Qwen3, SamplingParams
-from pureqwen.cache import StaticCache
-from pureqwen.generate import Compiled
-from pureqwen.generate.compiled import Recorded, runs_alone
+from pureqwen.cache import StaticAttend, StaticCache
+from pureqwen.generate import Cached, Stepped
+from pureqwen.generate.stepped import Recorded, runs_alone
 from pureqwen.rewrite import compile_blocks
 
+__all__ = ["device"]  # a fixture
 pytestmark = pytest.mark.filterwarnings("ignore")  # torch's own, while it compiles
 
 LENGTH = 600  # tokens of a row, beyond two growths of its cache
@@ -44,7 +43,7 @@ def greedy(max_tokens: int) -> SamplingParams:
     return SamplingParams(temperature=0.0, max_tokens=max_tokens, ignore_eos=True)
 
 
-def logits_of(compiled: Compiled, text: Tensor, steps: int) -> Iterator[tuple[int, Tensor]]:
+def logits_of(compiled: Stepped, text: Tensor, steps: int) -> Iterator[tuple[int, Tensor]]:
     """Text (B, LENGTH) through `steps` steps of CHUNKS: the positions computed so far, the logits (B, V)."""
     done = 0
     for step in range(steps):
@@ -54,7 +53,7 @@ def logits_of(compiled: Compiled, text: Tensor, steps: int) -> Iterator[tuple[in
         done += now
 
 
-def assert_equal_to_the_plain_forward(compiled: Compiled, model: Qwen3, text: Tensor, steps: int) -> None:
+def assert_equal_to_the_plain_forward(compiled: Stepped, model: Qwen3, text: Tensor, steps: int) -> None:
     full = model(text)
     for end, logits in logits_of(compiled, text, steps):
         assert (logits - full[:, end - 1]).abs().max() <= 2e-5 * full.abs().max(), end
@@ -67,7 +66,7 @@ def test_fifty_mixed_steps_of_a_growing_cache_compile_to_one_graph(counter: Comp
     compile_blocks(model)
     text = torch.randint(0, 256, (1, LENGTH))
     cache = StaticCache(config, limit=LENGTH)
-    assert_equal_to_the_plain_forward(Compiled(model, cache, [None]), plain, text, 50)  # type: ignore[list-item]
+    assert_equal_to_the_plain_forward(Stepped(model, cache, [None]), plain, text, 50)  # type: ignore[list-item]
     assert cache.capacity == 512
     assert counter.frame_count == 1
 
@@ -116,71 +115,9 @@ def test_a_missing_compiler_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         qwen.generate([3], greedy(2))
 
 
-class Tape(TorchDispatchMode):
-    """The operations of a step with their tensors; `replay` does them again, to the same tensors."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.done: list[tuple[Any, Any, Any, Any]] = []
-        self.replays = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        self.done.append((func, args, kwargs or {}, out))
-        return out
-
-    def replay(self) -> None:
-        self.replays += 1
-        for func, args, kwargs, out in self.done:
-            again = func(*args, **kwargs)
-            pairs = zip(out, again, strict=True) if isinstance(out, tuple | list) else [(out, again)]
-            for old, new in pairs:  # a view lies where it lay; what is new goes to the old address
-                if isinstance(old, Tensor) and old.data_ptr() != new.data_ptr():
-                    old.copy_(new)
-
-
-@pytest.fixture
-def device(monkeypatch: pytest.MonkeyPatch) -> list[Tape]:
-    """torch.cuda as far as a recording needs it; the tapes that were made."""
-    tapes: list[Tape] = []
-
-    @contextmanager
-    def record(tape: Tape, stream: Any) -> Iterator[None]:
-        tapes.append(tape)
-        with tape:
-            yield
-
-    def set_sync_debug_mode(mode: Any) -> None:
-        """A list of a tensor's values is what has to wait for the device."""
-
-        def refuse(tensor: Tensor) -> Any:
-            raise RuntimeError("called a synchronizing CUDA operation")
-
-        monkeypatch.setattr(Tensor, "tolist", refuse if mode == "error" else tolist)
-
-    class Stream:
-        def __init__(self, *_: Any) -> None: ...
-
-        def wait_stream(self, other: "Stream") -> None: ...
-
-    tolist = Tensor.tolist
-    for name, value in {
-        "CUDAGraph": Tape,
-        "graph": record,
-        "Stream": Stream,
-        "current_stream": Stream,
-        "stream": lambda stream: nullcontext(),
-        "device": lambda device: nullcontext(),
-        "get_sync_debug_mode": lambda: 0,
-        "set_sync_debug_mode": set_sync_debug_mode,
-    }.items():
-        monkeypatch.setattr(torch.cuda, name, value)
-    return tapes
-
-
-def recording(model: Qwen3, *, batch: int, limit: int) -> Compiled:
+def recording(model: Qwen3, *, batch: int, limit: int) -> Stepped:
     cache = StaticCache(model.config, batch=batch, limit=limit)
-    compiled = Compiled(model, cache, [None] * batch)  # type: ignore[list-item]
+    compiled = Stepped(model, cache, [None] * batch)  # type: ignore[list-item]
     compiled.kind = Recorded
     return compiled
 
@@ -238,6 +175,22 @@ def test_a_step_that_waits_for_the_device_is_not_recorded(device: list[Tape]) ->
         logits = compiled.forward([n], [[int(text[0, n])]], [1])
         assert (logits - full[:, n]).abs().max() <= 2e-5 * full.abs().max()
     assert not device
+
+
+def test_on_cuda_steps_are_recorded_unless_somebody_wants_to_see_each(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    qwen = Qwen(build(tiny()))
+    cache = StaticCache(qwen.config, limit=64)
+    assert type(qwen._logits(cache, [])) is Cached
+    monkeypatch.setattr(Qwen, "device", torch.device("cuda"))
+    assert type(qwen._logits(cache, [])) is Stepped
+    hook = qwen.model.model.layers[1].mlp.register_forward_hook(lambda *_: None)
+    assert type(qwen._logits(cache, [])) is Cached
+    hook.remove()
+    assert type(qwen._logits(cache, [])) is Stepped
+    qwen.attends = lambda: [StaticAttend() for _ in range(qwen.config.num_hidden_layers)]
+    assert type(qwen._logits(cache, [])) is Cached
 
 
 def test_another_error_of_a_step_is_not_taken_for_waiting(device: list[Tape]) -> None:

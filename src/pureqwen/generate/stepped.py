@@ -1,8 +1,8 @@
-"""The steps that write an answer, compiled: one token for each row, over and over, always of one shape.
+"""The steps that write an answer: one token for each row, over and over, always of one shape.
 
     prompt, chunk by chunk   as it is written: its products are large, and each length would be another shape
-    one token for each row   the blocks by torch.compile: one graph for all layers and any number of slots;
-                             on CUDA the whole step is then recorded, and replayed by a single launch
+    one token for each row   where the blocks are compiled: one graph for all layers and any number of slots;
+                             on CUDA the whole step is recorded, compiled or not, and replayed by one launch
 
 A recorded step (a CUDA graph; "Accelerating PyTorch with CUDA Graphs", 2021) knows addresses, not values, and
 runs no Python. So a step reads what changes, ids and positions, from one tensor of its own and works the mask
@@ -11,6 +11,7 @@ others, and gets a new step.
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,10 +23,10 @@ from pureqwen.model import Qwen3
 from pureqwen.rewrite import eager, named_compiler
 
 
-class Compiled(Cached):
-    """`Cached` for a model whose blocks are compiled (`rewrite.compile_blocks`): the same logits, sooner.
-
-    On CUDA a step overwrites the logits of the step before. ValueError where a compiler is missing.
+class Stepped(Cached):
+    """`Cached` for a model on CUDA, or whose blocks are compiled (`rewrite.compile_blocks`): the same logits,
+    sooner. On CUDA a step overwrites the logits of the step before, and hooks are called while it is recorded
+    only. ValueError where a compiler is missing.
     """
 
     def __init__(
@@ -97,31 +98,45 @@ class Step:
 
 
 class Recorded(Step):
-    """A step that is recorded the first time; then it is replayed, at the same addresses.
+    """A step that is recorded the first time; then it is replayed, at the same addresses."""
 
-    A model that asks the device for a number in every step (the loop over experts does: how many rows has
-    each?) can't be recorded, and is run as it is.
-    """
-
-    graph: torch.cuda.CUDAGraph | None = None
-    logits: Tensor  # (B, V): where the graph leaves them
-    tried = False
+    def __init__(self, model: Qwen3, cache: StaticCache, used: int) -> None:
+        super().__init__(model, cache, used)
+        self.recording = Recording(self.compute, self.inputs.device)
 
     def run(self) -> Tensor:
-        with torch.cuda.device(self.inputs.device):
+        return self.recording()
+
+
+class Recording:
+    """What a function computes from tensors that stay where they are, always to the same tensor.
+
+    A launch of each of its kernels by itself would take the host ten times as long as the device computes. A
+    function that asks the device for a number (the loop over experts does: how many rows has each?) can't be
+    recorded, and is called each time.
+    """
+
+    def __init__(self, compute: Callable[[], Tensor], device: torch.device, *, pool: Any = None) -> None:
+        """pool: torch.cuda.graph_pool_handle's, shared by recordings that never run at the same time."""
+        self.compute, self.device, self.pool = compute, device, pool
+        self.graph: torch.cuda.CUDAGraph | None = None
+        self.tried = False
+
+    def __call__(self) -> Tensor:
+        with torch.cuda.device(self.device):
             if not self.tried:
                 self.record()
             if self.graph is None:
                 return self.compute()
             self.graph.replay()
-            return self.logits
+            return self.result
 
     def record(self) -> None:
-        """Runs the step twice before: to compile it, and to see whether it waits for the device. Each run
+        """Computes it twice before: to compile it, and to see whether it waits for the device. Each time it
         writes the same keys and values to the same slots.
         """
         self.tried = True
-        stream = torch.cuda.Stream(self.inputs.device)  # type: ignore[no-untyped-call]
+        stream = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             self.compute()
@@ -129,8 +144,9 @@ class Recorded(Step):
         torch.cuda.current_stream().wait_stream(stream)
         if alone:
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, stream=stream):
-                self.logits = self.compute()
+            # Another thread's work elsewhere on the device is none of the recording's business.
+            with torch.cuda.graph(graph, self.pool, stream, capture_error_mode="thread_local"):
+                self.result = self.compute()
             self.graph = graph
 
 
@@ -152,3 +168,8 @@ def runs_alone(compute: Callable[[], object]) -> bool:
 def keys_and_values(cache: StaticCache) -> list[Tensor]:
     """Of all layers."""
     return [tensor for attend in cache.attends for tensor in (attend.k, attend.v)]
+
+
+def listened_to(model: Qwen3) -> bool:
+    """Whether somebody's hook is called in a forward: a replay calls none."""
+    return any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
