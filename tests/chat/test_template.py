@@ -1,6 +1,7 @@
 """Templates: byte-equal text, equal ids, the modes of thinking, and what a template is read from."""
 
 import json
+import re
 
 import pytest
 
@@ -186,9 +187,19 @@ def test_a_templates_own_exception_is_a_value_error_with_its_message():
     assert template.thinking == "never"
 
 
-def test_an_invalid_template_is_refused_with_its_line():
-    with pytest.raises(TemplateError, match="line 2"):
+def test_an_invalid_template_is_refused_with_its_line_and_its_file(tmp_path):
+    with pytest.raises(TemplateError, match=r"^the chat template is not valid in line 2"):
         ChatTemplate("a\n{{ b")
+    settings = tmp_path / "tokenizer_config.json"
+    settings.write_text(json.dumps({"chat_template": "a\n{{ b"}))
+    with pytest.raises(TemplateError, match=rf"^{re.escape(str(settings))}: the chat template is .* line 2"):
+        ChatTemplate.from_pretrained(tmp_path)
+    file = tmp_path / "chat_template.jinja"
+    file.write_text("{% import 'x' as y %}")
+    with pytest.raises(
+        TemplateError, match=rf"^{re.escape(str(file))}: the chat template uses import in line 1"
+    ):
+        ChatTemplate.from_pretrained(tmp_path)
 
 
 def test_continuing_excludes_a_generation_prompt_and_needs_a_message(template):

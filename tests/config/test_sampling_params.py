@@ -206,6 +206,12 @@ def test_merging_checks_the_fields_together() -> None:
         SamplingParams(min_tokens=9).over(SamplingParams(max_tokens=8))
 
 
+def test_a_default_least_length_gives_way_to_a_shorter_answer_that_is_asked_for():
+    file = SamplingParams.from_generation_config({"min_new_tokens": 30})
+    assert SamplingParams(max_tokens=8).over(file).over(NEUTRAL).min_tokens == 8
+    assert SamplingParams(max_tokens=80).over(file).over(NEUTRAL).min_tokens == 30
+
+
 def test_params_can_be_copied_sent_and_used_as_a_key() -> None:
     params = SamplingParams(logit_bias={5: 1.0}, stop=("a",), seed=1)
     assert copy.deepcopy(params) == pickle.loads(pickle.dumps(params)) == params

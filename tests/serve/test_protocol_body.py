@@ -234,6 +234,8 @@ def test_a_type_that_no_alternative_has_is_told_with_those_that_there_are() -> N
             r"messages\[0\]\.content: Item 0 should be an object",
         ),
         ({"tool_choice": {"type": "function"}}, r"tool_choice\.function: Field required"),
+        ({"stop": 5}, "^stop: Input should be a string or an array$"),
+        ({"temperature": "hot"}, "^temperature: Input should be a number$"),
     ],
 )
 def test_of_several_forms_the_one_that_was_meant_is_explained(fields: dict[str, Any], said: str) -> None:

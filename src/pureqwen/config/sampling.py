@@ -103,6 +103,8 @@ class SamplingParams:
             chosen["top_logprobs"] = (
                 self.top_logprobs or 0
             )  # who turns them off turns the lower's count off too
+        if self.min_tokens is None and chosen["min_tokens"] is not None and self.max_tokens is not None:
+            chosen["min_tokens"] = min(chosen["min_tokens"], self.max_tokens)  # who wants less gets less
         return SamplingParams(**chosen)
 
     @property

@@ -94,12 +94,17 @@ class ChatTemplate:
         folder = Path(folder)
         settings = _read_settings(folder / "tokenizer_config.json")
         file = folder / "chat_template.jinja"
-        source = _read_source(file) if file.is_file() else settings.get("chat_template")
+        apart = file.is_file()
+        source = _read_source(file) if apart else settings.get("chat_template")
         if isinstance(source, list):
             source = _choose(source, folder)
         if not isinstance(source, str):
             return None
-        return cls(source, **{name: _token(settings.get(name)) for name in SPECIAL_TOKENS})
+        tokens = {name: _token(settings.get(name)) for name in SPECIAL_TOKENS}
+        try:
+            return cls(source, **tokens)
+        except TemplateError as error:
+            raise TemplateError(f"{file if apart else folder / 'tokenizer_config.json'}: {error}") from None
 
     def save(self, folder: str | Path) -> None:
         """Write chat_template.jinja into `folder`."""

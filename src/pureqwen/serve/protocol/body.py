@@ -60,6 +60,19 @@ def by_type(value: Any) -> str | None:
 BY_TYPE = Discriminator(by_type)
 
 
+# pydantic's names of what is of another type, in JSON's words.
+TYPES = {
+    "string_type": "a string",
+    "list_type": "an array",
+    "dict_type": "an object",
+    "model_type": "an object",
+    "model_attributes_type": "an object",
+    "int_type": "an integer",
+    "float_type": "a number",
+    "bool_type": "true or false",
+}
+
+
 class Fields(BaseModel):
     """An object of a request: types are taken as they are, unknown fields are errors, null is not set."""
 
@@ -112,7 +125,7 @@ def read(model: type[Request], value: dict[str, Any], *, lenient: bool = False) 
             details = error.errors(include_url=False, include_context=False)
             unknown = [place(value, one["loc"]) for one in details if one["type"] == "extra_forbidden"]
             if not unknown:
-                raise wrong(value, max(details, key=lambda one: nearness(value, one))) from None
+                raise wrong(value, details) from None
             if not lenient:  # a field that nobody knows explains more than what is missing beside it
                 path = dotted(unknown[0])
                 raise Refusal(
@@ -133,13 +146,17 @@ def nearness(value: Any, detail: Any) -> tuple[int, bool]:
     return len(where), not (text and isinstance(value, dict | list))
 
 
-def wrong(value: Any, detail: Any) -> Refusal:
-    """What pydantic says of a field, with the field's path."""
+def wrong(value: Any, details: Sequence[Any]) -> Refusal:
+    """What pydantic says of the field that is meant, with its path; all types that it may have."""
+    detail = max(details, key=lambda one: nearness(value, one))
     where = place(value, detail["loc"])
     if detail["type"] == "missing":  # a null lies there perhaps
         where = (*place(value, detail["loc"][:-1]), detail["loc"][-1])
     path, said = dotted(where), detail["msg"]
-    if detail["type"].startswith("union_tag"):
+    if detail["type"] in TYPES:
+        beside = [one["type"] for one in details if place(value, one["loc"]) == where]
+        said = f"Input should be {' or '.join(dict.fromkeys(TYPES[n] for n in beside if n in TYPES))}"
+    elif detail["type"].startswith("union_tag"):
         said = said.replace("'<", "'").replace(">'", "'").replace("by_type()", "'type'")
     return Refusal(f"{path or 'the body'}: {said}", param=path or None)
 
