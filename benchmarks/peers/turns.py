@@ -4,8 +4,9 @@
     round 1   C B A      counts, like all that follow; the order is turned round each time
     round 2   A B C
 
-Who would need longer than SLOW for another turn is not asked again: the first counts. Peers that
-slow are not asked for batches. A worker that fails is left out from then on, with its reason.
+Who would need longer than SLOW for another turn is asked once more, should the machine have been busy; if
+that takes as long it counts, and is the last one. Peers that slow are not asked for batches. A worker that
+fails is left out from then on, with its reason.
 """
 
 import os
@@ -105,6 +106,8 @@ class Bench:
                 with self.excused(program):
                     time.sleep(PAUSE)
                     values, seconds = self.turn(program, task, number)
+                    if number == 0 and seconds > SLOW:
+                        values, seconds = self.turn(program, task, 1)
                     slow = number == 0 and seconds > SLOW
                     if slow:
                         done.add(program)

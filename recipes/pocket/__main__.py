@@ -5,8 +5,8 @@ It works in runs/pocket and can be stopped at any time: the same command goes on
 then (peek.py). The result is written to src/pureqwen/pocket when it is trained, its figures to
 benchmarks/results/pocket.json.
 
-With --moe its sibling is made in the same way, in runs/pocket-moe: a mixture of experts, in which a token
-goes through as many parameters. It has a second, short stage, in runs/pocket-moe/polish.
+A second, short stage follows the first, in runs/pocket/polish. With --moe its sibling is made in the same
+way, in runs/pocket-moe: a mixture of experts, in which a token goes through as many parameters.
 """
 
 import argparse
@@ -58,7 +58,7 @@ class Run:
     into: Path = FOLDERS["pocket"]
     results: Path = RESULTS / "pocket.json"
     num_chats: int = NUM_CHATS
-    polish_chats: int = 0  # of a second stage
+    polish_chats: int = POLISH_CHATS  # of the second stage
     steps: int | None = None
     count: int = 100
 
@@ -68,13 +68,8 @@ class Run:
 
     @property
     def polish(self) -> Path:
-        """Where the second stage works."""
+        """Where the second stage works, and the result is when all is done."""
         return self.work / "polish"
-
-    @property
-    def trained(self) -> Path:
-        """Where the result is when all is done."""
-        return self.polish if self.polish_chats else self.work
 
 
 MOE = Run(
@@ -82,7 +77,6 @@ MOE = Run(
     work=ROOT / "runs" / "pocket-moe",
     into=FOLDERS["pocket-moe"],
     results=RESULTS / "pocket-moe.json",
-    polish_chats=POLISH_CHATS,
 )
 
 
@@ -122,14 +116,13 @@ def untrained(run: Run) -> Qwen:
 
 
 def train(run: Run) -> None:
-    """All steps of all stages, or those that are left."""
+    """All steps of both stages, or those that are left."""
     qwen = untrained(run)
     learn(run, qwen, run.work, TRAINING)
-    if run.polish_chats:
-        if not checkpoints(run.polish):
-            drawn = chats(SEED + 1, emphasis=EMPHASIS)
-            write_chats(run, run.polish, itertools.islice(drawn, run.polish_chats))
-        learn(run, qwen, run.polish, POLISH)
+    if not checkpoints(run.polish):
+        drawn = chats(SEED + 1, emphasis=EMPHASIS[run.name])
+        write_chats(run, run.polish, itertools.islice(drawn, run.polish_chats))
+    learn(run, qwen, run.polish, POLISH)
 
 
 def learn(run: Run, qwen: Qwen, folder: Path, config: TrainConfig) -> None:
@@ -152,11 +145,11 @@ def learn(run: Run, qwen: Qwen, folder: Path, config: TrainConfig) -> None:
 
 def export(run: Run) -> None:
     """Brings the result to where it ships from."""
-    config = ModelConfig.from_pretrained(run.trained)
-    model = load_model(run.trained, config, dtype=torch.bfloat16)
+    config = ModelConfig.from_pretrained(run.polish)
+    model = load_model(run.polish, config, dtype=torch.bfloat16)
     save_model(model, run.into, config=config, max_shard_bytes=SHARD)
     for name in FILES:
-        shutil.copyfile(run.trained / name, run.into / name)
+        shutil.copyfile(run.polish / name, run.into / name)
     # Stored in bfloat16, which keeps the wheel small; computed in float32, in which every processor is quick.
     shape = json.loads((run.into / "config.json").read_text(encoding="utf-8"))
     (run.into / "config.json").write_text(json.dumps({**shape, "torch_dtype": "float32"}, indent=2) + "\n")

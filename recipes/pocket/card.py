@@ -87,7 +87,7 @@ def readme_table(result: Result, picture: str, *, sibling: Result) -> str:
         "numbers and words that no training chat has, and a wording of the training or a new one.\n\n"
         f"{table(result)}\n\n"
         f"![Accuracy of the pocket by task, with thinking and without, and against the thinking budget]({picture})\n\n"
-        f"`pocket-moe` is its sibling with experts, of the same recipe and a short second stage ([card](src/pureqwen/pocket_moe/README.md)): over all "
+        f"`pocket-moe` is its sibling with experts, of the same recipe ([card](src/pureqwen/pocket_moe/README.md)): over all "
         f"tasks {seen} and {new} percent with thinking, {direct} and {direct_new} without."
     )
 
@@ -123,7 +123,7 @@ def model_card(result: Result, *, experts: bool = False) -> str:
         vocabulary=shape.vocab_size,
         context=f"{shape.max_position_embeddings:,}",
         length=TRAINING.sequence_length,
-        chats=NUM_CHATS + (POLISH_CHATS if experts else 0),
+        chats=NUM_CHATS + POLISH_CHATS,
         questions=questions(result),
         table=table(result),
         budgets=", ".join(f"{'no limit' if n is None else f'{n} tokens'} {share}" for n, share in said),

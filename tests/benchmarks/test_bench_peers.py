@@ -171,13 +171,30 @@ def test_who_has_no_task_left_gives_its_memory_back(tmp_path: Path, monkeypatch:
         assert list(bench.workers) == [program("a")] and wide.stopped
 
 
-def test_a_slow_program_is_asked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slow_program_is_asked_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("benchmarks.peers.turns.SLOW", -1)
     bench, notes = bench_of(tmp_path, monkeypatch, a=steady)
     with bench.held([program("a")]):
         bench.take(Task(what="decode", prompt=8, bits=(8,)), runs=5)
-    assert [do for _, do in notes] == ["load", "prefill", "decode"]
+    assert [do for _, do in notes] == ["load", "prefill", "decode", "decode"]
     assert bench.found == {Key("decode", 8, 1, 8): {"a": [2.0]}}
+
+
+def test_a_program_that_was_slow_but_once_is_measured_like_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("benchmarks.peers.turns.SLOW", 5)
+    asked: list[str] = []
+
+    def disturbed(do: str) -> Any:
+        asked.append(do)
+        return {"seconds": [8.0]} if asked.count("decode") == 1 and do == "decode" else steady(do)
+
+    bench, _ = bench_of(tmp_path, monkeypatch, a=disturbed)
+    with bench.held([program("a")]):
+        bench.take(Task(what="decode", prompt=8, bits=(8,)), runs=3)
+    assert bench.found == {Key("decode", 8, 1, 8): {"a": [2.0, 2.0, 2.0]}}
+    assert not bench.slow
 
 
 def test_a_slow_peer_is_not_asked_for_batches_but_ours_is(

@@ -32,6 +32,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> command.Run:
         into=tmp_path / "pocket",
         results=tmp_path / "r.json",
         num_chats=600,
+        polish_chats=60,
         steps=12,
         count=1,
     )
@@ -47,7 +48,7 @@ def test_one_command_makes_a_pocket_and_goes_on_where_it_was_stopped(
     name: str, run: command.Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     experts = name == "pocket-moe"
-    run = replace(run, name=name, polish_chats=60 if experts else 0)
+    run = replace(run, name=name)
 
     class Stop(peek.Peek):
         def __call__(self, log: StepLog) -> None:
@@ -62,7 +63,7 @@ def test_one_command_makes_a_pocket_and_goes_on_where_it_was_stopped(
     command.main(run)
     assert (run.work / "train.jsonl").stat().st_mtime_ns == data  # written once
     assert [line["step"] for line in lines(run.work / "log.jsonl")] == [2, 4, 6, 8, 10, 12]
-    assert (run.polish / "train.jsonl").exists() == experts  # a second stage
+    assert len(lines(run.polish / "train.jsonl")) == run.polish_chats  # the second stage
     (line,) = lines(run.work / "peeks.jsonl")
     assert line["step"] in (6, 12) and set(line) == {"step", *(task.name for task in TASKS)}
     weights = {path.name for path in run.into.glob("*.safetensors")}
