@@ -134,7 +134,7 @@ def test_a_recorded_step_gives_the_logits_of_the_plain_forward_also_after_growth
     assert_equal_to_the_plain_forward(compiled, model, text, 50)
     assert compiled.cache.capacity == 512
     assert sum(tape.replays for tape in device) >= 40
-    assert len(device) == 4  # one behind each prompt
+    assert len(device) == 2  # of 256 slots and of 512; prompts in between leave them be
 
 
 @torch.inference_mode()

@@ -44,7 +44,7 @@ class Stepped(Cached):
 
     def forward(self, cached: Sequence[int], pieces: Sequence[Sequence[int]], kept: Sequence[int]) -> Tensor:
         if min(kept) < 1 or max(map(len, pieces)) > 1:  # some row reads its prompt, or a draft
-            self.step = None
+            self.make_room(max(start + len(piece) for start, piece in zip(cached, pieces, strict=True)))
             with eager():
                 return super().forward(cached, pieces, kept)
         with named_compiler():
@@ -52,14 +52,18 @@ class Stepped(Cached):
 
     def step_to(self, end: int) -> "Step":
         """The step that makes texts of `end` tokens: the last one, as long as it fits."""
-        if end > self.cache.capacity:
-            self.step = None  # which holds the old keys and values, while new ones are made
-        self.cache.reserve(end)
+        self.make_room(end)
         used = self.cache.reach(end, doubling=self.kind is Recorded)
         if self.step is None or not self.step.fits(used):
             self.step = None
             self.step = self.kind(self.model, self.cache, used)
         return self.step
+
+    def make_room(self, end: int) -> None:
+        """For texts of `end` tokens; the last step goes where the keys and values do not stay."""
+        if end > self.cache.capacity:
+            self.step = None  # which holds the old keys and values, while new ones are made
+        self.cache.reserve(end)
 
 
 class Step:
