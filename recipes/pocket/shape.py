@@ -85,6 +85,6 @@ POLISH_CHATS = 20_000
 POLISH = replace(TRAINING, learning_rate=1e-3, warmup_steps=20, decay_from=0.0)
 # Tasks that are so many times as frequent there, by model.
 EMPHASIS = {
-    "pocket": {"sorting numbers": 4.0, "counting letters": 3.0},
+    "pocket": {"sorting numbers": 4.0, "counting letters": 3.0, "saying that it does not know": 2.0},
     "pocket-moe": {"sorting numbers": 4.0},
 }
