@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from pureqwen.generate import stepped
+
 
 class Tape(TorchDispatchMode):
     """The operations of a step with their tensors; `replay` does them again, to the same tensors."""
@@ -72,4 +74,5 @@ def device(monkeypatch: pytest.MonkeyPatch) -> list[Tape]:
         "set_sync_debug_mode": set_sync_debug_mode,
     }.items():
         monkeypatch.setattr(torch.cuda, name, value)
+    monkeypatch.setattr(stepped, "side_stream", Stream)
     return tapes

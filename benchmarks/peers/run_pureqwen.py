@@ -53,12 +53,12 @@ class Pureqwen:
     def fill(self, ids: list[int]) -> None:
         """Random keys and values for all ids but the last: how long a step takes does not depend on them."""
         from pureqwen.evaluate.speed import filled_cache
-        from pureqwen.generate import Cached, decode
+        from pureqwen.generate import decode
 
         row = self.row(ids)
         cache = filled_cache(self.qwen, batch=1, cached=len(ids) - 1, limit=len(ids) + ROOM)
         row.reuse(len(ids) - 1)
-        self.begin([row], decode([row], Cached(self.qwen.model, cache, [row])))
+        self.begin([row], decode([row], self.qwen._logits(cache, [row])))
         self.step()
 
     def row(self, ids: list[int]) -> Any:

@@ -302,8 +302,9 @@ class Qwen:
             self.template.save(folder)
 
     def _logits(self, cache: StaticCache, rows: Sequence[Row]) -> Cached:
-        """How the logits of these rows are computed. On CUDA steps are recorded; not so where somebody wants
-        to be called in each, by a hook or as an attend of their own: replaying a step runs no Python.
+        """How the logits of these rows are computed. On CUDA steps are recorded; not so, unless `compile` was
+        called, where somebody wants to be called in each, by a hook or as an attend of their own: replaying a
+        step runs no Python.
         """
         alone = self.device.type == "cuda" and self.attends is None and not listened_to(self.model)
         kind = Stepped if self._compiled or alone else Cached

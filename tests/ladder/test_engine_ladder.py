@@ -98,6 +98,37 @@ def test_recorded_steps_give_the_logits_of_the_full_forward(
         assert sum(tape.replays for tape in device) > 3 * len(device) > 0
 
 
+def test_recordings_end_with_the_weights_and_are_not_for_listeners_or_rows_of_very_other_lengths(
+    device: list[Tape], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kernels, "paged_attention", gathered)
+    qwen = Qwen(build(tiny()))
+    engine = Engine(qwen, config=EngineConfig(page_size=4, cache_tokens=512))
+    runner = engine._runner
+    runner.decoding = decodings = Decodings(runner.model, runner.cache)
+
+    def recorded() -> int:
+        device.clear()
+        engine.run([row(qwen, prompt) for prompt in PROMPTS])
+        return len(device)
+
+    assert recorded() > 0
+    assert recorded() == 0  # they are known
+    layer = qwen.model.model.layers[0]
+    layer.mlp.down_proj.weight = torch.nn.Parameter(layer.mlp.down_proj.weight * 2)  # type: ignore[union-attr]
+    assert recorded() > 0
+    heard: list[int] = []
+    hook = layer.register_forward_hook(lambda *_: heard.append(1))
+    for tape in decodings.known.values():
+        tape.recording.graph.replays = 0
+    recorded()
+    assert len(heard) >= STEPS
+    assert not any(tape.recording.graph.replays for tape in decodings.known.values())
+    hook.remove()
+    assert decodings.cache.uneven([([], 60_000, 1), *[([], 200, 1)] * 31])
+    assert not decodings.cache.uneven([([], 60_000, 1)] * 31)
+
+
 def test_alone_it_gives_the_tokens_of_the_full_forward(rung: tuple[Qwen, list[Row]]) -> None:
     qwen, expected = rung
     for prompt, answer in zip(PROMPTS, expected, strict=True):

@@ -44,7 +44,7 @@ def test_afterwards_and_for_other_shapes_it_runs_as_it_is_written(
     counter = graphs(monkeypatch)
     with compiled_blocks(model):
         model(torch.arange(8))
-        with eager():
+        with eager(model):
             model(torch.arange(5))
     model(torch.arange(6))
     assert counter.frame_count == 1

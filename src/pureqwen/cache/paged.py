@@ -11,7 +11,7 @@ of each row where its keys and values lie, how many do already, and how many com
 of one, a prompt whose beginning was found, the next token, and a draft that is to be verified: there is no
 other case. A token sees its own row up to itself.
 
-What a row costs grows with its own length only:
+What a row costs grows with its own length only, but for the last of these ways:
 
     few tokens a row       native code reads its pages where they lie
     many (a prompt)        so it does in bfloat16, where the processor multiplies that; elsewhere its pages
@@ -39,7 +39,8 @@ from pureqwen.config import ModelConfig
 from pureqwen.model.attention import scaled_dot_product
 
 VARLEN_PAGE = 256  # the kernel behind torch.nn.attention.varlen takes pages of a multiple of so many tokens
-GATHERED = 2**17  # keys, and as many values, that are copied together: half a gigabyte in Qwen3-0.6B
+# Keys, and as many values, that are copied together: half a gigabyte in Qwen3-0.6B, in bfloat16.
+GATHERED = 2**17
 
 Rows = Sequence[tuple[Sequence[int], int, int]]  # of each row: its pages, tokens cached, tokens now
 
@@ -145,14 +146,16 @@ class PagedAttend(kernels.InPlace):
 
     def parted(self, q: Tensor, table: kernels.Table) -> Tensor:
         """The rows of few tokens together, each row of many by itself."""
-        together = kernels.paged_attention if q.device.type == "cpu" else gathered
-        if len(self.many) == 0 and not self.apart:  # which its shape says: the device is not asked
+        together = {"cpu": kernels.paged_attention, "cuda": gathered}.get(q.device.type)
+        if together and len(self.many) == 0 and not self.apart:  # as its shape says: the device is not asked
             return together(q, self.k, self.v, table)
         starts, lengths, many = (x.tolist() for x in (self.starts, self.lengths, self.many))
-        R = 0 if self.apart else many[0]
+        R = many[0] if together and many else 0
         out = torch.empty_like(q)
-        if R:
-            few = kernels.Table(table.pages[:R], table.starts[: R + 1], table.lengths[:R])
+        if together and R:
+            width = -(-max(lengths[:R]) // self.k.shape[1])  # theirs, not that of the prompts beside them
+            pages = table.pages[:R, :width].contiguous()
+            few = kernels.Table(pages, table.starts[: R + 1], table.lengths[:R])
             out[: starts[R]] = together(q[: starts[R]], self.k, self.v, few)
         for r in range(R, len(lengths)):
             if starts[r] < starts[r + 1]:
@@ -203,9 +206,10 @@ class PagedCache:
         for attend in self.attends:  # a kernel may multiply what no text has written yet by 0: no NaN, then
             attend.k, attend.v = (zeros(*shape, dtype=dtype, device=device) for _ in range(2))
 
-    def begin(self, rows: Rows, *, width: int = 2) -> Tensor:
+    def begin(self, rows: Rows, *, width: int = 2, alone: bool = False) -> Tensor:
         """Make ready for a forward that computes, of each row (pages, tokens cached, tokens now), the next
         tokens. Rows of more than FEW tokens come last. width: pages that the table has at least for each.
+        alone: rows are attended to one by one on CUDA, also those of few tokens (see `uneven`).
 
         Returns the positions (T,), T the sum of the tokens now; row after row, as the ids are to be.
         """
@@ -223,9 +227,15 @@ class PagedCache:
         if self.apart:
             rows = [(pages, p, 1) for pages, start, now in rows for p in range(start, start + now)]
         self.share("slots", torch.tensor(slots))
-        self.share("many", torch.tensor(many, dtype=torch.int32))
+        self.share("many", torch.tensor(range(len(rows)) if alone else many, dtype=torch.int32))
         self.table(rows, width)
         return torch.tensor(positions, device=self.attends[0].k.device)
+
+    def uneven(self, rows: Rows) -> bool:
+        """Whether rows side by side, each as wide as the longest, would be next to empty."""
+        lengths = [cached + now for _, cached, now in rows]
+        wide = max(lengths) * len(lengths)
+        return wide > GATHERED and wide > 8 * sum(lengths)
 
     def table(self, rows: Rows, width: int = 2) -> None:
         """Tell every layer which pages each row has, which tokens are whose, and how many keys each sees.

@@ -128,19 +128,17 @@ class StaticCache:
         self.share("rows", torch.arange(self.batch, device=device)[:, None])
         self.share("positions", positions)
         self.share("mask", self.mask(positions, self.reach(end)))
-        self.page(self.attends[0].rows, positions, cached[:, 0] + len(steps))
+        for name, value in self.paged(self.attends[0].rows, positions, cached[:, 0] + len(steps)).items():
+            self.share(name, value)
         return positions
 
-    def page(self, rows: Tensor, positions: Tensor, lengths: Tensor) -> None:
-        """Tell every layer where the tokens of a step lie (rows (B, 1), positions (B, S)), and how many keys
-        each row has with them: row b is page b, of all its slots. A recorded step holds no number: all of it
-        is made of tensors.
+    def paged(self, rows: Tensor, positions: Tensor, lengths: Tensor) -> dict[str, Tensor]:
+        """Where the tokens of a step lie (rows (B, 1), positions (B, S)), and how many keys each row has with
+        them: row b is page b, of all its slots. A recorded step holds no number: it is made of tensors.
         """
         slots = (rows * (self.capacity + 1) + positions).flatten()
         starts = torch.arange(len(rows) + 1, dtype=torch.int32, device=rows.device) * positions.shape[1]
-        pages, lengths = rows.int(), lengths.int()
-        for name, value in (("slots", slots), ("pages", pages), ("starts", starts), ("lengths", lengths)):
-            self.share(name, value)
+        return {"slots": slots, "pages": rows.int(), "starts": starts, "lengths": lengths.int()}
 
     def reserve(self, end: int) -> None:
         """Room for texts of `end` tokens. ValueError when that is more than `limit`."""
@@ -176,10 +174,14 @@ class StaticCache:
             setattr(attend, name, value)
 
     def use(self, rows: Tensor, positions: Tensor, mask: Tensor) -> None:
-        """Give every layer these very tensors as the step's: rows and positions (B, 1), one token each."""
-        self.page(rows, positions, positions[:, 0] + 1)
+        """Give every layer these very tensors as the step's: rows and positions (B, 1), one token each. A
+        recorded step writes to no tensor that is not its own, which another step might drop.
+        """
+        made = self.paged(rows, positions, positions[:, 0] + 1)
         for attend in self.attends:
             attend.rows, attend.positions, attend.mask = rows, positions, mask
+            for name, value in made.items():
+                setattr(attend, name, value)
 
     def grow(self, capacity: int) -> None:
         """Room for `capacity` tokens a row; layer by layer, so that little is held twice."""

@@ -21,7 +21,7 @@ import torch
 
 from pureqwen.cache import StaticCache
 from pureqwen.config import SamplingParams
-from pureqwen.generate import Cached, decode
+from pureqwen.generate import decode
 from pureqwen.qwen import Qwen
 
 T = TypeVar("T")
@@ -150,6 +150,6 @@ def forwards(
     rows = [qwen.intake.text(row, params) for row in ids]
     for row in rows:
         row.reuse(cached)
-    for place, _ in enumerate(decode(rows, Cached(qwen.model, cache, rows)), start=1):
+    for place, _ in enumerate(decode(rows, qwen._logits(cache, rows)), start=1):
         if place % batch == 0:
             yield

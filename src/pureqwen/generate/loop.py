@@ -95,6 +95,7 @@ class Cached:
     def __call__(self, rows: Sequence[Row]) -> Iterator[tuple[Row, Tensor]]:
         """One forward: each row's next tokens, up to a chunk; logits for those that are then at their end."""
         if len(rows) < len(self.rows):
+            self.forget()
             self.cache.select([self.rows.index(row) for row in rows])
             self.rows = list(rows)
         pieces = [Piece.of(row, chunk=self.chunk, speculative=self.speculative) for row in rows]
@@ -102,6 +103,9 @@ class Cached:
         logits = self.forward([piece.cached for piece in pieces], [piece.ids for piece in pieces], kept)
         for piece, end in zip(pieces, accumulate(kept), strict=True):
             yield from piece.commit(logits[end - piece.kept : end])
+
+    def forget(self) -> None:
+        """Hold nothing of the cache: its keys and values are made anew."""
 
     def forward(self, cached: Sequence[int], pieces: Sequence[Sequence[int]], kept: Sequence[int]) -> Tensor:
         """Compute each row's piece behind its `cached` tokens; logits of the last kept[n] places of piece n,

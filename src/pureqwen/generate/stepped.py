@@ -10,7 +10,11 @@ out from them. It holds the keys and values that it was made with: a cache that 
 others, and gets a new step.
 """
 
+import threading
+import warnings
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import cache
 from typing import Any
 
 import torch
@@ -20,7 +24,10 @@ from pureqwen.cache import StaticCache
 from pureqwen.generate.loop import CHUNK, Cached
 from pureqwen.generate.row import Row
 from pureqwen.model import Qwen3
-from pureqwen.rewrite import eager, named_compiler
+from pureqwen.rewrite import eager, is_compiled, named_compiler
+
+LATER = 3  # the use of a step that records it: a short answer is over by then
+RECORDING = threading.Lock()  # one at a time
 
 
 class Stepped(Cached):
@@ -45,10 +52,13 @@ class Stepped(Cached):
     def forward(self, cached: Sequence[int], pieces: Sequence[Sequence[int]], kept: Sequence[int]) -> Tensor:
         if min(kept) < 1 or max(map(len, pieces)) > 1:  # some row reads its prompt, or a draft
             self.make_room(max(start + len(piece) for start, piece in zip(cached, pieces, strict=True)))
-            with eager():
+            with eager(self.model):
                 return super().forward(cached, pieces, kept)
         with named_compiler():
             return self.step_to(max(cached) + 1)([piece[0] for piece in pieces], cached)
+
+    def forget(self) -> None:
+        self.step = None
 
     def step_to(self, end: int) -> "Step":
         """The step that makes texts of `end` tokens: the last one, as long as it fits."""
@@ -75,7 +85,8 @@ class Step:
         device = self.held[0].device
         self.rows = torch.arange(cache.batch, device=device)[:, None]  # (B, 1)
         self.inputs = torch.zeros(2, cache.batch, 1, dtype=torch.long, device=device)  # ids and positions
-        for tensor in self.held:
+        self.compiled = is_compiled(model)
+        for tensor in self.held if self.compiled else ():
             torch._dynamo.maybe_mark_dynamic(tensor, 1)  # the slots: one graph for any number of them
 
     def fits(self, used: int) -> bool:
@@ -95,14 +106,15 @@ class Step:
         """From `inputs` to logits (B, V); nothing of it depends on a value that Python holds."""
         ids, positions = self.inputs  # each (B, 1)
         mask = self.cache.mask(positions, self.used)
-        torch._dynamo.maybe_mark_dynamic(mask, 3)
+        if self.compiled:
+            torch._dynamo.maybe_mark_dynamic(mask, 3)
         self.cache.use(self.rows, positions, mask)
         logits: Tensor = self.model(ids, positions, self.cache.attends, (slice(None), 0))
         return logits
 
 
 class Recorded(Step):
-    """A step that is recorded the first time; then it is replayed, at the same addresses."""
+    """A step that is recorded at its third use; then it is replayed, at the same addresses."""
 
     def __init__(self, model: Qwen3, cache: StaticCache, used: int) -> None:
         super().__init__(model, cache, used)
@@ -123,30 +135,32 @@ class Recording:
     def __init__(self, compute: Callable[[], Tensor], device: torch.device, *, pool: Any = None) -> None:
         """pool: torch.cuda.graph_pool_handle's, shared by recordings that never run at the same time."""
         self.compute, self.device, self.pool = compute, device, pool
+        self.uses = 0
+        self.alone: bool | None = None  # whether it can be recorded, once that was tried
         self.graph: torch.cuda.CUDAGraph | None = None
-        self.tried = False
 
     def __call__(self) -> Tensor:
         with torch.cuda.device(self.device):
-            if not self.tried:
-                self.record()
+            self.uses += 1
+            if self.uses == LATER:
+                with suppress(torch.OutOfMemoryError), RECORDING:
+                    self.record()
             if self.graph is None:
                 return self.compute()
             self.graph.replay()
             return self.result
 
     def record(self) -> None:
-        """Computes it twice before: to compile it, and to see whether it waits for the device. Each time it
-        writes the same keys and values to the same slots.
+        """Computes it twice before: for what is made at a first call, and to see whether it waits for the
+        device. Each time it writes the same keys and values to the same slots.
         """
-        self.tried = True
-        stream = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
+        stream = side_stream(self.device)
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             self.compute()
-            alone = runs_alone(self.compute)
+            self.alone = runs_alone(self.compute)
         torch.cuda.current_stream().wait_stream(stream)
-        if alone:
+        if self.alone:
             graph = torch.cuda.CUDAGraph()
             # Another thread's work elsewhere on the device is none of the recording's business.
             with torch.cuda.graph(graph, self.pool, stream, capture_error_mode="thread_local"):
@@ -154,8 +168,18 @@ class Recording:
             self.graph = graph
 
 
+@cache
+def side_stream(device: torch.device) -> torch.cuda.Stream:
+    """Where all is recorded: memory that one recording leaves is another's on the same stream only."""
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+
 def runs_alone(compute: Callable[[], object]) -> bool:
-    """Whether the device computes this without an answer to the host, which a recording can't give."""
+    """Whether the device computes this without an answer to the host, which a recording can't give.
+
+    torch knows one mode for the whole process: another thread that waits for a device meanwhile has an error.
+    """
+    warnings.filterwarnings("ignore", message="Synchronization debug mode is a prototype")
     before = torch.cuda.get_sync_debug_mode()
     torch.cuda.set_sync_debug_mode("error")
     try:

@@ -4,7 +4,7 @@ The model's code never learns of them. Structure comes first, then weights: `pur
 calls f on the model before a number is read, and what f put in says by its own parameter names what it reads.
 """
 
-from pureqwen.rewrite.compile import compile_blocks, compiled_blocks, eager, named_compiler
+from pureqwen.rewrite.compile import compile_blocks, compiled_blocks, eager, is_compiled, named_compiler
 from pureqwen.rewrite.deterministic import deterministic
 from pureqwen.rewrite.fuse import FusedBlock, fuse
 from pureqwen.rewrite.native import for_cpu, native_products
@@ -22,6 +22,7 @@ __all__ = [
     "find",
     "for_cpu",
     "fuse",
+    "is_compiled",
     "named_compiler",
     "native_products",
     "quantize",

@@ -45,9 +45,15 @@ def _experts(model: Qwen3) -> list[nn.Module]:
     return [experts for experts in found if not getattr(experts, "at_once", False)]
 
 
+def is_compiled(model: Qwen3) -> bool:
+    """Whether `compile_blocks` was called for it."""
+    return any(block._compiled_call_impl is not None for block in model.model.layers)
+
+
 @contextmanager
 def compiled_blocks(model: Qwen3, *, dynamic: bool | None = False) -> Iterator[None]:
     """`compile_blocks` while it lasts, and no longer. ValueError where a compiler is missing."""
+    apart = _experts(model)
     compile_blocks(model, dynamic=dynamic)
     try:
         with named_compiler():
@@ -55,7 +61,7 @@ def compiled_blocks(model: Qwen3, *, dynamic: bool | None = False) -> Iterator[N
     finally:
         for block in model.model.layers:
             vars(block).pop("_compiled_call_impl", None)  # nn.Module.compile has no public opposite
-        for experts in _experts(model):
+        for experts in apart:
             vars(experts).pop("forward", None)
 
 
@@ -72,7 +78,10 @@ def named_compiler() -> Iterator[None]:
 
 
 @contextmanager
-def eager() -> Iterator[None]:
+def eager(model: Qwen3) -> Iterator[None]:
     """While it lasts, compiled blocks run as they are written: for a call or two with other shapes."""
+    if not is_compiled(model):  # setting the stance loads the compiler, for a second
+        yield
+        return
     with torch.compiler.set_stance("force_eager"):
         yield

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pureqwen.cache import PagedCache
 from pureqwen.cache.paged import Rows
-from pureqwen.generate.stepped import Recording
+from pureqwen.generate.stepped import Recording, listened_to
 from pureqwen.model import Qwen3
 
 MOST = 32  # recordings that are kept: those used last
@@ -25,6 +25,24 @@ class Decodings:
         self.model, self.cache = model, cache
         self.pool = torch.cuda.graph_pool_handle()
         self.known: dict[tuple[int, int], Decoding] = {}
+        self.weights: list[int] = []
+        self.look()
+
+    def look(self) -> None:
+        """Is the model still the one that was recorded? To be called where a prompt is read: a recording
+        knows the addresses of the weights, and calls no hook.
+        """
+        weights = [parameter.data_ptr() for parameter in self.model.parameters()]
+        if weights != self.weights:
+            self.known.clear()
+            self.weights, self.able = weights, True
+        self.heard = listened_to(self.model)
+
+    def take(self, rows: Rows) -> bool:
+        """Whether a step of these rows is to be computed here: nobody listens, the model needs no answer of
+        the device's, and the longest row would not make all of them wide.
+        """
+        return self.able and not self.heard and not self.cache.uneven(rows)
 
     def __call__(self, ids: Sequence[int], rows: Rows) -> Tensor:
         """Logits (R, V) that follow the ids, one for each of R rows (pages, tokens cached, 1)."""
@@ -34,7 +52,11 @@ class Decodings:
         self.known[key] = found  # the last one
         if len(self.known) > MOST:
             del self.known[next(iter(self.known))]
-        return found(ids, rows)
+        logits = found(ids, rows)
+        if found.recording.alone is False:
+            self.known.clear()
+            self.able = False
+        return logits
 
 
 class Decoding:

@@ -8,7 +8,6 @@ It decides nothing: which tokens, and in which pages, stands in the plan.
 """
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
 from itertools import accumulate
 
 import torch
@@ -20,7 +19,6 @@ from pureqwen.config import EngineConfig
 from pureqwen.explain.memory import main_memory
 from pureqwen.generate import Row
 from pureqwen.generate.loop import Piece
-from pureqwen.generate.stepped import listened_to
 from pureqwen.model import Qwen3
 from pureqwen.qwen import Qwen
 from pureqwen.rewrite import eager
@@ -45,23 +43,20 @@ class Runner:
         chunks = sorted(plan.chunks, key=lambda chunk: len(chunk.tokens) > FEW)  # as the cache wants them
         rows = [(chunk.request.pages, chunk.start, len(chunk.tokens)) for chunk in chunks]
         decodes = all(len(chunk.tokens) == chunk.keep == 1 for chunk in chunks)
-        if self.decoding and decodes and not listened_to(self.model):
-            with self.as_written():
+        if self.decoding and any(chunk.start < chunk.request.row.num_prompt for chunk in chunks):
+            self.decoding.look()
+        if self.decoding and decodes and self.decoding.take(rows):
+            with eager(self.model):  # each step has another shape
                 logits = self.decoding([chunk.tokens[0] for chunk in chunks], rows)
             return list(zip(chunks, torch.split(logits, 1), strict=True))
-        positions = self.cache.begin(rows)
+        positions = self.cache.begin(rows, alone=self.decoding is not None and self.cache.uneven(rows))
         ids = torch.tensor([token for chunk in chunks for token in chunk.tokens], device=self.device)  # (T,)
         ends = accumulate(len(chunk.tokens) for chunk in chunks)
         places = [p for chunk, end in zip(chunks, ends, strict=True) for p in range(end - chunk.keep, end)]
         keep = torch.tensor(places, dtype=torch.long, device=self.device)
-        with self.as_written():
+        with eager(self.model):
             logits = self.model(ids, positions, self.cache.attends, keep)  # (sum of keep, V)
         return list(zip(chunks, torch.split(logits, [chunk.keep for chunk in chunks]), strict=True))
-
-    def as_written(self) -> AbstractContextManager[None]:
-        """Where somebody had the model's blocks compiled they are not used: each step has another shape."""
-        compiled = any(block._compiled_call_impl is not None for block in self.model.model.layers)
-        return eager() if compiled else nullcontext()
 
 
 def advance(chunk: Chunk, logits: Tensor) -> Iterator[tuple[Row, Tensor]]:

@@ -88,7 +88,7 @@ class Trainer:
                 log = self._take(batches, steps, loss)
                 losses.append(log.loss)
                 if watch is not None:
-                    with eager() if self.config.compile else nullcontext():
+                    with eager(self.model):
                         watch(log)
         self.model.eval()
         return losses
