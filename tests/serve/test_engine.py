@@ -172,7 +172,7 @@ def test_a_step_that_crashes_fails_those_in_it_and_the_engine_goes_on(qwen: Qwen
 def test_run_raises_what_failed_and_can_be_used_again(qwen: Qwen, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = Engine(qwen)
     with monkeypatch.context() as patch:
-        patch.setattr(engine._runner.cache, "begin", lambda rows: 1 / 0)
+        patch.setattr(engine._runner.cache, "begin", lambda rows, **how: 1 / 0)
         with pytest.raises(Failed) as caught:
             engine.run([row(qwen, [1])])
     assert isinstance(caught.value.__cause__, ZeroDivisionError)
@@ -260,13 +260,13 @@ def test_an_engine_whose_steps_all_crash_is_not_healthy_until_one_succeeds(
         return listen.wait()
 
     with monkeypatch.context() as patch:
-        patch.setattr(engine._runner.cache, "begin", lambda rows: 1 / 0)
+        patch.setattr(engine._runner.cache, "begin", lambda rows, **how: 1 / 0)
         for healthy in (True, True, False, False):
             assert ask().error is not None
             assert (engine.healthy, engine.alive) == (healthy, True)
     assert ask().error is None and engine.healthy
     with monkeypatch.context() as patch:
-        patch.setattr(engine._runner.cache, "begin", lambda rows: 1 / 0)
+        patch.setattr(engine._runner.cache, "begin", lambda rows, **how: 1 / 0)
         assert ask().error is not None and engine.healthy
 
 
