@@ -109,17 +109,24 @@ def check(folder: Path, shape: str, plan: Plan) -> list[dict[str, Any]]:
     if min(len(set(text[plan.prompt :])) for text in exact.texts) < count * 3 // 8:
         raise SystemExit(f"{shape}: these weights write the same token over and over, which proves nothing")
     peer = teach("transformers", plan.dtype, eager, exact.texts)
+    blurred = config.num_experts > 0 and plan.dtype != torch.float32  # routes differ by rounding
     found = []
     for way in ways(2):
         mine = teach("pureqwen", plan.dtype, way, exact.texts)
-        found.append({"shape": shape, "way": str(way), **verdict(mine, exact, peer, plan.dtype)})
+        found.append(
+            {"shape": shape, "way": str(way), **verdict(mine, exact, peer, plan.dtype, blurred=blurred)}
+        )
         forget()
         print(f"{shape}, {way}: {found[-1]}", flush=True)
     return found
 
 
-def verdict(mine: Written, exact: Written, peer: Written, dtype: torch.dtype) -> dict[str, Any]:
-    """The errors and how many tokens could be told apart. SystemExit where one is wrong."""
+def verdict(
+    mine: Written, exact: Written, peer: Written, dtype: torch.dtype, *, blurred: bool
+) -> dict[str, Any]:
+    """The errors and how many tokens could be told apart; where all is blurred that may be none. SystemExit
+    where one is wrong.
+    """
     assert mine.logits is not None and exact.logits is not None and peer.logits is not None
     off = (mine.logits - exact.logits).abs()  # (steps, B, V)
     error, theirs = (x.square().mean().sqrt().item() for x in (off, peer.logits - exact.logits))
@@ -131,8 +138,7 @@ def verdict(mine: Written, exact: Written, peer: Written, dtype: torch.dtype) ->
         error, allowed = off.max().item(), 2e-5 * exact.logits.abs().max().item()
     if error > allowed:
         raise SystemExit(f"wrong: an error of {error:.3g}, where {allowed:.3g} is allowed")
-    told = clear.any() or dtype != torch.float32
-    if not told or not same[clear].all():
+    if not (clear.any() or blurred) or not same[clear].all():
         raise SystemExit(f"wrong: {same[clear].sum()} of {clear.sum()} tokens are transformers'")
     return {"error": error, "allowed": allowed, "clear": int(clear.sum()), "tokens": clear.numel()}
 
