@@ -26,6 +26,7 @@ from pureqwen.kernels.twins import fast_bfloat16
 __all__ = [
     "FEW",
     "LINE",
+    "MANY",
     "InPlace",
     "Place",
     "Table",
@@ -57,7 +58,7 @@ __all__ = [
 LINE = 32  # numbers: what native code reads whole of a row of floats, and of a head
 FEW = 16  # rows: with more, the products of large blocks that PyTorch has are faster;
 SEVERAL = 64  # the same of bfloat16, where the native code has the processor's instruction for it;
-MANY = 48  # of whole numbers, unless the native code has the processor's instruction for them
+MANY = 48  # of floats with AVX2 alone; of whole numbers, unless the native code has the instruction for them
 
 
 class Whole(NamedTuple):
@@ -133,6 +134,8 @@ def linear(x: Tensor, weight: Tensor) -> Tensor:
 
 def _most(x: Tensor, weight: Tensor) -> int:
     """Rows of x up to which products with this float weight are native."""
+    if not fast_bfloat16():
+        return MANY
     return SEVERAL if x.dtype == weight.dtype == torch.bfloat16 and twins.slower_bfloat16() else FEW
 
 

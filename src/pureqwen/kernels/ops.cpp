@@ -16,9 +16,9 @@
 //
 // Sums of int8 are exact, those of int4 within a group; only scaling rounds. Each sum of floats has one fixed order
 // (lane by lane, then the lanes; chunk by chunk), so a row of a result depends neither on the rows beside it nor on the
-// number of threads. Two borders are left: with AVX-512, more than 16 rows meet 4-bit weights in tiles, where a group's
-// sum is whole before it is scaled; there a row differs from the one computed among few by float32's rounding. So does
-// attention in bfloat16 with AVX-512: more than 4 tokens of a row round their softmax to bfloat16, as PyTorch's does.
+// number of threads. Two borders are left: more than 16 rows meet 4-bit weights in tiles, where a group's sum is whole before
+// it is scaled; there a row differs from the one computed among few by float32's rounding. So does attention in bfloat16 with
+// AVX-512: more than 4 tokens of a row round their softmax to bfloat16, as PyTorch's does.
 //
 // Vectors are the vector types of GCC and Clang, which become AVX2, AVX-512 or NEON as the machine has them. What they
 // can't express, products of small numbers added in pairs or fours, is named where x86 has it; processors with AVX-512's
@@ -109,24 +109,37 @@ inline float rounded(float value) {
 inline Floats widen(const float* from) { return load<Floats>(from); }
 
 inline Floats widen(const BFloat16* from) {
-  const auto bits = __builtin_convertvector((load<Vector<uint16_t, LANES>>(from)), Vector<uint32_t, LANES>) << 16;
-  return (Floats)bits;
+#if defined(__AVX2__)  // what GCC makes of the other is three times as long
+  return (Floats)_mm256_slli_epi32(_mm256_cvtepu16_epi32(load<__m128i>(from)), 16);
+#else
+  return (Floats)(__builtin_convertvector((load<Vector<uint16_t, LANES>>(from)), Vector<uint32_t, LANES>) << 16);
+#endif
 }
 
 inline void store(float* to, const Floats& values) { save(to, values); }
 
-inline void store(BFloat16* to, const Floats& values) {
+// To the nearest bfloat16, ties to even.
+inline Floats nearest(const Floats& values) {
   using Bits = Vector<uint32_t, LANES>;
-  const Bits wide = (Bits)values, near = (wide + 0x7fff + ((wide >> 16) & 1)) >> 16;
-  const Bits bits = values != values ? Bits{} + 0x7fc0 : near;
-  save(to, __builtin_convertvector(bits, Vector<uint16_t, LANES>));
+  const Bits wide = (Bits)values, near = (wide + 0x7fff + ((wide >> 16) & 1)) & 0xffff0000u;
+  return (Floats)(values != values ? Bits{} + 0x7fc00000 : near);
 }
 
+inline void store(BFloat16* to, const Floats& values) {
+  const auto bits = (Vector<uint32_t, LANES>)nearest(values) >> 16;
+#if defined(__AVX2__)
+  const __m128i low = _mm256_castsi256_si128((__m256i)bits), high = _mm256_extracti128_si256((__m256i)bits, 1);
+  save(to, _mm_packus_epi32(low, high));
+#else
+  save(to, __builtin_convertvector(bits, Vector<uint16_t, LANES>));
+#endif
+}
+
+// Floats as they are after having been stored as T.
 template <class T>
 inline Floats rounded(const Floats& values) {
-  T stored[LANES];
-  store(stored, values);
-  return widen(stored);
+  if constexpr (std::is_same_v<T, float>) return values;
+  return nearest(values);
 }
 
 inline Shorts widen(const int16_t* from) { return load<Shorts>(from); }
@@ -316,16 +329,73 @@ Tensor output(const Tensor& x, int64_t num_rows, int64_t width) {
   return torch::stable::new_empty(x, {num_rows, width});
 }
 
+// Where the scales of weight rows are, and where results (M, N) go: of either type, which a line of them asks for. Products
+// that had a version for each type took twice as long to compile.
+struct Scales {
+  ScalarType type;
+  const void* s;
+
+  // `count` of them from `first` on, in memory of the caller's if they aren't floats as they are.
+  const float* floats(int64_t first, int64_t count, std::vector<float>& memory) const {
+    if (type == ScalarType::Float) return static_cast<const float*>(s) + first;
+    const BFloat16* from = static_cast<const BFloat16*>(s) + first;
+    if (int64_t(memory.size()) < count + LANES) memory.resize(count + LANES);
+    int64_t i = 0;
+    for (; i + LANES <= count; i += LANES) save(&memory[i], widen(from + i));
+    for (; i < count; ++i) memory[i] = from[i];
+    return memory.data();
+  }
+};
+
+struct Results {
+  ScalarType type;
+  void* y;
+  int64_t N;
+};
+
+template <class T>
+constexpr ScalarType TYPE = std::is_same_v<T, float> ? ScalarType::Float : ScalarType::BFloat16;
+
+// `count` sums, times a, to row m from n on.
+__attribute__((noinline)) void put(const float* sums, int64_t count, float a, Results to, int64_t m, int64_t n) {
+  with_type(to.type, [&](auto* Y) {
+    auto* y = static_cast<Pointed<decltype(Y)>*>(to.y) + m * to.N + n;
+    int64_t i = 0;
+    for (; i + LANES <= count; i += LANES) store(y + i, load<Floats>(sums + i) * a);
+    for (; i < count; ++i) store(y + i, sums[i] * a);
+  });
+}
+
+// The same of whole numbers, each with `offset`, times a and the scales from n on.
+__attribute__((noinline)) void put(const int32_t* sums, int32_t offset, int64_t count, float a, Scales scales, Results to, int64_t m,
+                                   int64_t n) {
+  with_type(scales.type, [&](auto* S) {
+    const auto* s = static_cast<const Pointed<decltype(S)>*>(scales.s) + n;
+    with_type(to.type, [&](auto* Y) {
+      auto* y = static_cast<Pointed<decltype(Y)>*>(to.y) + m * to.N + n;
+      int64_t i = 0;
+      for (; i + LANES <= count; i += LANES)
+        store(y + i, __builtin_convertvector(load<Ints>(sums + i) + offset, Floats) * a * widen(s + i));
+      for (; i < count; ++i) store(y + i, float(sums[i] + offset) * a * float(s[i]));
+    });
+  });
+}
+
 constexpr int BLOCK_N = 4;     // weight rows, and with AVX-512
 constexpr int BLOCK_ROWS = 6;  // rows of x, that are multiplied together: their sums fill the registers
 constexpr int LINE = 64;       // bytes that are multiplied at a time
+#if defined(__AVX512F__)
 constexpr int COLUMNS = 32;    // results of a row that are written together
+#else
+constexpr int COLUMNS = 16;
+#endif
 constexpr int64_t MANY = 128;  // rows of x that stay in the second-level cache, while weights pass
 constexpr int64_t FAR = 8192;  // bytes at least that are asked for ahead of blocks
 
 // Memory is quickest in the order in which it lies, and the processor foresees that: so weight rows are read one after another.
 // That leaves time for few rows of x; many need a weight for longer, in blocks of BLOCK_N rows side by side.
-constexpr int FEW_PAIRS = 2, FEW_BYTES = 2, FEW_NIBBLES = 0;
+constexpr int FEW_PAIRS = 2, FEW_BYTES = 2, FEW_NIBBLES = 0, FEW_FLOATS = 2, FEW_SHORTS = 4;
+constexpr int FLOAT_ROWS = 3;  // rows of x, that are multiplied with two weight rows together
 
 // Calls f(R, m) for pieces of M rows, R of them from m on: as few pieces of at most MOST as there can be, alike.
 template <int MOST, class F>
@@ -342,8 +412,29 @@ void in_pieces(int64_t M, const F& f) {
   }
 }
 
-#if defined(__AVX512F__)
+// Calls f(n, count) for pieces of BLOCK_N weight rows, `count` of them from n on.
+template <class F>
+void over_fours(Shape s, int64_t bytes_a_row, const F& f) {
+  over_rows((s.N + BLOCK_N - 1) / BLOCK_N, BLOCK_N * bytes_a_row, [&](int64_t begin, int64_t end) {
+    for (int64_t n = begin * BLOCK_N; n < std::min(end * BLOCK_N, s.N); n += BLOCK_N) f(n, std::min<int64_t>(BLOCK_N, s.N - n));
+  });
+}
+
 // The sums of four vectors' lanes.
+template <class V>
+inline Vector<float, BLOCK_N> sums_of_four(const V* v) {
+  return Vector<float, BLOCK_N>{sum(v[0]), sum(v[1]), sum(v[2]), sum(v[3])};
+}
+
+#if defined(__AVX2__)
+inline Vector<float, BLOCK_N> sums_of_four(const Floats* v) {
+  const auto both = [&](int i) { return _mm256_hadd_ps((__m256)v[i], (__m256)v[i + 1]); };
+  const Floats all = (Floats)_mm256_hadd_ps(both(0), both(2));
+  return half<Vector<float, BLOCK_N>>(all, 0) + half<Vector<float, BLOCK_N>>(all, 1);
+}
+#endif
+
+#if defined(__AVX512F__)
 inline Vector<float, BLOCK_N> sums_of_four(const __m512* v) {
   const auto both = [](__m512 a, __m512 b) { return _mm512_unpacklo_ps(a, b) + _mm512_unpackhi_ps(a, b); };
   const auto a = (__m512d)both(v[0], v[1]), b = (__m512d)both(v[2], v[3]);
@@ -355,16 +446,31 @@ inline Vector<float, BLOCK_N> sums_of_four(const __m512* v) {
 
 // ---- float weights -----------------------------------------------------------------------------------------------
 
-// R rows of x (float32, K numbers each) with one weight row: R sums.
-template <int R, class W>
-inline void dot(const float* x, const W* w, int64_t K, float* out) {
-  Floats total[R][CHAINS] = {};
-  for (int64_t k = 0; k < K; k += CHAINS * LANES)
-    for (int c = 0; c < CHAINS; ++c) {
-      const Floats weights = widen(w + k + c * LANES);
-      for (int r = 0; r < R; ++r) total[r][c] += weights * load<Floats>(x + r * K + k + c * LANES);
-    }
-  for (int r = 0; r < R; ++r) out[r] = sum((total[r][0] + total[r][1]) + (total[r][2] + total[r][3]));
+// Four weight rows with M rows of x (float32, K numbers each): sums (M, BLOCK_N), each of two vectors, whatever M is. SIDE of
+// the weight rows are read side by side.
+template <int M, int SIDE, class W>
+__attribute__((noinline)) void float_block(const W* const* w, const float* x, int64_t K, float* out) {
+  Floats total[M][BLOCK_N];
+  for (int i = 0; i < BLOCK_N; i += SIDE) {
+    const W* rows[SIDE];
+    each<SIDE>([&](auto n) { rows[n] = w[i + n]; });
+    Floats mine[2][M * SIDE];
+    each<M * SIDE>([&](auto j) { mine[0][j] = mine[1][j] = Floats{}; });
+    for (int64_t k = 0; k < K; k += 2 * LANES)
+      each<2>([&](auto c) {
+        Floats weights[SIDE];
+        each<SIDE>([&](auto n) {
+          if (c == 0 && (SIDE > 1 || sizeof(W) < 4)) __builtin_prefetch(reinterpret_cast<const char*>(rows[n] + k) + AHEAD);
+          weights[n] = pinned(widen(rows[n] + k + c * LANES));
+        });
+        each<M>([&](auto m) {
+          const Floats numbers = pinned(load<Floats>(x + m * K + k + c * LANES));
+          each<SIDE>([&](auto n) { mine[c][m * SIDE + n] += weights[n] * numbers; });
+        });
+      });
+    each<M * SIDE>([&](auto j) { total[j / SIDE][i + j % SIDE] = mine[0][j] + mine[1][j]; });
+  }
+  for (int m = 0; m < M; ++m) save(out + m * BLOCK_N, sums_of_four(total[m]));
 }
 
 #if defined(__AVX512BF16__)
@@ -435,21 +541,24 @@ std::vector<float> as_floats(const T* x, int64_t count) {
   return std::vector<float>(x, x + count);
 }
 
+template <class W>
+void float_rows(const std::vector<float>& x, const W* w, Results y, Shape s) {
+  over_fours(s, s.K * sizeof(W), [&](int64_t n, int64_t count) {
+    const W* four[BLOCK_N];
+    for (int i = 0; i < BLOCK_N; ++i) four[i] = w + std::min(n + i, s.N - 1) * s.K;
+    float sums[FLOAT_ROWS * BLOCK_N];
+    in_pieces<FLOAT_ROWS>(s.M, [&](auto R, int64_t m) {
+      const auto run = R() == 1 || (R() == 2 && s.M <= FEW_FLOATS) ? float_block<std::min(R(), FEW_FLOATS), 1, W>
+                                                                    : float_block<std::max(R(), 2), 2, W>;
+      run(four, &x[m * s.K], s.K, sums);
+      for (int r = 0; r < R(); ++r) put(sums + r * BLOCK_N, count, 1, y, m + r, n);
+    });
+  });
+}
+
 template <class X, class W>
 void linear_rows(const X* x, const W* w, X* y, Shape s) {
-  const std::vector<float> wide = as_floats(x, s.M * s.K);
-  over_rows(s.N, s.K * sizeof(W), [&](int64_t begin, int64_t end) {
-    for (int64_t n = begin; n < end; ++n) {
-      const W* row = w + n * s.K;
-      float out[2];
-      for (int64_t m = 0; m < s.M; m += 2) {
-        const bool pair = m + 1 < s.M;
-        pair ? dot<2>(&wide[m * s.K], row, s.K, out) : dot<1>(&wide[m * s.K], row, s.K, out);
-        store(y + m * s.N + n, out[0]);
-        if (pair) store(y + (m + 1) * s.N + n, out[1]);
-      }
-    }
-  });
+  float_rows(as_floats(x, s.M * s.K), w, {TYPE<X>, y, s.N}, s);
 }
 
 // ---- rows as whole numbers ---------------------------------------------------------------------------------------
@@ -533,25 +642,21 @@ std::tuple<Tensor, Tensor> quantize(const Tensor& x) {
 
 // ---- 8-bit weights -----------------------------------------------------------------------------------------------
 
-// Adds products of 16-bit numbers, two to a lane. Which two go to which lane differs, the sum of the lanes does not.
+// Adds products of 16-bit numbers, those of two neighbours to the lane of 32 bits in which they lie.
 inline void add_products(Ints& total, const Shorts& a, const Shorts& b) {
 #if defined(__AVX512VNNI__) && defined(__AVX512VL__)
   total = (Ints)_mm256_dpwssd_epi32((__m256i)total, (__m256i)a, (__m256i)b);
 #elif defined(__AVX2__)
   total += (Ints)_mm256_madd_epi16((__m256i)a, (__m256i)b);
 #else
-  using Half = Vector<int16_t, LANES>;
-  const auto* x = reinterpret_cast<const int16_t*>(&a);
-  const auto* y = reinterpret_cast<const int16_t*>(&b);
-  for (int h = 0; h < 2 * LANES; h += LANES)
-    total += __builtin_convertvector(load<Half>(x + h), Ints) * __builtin_convertvector(load<Half>(y + h), Ints);
+  const Ints x = (Ints)a, y = (Ints)b;
+  total += (x << 16 >> 16) * (y << 16 >> 16) + (x >> 16) * (y >> 16);
 #endif
 }
 
 constexpr int STEP = 2 * LANES;     // numbers that are multiplied at a time: rows are filled up to a multiple with zeros
-constexpr int BLOCK_M = 2;          // rows of q, that are multiplied together: their sums fill the registers
-constexpr int64_t BLOCK_K = 1024;   // numbers of a row that stay in the first-level cache, and
-constexpr int64_t KEPT = 96 << 10;  // numbers of q that stay in the second, while weights pass
+constexpr int SHORT_ROWS = 2;       // rows of q that are multiplied with four weight rows together: their sums fill the registers
+constexpr int64_t BLOCK_K = 512;    // numbers of a row that stay in the first-level cache meanwhile
 
 using Four = Vector<int32_t, BLOCK_N>;
 
@@ -568,50 +673,46 @@ inline Four sums_of(const Ints* v) {
 #endif
 }
 
-// Four weight rows with M rows of q: their sums are added to those in `out`. Exact up to K = 132,000.
-template <int M>
-__attribute__((noinline)) void block(const int16_t* w, int64_t stride, const int16_t* q, int64_t wide, int64_t K, Four* out) {
-  Ints total[M][BLOCK_N] = {};
-  for (int64_t k = 0; k < K; k += STEP) {
-    Shorts numbers[M];
-    for (int m = 0; m < M; ++m) pin(numbers[m] = widen(q + m * wide + k));
-    for (int n = 0; n < BLOCK_N; ++n) {
-      Shorts weights = widen(w + n * stride + k);
-      pin(weights);
-      for (int m = 0; m < M; ++m) add_products(total[m][n], weights, numbers[m]);
-    }
+// Four weight rows with M rows of q, K numbers of each: their sums are added to those in `out` (M, COLUMNS). SIDE of the weight
+// rows are read side by side. Exact up to K = 132,000.
+template <int M, int SIDE, class W>
+__attribute__((noinline)) void short_block(const W* const* w, const int16_t* q, int64_t wide, int64_t K, int32_t* out) {
+  constexpr int C = std::max(1, CHAINS / (M * SIDE));
+  Ints total[M][BLOCK_N];
+  for (int i = 0; i < BLOCK_N; i += SIDE) {
+    const W* rows[SIDE];
+    each<SIDE>([&](auto n) { rows[n] = w[i + n]; });
+    Ints mine[C][M * SIDE];
+    each<C * M * SIDE>([&](auto j) { mine[j % C][j / C] = Ints{}; });
+    const auto step = [&](auto c, int64_t k) {
+      Shorts weights[SIDE];
+      each<SIDE>([&](auto n) {
+        if (sizeof(W) == 1) __builtin_prefetch(rows[n] + k + AHEAD);
+        weights[n] = pinned(widen(rows[n] + k));
+      });
+      each<M>([&](auto m) {
+        const Shorts numbers = pinned(load<Shorts>(q + m * wide + k));
+        each<SIDE>([&](auto n) { add_products(mine[c][m * SIDE + n], weights[n], numbers); });
+      });
+    };
+    int64_t k = 0;
+    for (; k + C * STEP <= K; k += C * STEP) each<C>([&](auto c) { step(c, k + c * STEP); });
+    if constexpr (C > 1)
+      for (; k < K; k += STEP) step(std::integral_constant<int, 0>{}, k);
+    each<C - 1>([&](auto c) { each<M * SIDE>([&](auto j) { mine[0][j] += mine[c + 1][j]; }); });
+    each<M * SIDE>([&](auto j) { total[j / SIDE][i + j % SIDE] = mine[0][j]; });
   }
-  for (int m = 0; m < M; ++m) out[m] += sums_of(total[m]);
+  for (int m = 0; m < M; ++m) save(out + m * COLUMNS, load<Four>(out + m * COLUMNS) + sums_of(total[m]));
 }
 
-// One weight row with M rows of q: their sums are written to place i of each of `out`.
-template <int M>
-__attribute__((noinline)) void row(const int8_t* w, const int16_t* q, int64_t K, Four* out, int64_t i) {
-  Ints total[M][CHAINS] = {};
+// `count` numbers as 16 bits, and zeros up to `space`, a multiple of STEP. What lies AHEAD is asked for meanwhile.
+void spread(const int8_t* from, int64_t count, int64_t space, int16_t* to) {
   int64_t k = 0;
-  for (; k + CHAINS * STEP <= K; k += CHAINS * STEP)
-    for (int c = 0; c < CHAINS; ++c) {
-      Shorts weights = widen(w + k + c * STEP);
-      pin(weights);
-      for (int m = 0; m < M; ++m) add_products(total[m][c], weights, widen(q + m * K + k + c * STEP));
-    }
-  for (; k < K; k += STEP)
-    for (int m = 0; m < M; ++m) add_products(total[m][0], widen(w + k), widen(q + m * K + k));
-  for (int m = 0; m < M; ++m) out[m][i] = sum(sums_of(total[m]));
-}
-
-void blocks(const int16_t* w, int64_t stride, const int16_t* q, int64_t M, int64_t wide, int64_t K, Four* out) {
-  int64_t m = 0;
-  for (; m + BLOCK_M <= M; m += BLOCK_M) block<BLOCK_M>(w, stride, q + m * wide, wide, K, out + m);
-  if (m < M) block<1>(w, stride, q + m * wide, wide, K, out + m);
-}
-
-// int8 (M, K) as int16 (M, wide), filled up with zeros.
-void spread(const int8_t* from, int64_t M, int64_t stride, int64_t K, int64_t wide, int16_t* to) {
-  for (int64_t m = 0; m < M; ++m) {
-    for (int64_t k = 0; k < K; ++k) to[m * wide + k] = from[m * stride + k];
-    std::fill(to + m * wide + K, to + (m + 1) * wide, int16_t(0));
+  for (; k + STEP <= count; k += STEP) {
+    __builtin_prefetch(from + k + AHEAD);
+    save(to + k, widen(from + k));
   }
+  for (; k < space; ++k) to[k] = k < count ? from[k] : 0;
 }
 
 int64_t filled(int64_t K) { return (K + STEP - 1) / STEP * STEP; }
@@ -622,69 +723,52 @@ int16_t* kept(std::vector<int16_t>& memory, int64_t count) {
   return reinterpret_cast<int16_t*>((reinterpret_cast<uintptr_t>(memory.data()) + 63) & ~uintptr_t(63));
 }
 
-struct Product8 {
-  const int16_t* q;  // (M, wide)
-  const int8_t* w;   // (N, K)
-  Shape shape;
-  int64_t wide;
-
-  // The sums of four weight rows (fewer at the end) from n on with rows m to `to` of q.
-  void sums(int64_t n, int64_t m, int64_t to, int16_t* buffer, Four* out) const {
-    const int64_t rows = std::min<int64_t>(BLOCK_N, shape.N - n), K = shape.K;
-    std::fill(out, out + (to - m), Four{});
-    if (to - m <= BLOCK_M && wide == K) {  // as they lie, one after the other: so memory is read fastest
-      for (int64_t i = 0; i < rows; ++i)
-        to - m == 2 ? row<2>(w + (n + i) * K, q + m * wide, K, out, i) : row<1>(w + (n + i) * K, q + m * wide, K, out, i);
-      return;
-    }
-    for (int64_t k = 0; k < K; k += BLOCK_K) {
-      const int64_t count = std::min(BLOCK_K, K - k), space = filled(count);
-      spread(w + n * K + k, rows, K, count, space, buffer);
-      blocks(buffer, space, q + m * wide + k, to - m, wide, space, out);
-    }
-  }
-
-  template <class Y, class S>
-  void run(const float* a, const S* s, Y* y) const {
-    const int64_t most = std::max<int64_t>(BLOCK_M, KEPT / wide / BLOCK_M * BLOCK_M);
-    over_rows((shape.N + BLOCK_N - 1) / BLOCK_N, BLOCK_N * shape.K, [&](int64_t first, int64_t last) {
-      static thread_local std::vector<int16_t> memory;
-      int16_t* buffer = kept(memory, BLOCK_N * BLOCK_K);
-      std::vector<Four> out(std::min(most, shape.M));
-      for (int64_t m = 0; m < shape.M; m += most) {
-        const int64_t to = std::min(m + most, shape.M);
-        for (int64_t n = first * BLOCK_N; n < std::min(last * BLOCK_N, shape.N); n += BLOCK_N) {
-          sums(n, m, to, buffer, out.data());
-          for (int64_t r = m; r < to; ++r)
-            for (int64_t i = 0; i < std::min<int64_t>(BLOCK_N, shape.N - n); ++i)
-              store(y + r * shape.N + n + i, float(out[r - m][i]) * a[r] * float(s[n + i]));
-        }
-      }
-    });
-  }
-};
-
-// Sums of `count` numbers, each with `offset`, scaled.
-template <class Y, class S>
-void scale_line(const int32_t* sums, int32_t offset, int64_t count, float a, const S* s, Y* y) {
-  int64_t i = 0;
-  for (; i + LANES <= count; i += LANES)
-    store(y + i, __builtin_convertvector(load<Ints>(sums + i) + offset, Floats) * a * widen(s + i));
-  for (; i < count; ++i) store(y + i, float(sums[i] + offset) * a * float(s[i]));
+// Up to FEW_SHORTS rows of q with weights as they lie: one row of these after the other, or two, so memory is read fastest.
+void short_rows(const int16_t* q, const float* a, const int8_t* w, Scales scales, Results y, Shape s) {
+  const int64_t M = s.M, N = s.N, K = s.K;
+  over_fours(s, K, [&](int64_t n, int64_t count) {
+    const int8_t* four[BLOCK_N];
+    for (int i = 0; i < BLOCK_N; ++i) four[i] = w + std::min(n + i, N - 1) * K;
+    int32_t sums[FEW_SHORTS * COLUMNS] = {};
+    const auto run = M == 1   ? short_block<1, 1, int8_t>
+                     : M == 2 ? short_block<2, 1, int8_t>
+                     : M == 3 ? short_block<3, 2, int8_t> : short_block<4, 2, int8_t>;
+    run(four, q, K, K, sums);
+    for (int64_t m = 0; m < M; ++m) put(sums + m * COLUMNS, 0, count, a[m], scales, y, m, n);
+  });
 }
 
-#if defined(__AVX512VNNI__) && defined(__AVX512BW__)
-#define BYTE_PRODUCTS
+// More rows of q, (M, wide), with COLUMNS weight rows at a time: a part of these is widened once for all.
+void short_columns(const int16_t* q, int64_t wide, const float* a, const int8_t* w, Scales scales, Results y, Shape s) {
+  const int64_t N = s.N, K = s.K;
+  over_rows((N + COLUMNS - 1) / COLUMNS, COLUMNS * K, [&](int64_t begin, int64_t end) {
+    static thread_local std::vector<int16_t> memory;
+    int16_t* weights = kept(memory, COLUMNS * BLOCK_K);
+    std::vector<int32_t> sums(std::min(MANY, s.M) * COLUMNS);
+    for (int64_t top = 0; top < s.M; top += MANY)
+      for (int64_t n = begin * COLUMNS; n < std::min(end * COLUMNS, N); n += COLUMNS) {
+        const int64_t M = std::min(MANY, s.M - top);
+        std::fill(sums.begin(), sums.end(), 0);
+        for (int64_t k = 0; k < K; k += BLOCK_K) {
+          const int64_t count = std::min(BLOCK_K, K - k), space = filled(count);
+          for (int64_t i = 0; i < COLUMNS; ++i) spread(w + std::min(n + i, N - 1) * K + k, count, space, weights + i * space);
+          in_pieces<SHORT_ROWS>(M, [&](auto R, int64_t m) {
+            for (int64_t i = 0; i < COLUMNS; i += BLOCK_N) {
+              const int16_t* four[BLOCK_N];
+              for (int j = 0; j < BLOCK_N; ++j) four[j] = weights + (i + j) * space;
+              short_block<R(), BLOCK_N>(four, q + (top + m) * wide + k, wide, space, &sums[m * COLUMNS + i]);
+            }
+          });
+        }
+        for (int64_t m = 0; m < M; ++m)
+          put(&sums[m * COLUMNS], 0, std::min<int64_t>(COLUMNS, N - n), a[top + m], scales, y, top + m, n);
+      }
+  });
+}
 
-// ---- products of bytes: AVX-512 VNNI -----------------------------------------------------------------------------
-//
-// The instruction multiplies bytes without sign by bytes with one and adds four such products to each 32-bit lane. A weight
-// becomes w + 128 (or, of 4 bits, is stored as w + 8), and the sums begin at -128 (-8) times the sum of the row of q.
+// ---- rows as bytes -----------------------------------------------------------------------------------------------
 
-constexpr int ROWS = 12;     // rows of q, that are multiplied with a tile: their sums fill the registers
-constexpr int64_t FEW = 16;  // rows of q up to which 4-bit weights are multiplied as they lie
-constexpr int64_t LONGEST = 66'000;  // numbers of a row whose sum surely fits in 32 bits
-
+#if defined(__AVX2__)
 template <class T>
 T* whole_lines(T* memory) {
   return reinterpret_cast<T*>((reinterpret_cast<uintptr_t>(memory) + LINE - 1) / LINE * LINE);
@@ -714,6 +798,20 @@ Bytes bytes_of(const int8_t* q, int64_t M, int64_t K, int64_t size) {
   });
   return found;
 }
+#endif
+
+#if defined(__AVX512VNNI__) && defined(__AVX512BW__)
+#define BYTE_PRODUCTS
+
+// ---- products of bytes: AVX-512 VNNI -----------------------------------------------------------------------------
+//
+// The instruction multiplies bytes without sign by bytes with one and adds four such products to each 32-bit lane. A weight
+// becomes w + 128 (or, of 4 bits, is stored as w + 8), and the sums begin at -128 (-8) times the sum of the row of q.
+
+constexpr int ROWS = 12;     // rows of q, that are multiplied with a tile: their sums fill the registers
+constexpr int64_t FEW = 16;  // rows of q up to which 4-bit weights are multiplied as they lie
+constexpr int64_t PART = 256;        // numbers whose products surely fit in 32 bits: of all groups
+constexpr int64_t LONGEST = 66'000;  // numbers of a row whose sum surely fits in 32 bits
 
 // Adds products of bytes, the first without sign, four to each lane.
 inline __m512i plus_fours(__m512i total, __m512i a, __m512i b) {
@@ -775,8 +873,7 @@ void byte_ends(const int8_t* const* w, const int8_t* q, int64_t K, int64_t wide,
   }
 }
 
-template <class Y, class S>
-void byte_rows(const int8_t* q, const float* a, const int8_t* w, const S* s, Y* y, Shape shape) {
+void byte_rows(const int8_t* q, const float* a, const int8_t* w, Scales scales, Results y, Shape shape) {
   const Bytes rows = bytes_of(q, shape.M, shape.K, shape.K);
   const int64_t N = shape.N, K = shape.K, lines = K / LINE * LINE, wide = rows.wide;
   const int64_t ahead = std::max<int64_t>(1, FAR / (BLOCK_N * K)) * BLOCK_N * K;
@@ -801,22 +898,23 @@ void byte_rows(const int8_t* q, const float* a, const int8_t* w, const S* s, Y* 
           four_rows(four, rows.q + first * wide, M, &sums[i]);
         }
         for (int64_t m = first; m < first + M; ++m)
-          scale_line(&sums[(m - first) * COLUMNS], -128 * *rows.sum_of(m), count, a[m], s + n, y + m * N + n);
+          put(&sums[(m - first) * COLUMNS], -128 * *rows.sum_of(m), count, a[m], scales, y, m, n);
       }
   });
 }
 #endif
 
-template <class Y, class S>
-void int8_rows(const int8_t* q, const float* a, const int8_t* w, const S* s, Y* y, Shape shape) {
+void int8_rows(const int8_t* q, const float* a, const int8_t* w, Scales scales, Results y, Shape s) {
 #if defined(BYTE_PRODUCTS)
-  if (shape.K <= LONGEST) return byte_rows(q, a, w, s, y, shape);
+  if (s.K <= LONGEST) return byte_rows(q, a, w, scales, y, s);
 #endif
   static thread_local std::vector<int16_t> memory;
-  const int64_t wide = filled(shape.K);
-  int16_t* rows = kept(memory, shape.M * wide);
-  spread(q, shape.M, shape.K, shape.K, wide, rows);
-  Product8{rows, w, shape, wide}.run(a, s, y);
+  const int64_t M = s.M, K = s.K, wide = filled(K);
+  int16_t* rows = kept(memory, M * wide);
+  over_own_rows(M, K * 4, [&](int64_t begin, int64_t end) {
+    for (int64_t m = begin; m < end; ++m) spread(q + m * K, K, wide, rows + m * wide);
+  });
+  M > FEW_SHORTS || wide > K ? short_columns(rows, wide, a, w, scales, y, s) : short_rows(rows, a, w, scales, y, s);
 }
 
 // Sums of another product, (M, N) int32, as product_int8 gives them: in one pass.
@@ -826,14 +924,10 @@ Tensor scale_sums(const Tensor& sums, const Tensor& a, const Tensor& s, const Te
   require(sums.scalar_type() == ScalarType::Int && a.scalar_type() == ScalarType::Float && a.numel() == M && s.numel() == N,
           "scale_sums: bad arguments");
   Tensor y = output(like, M, N);
-  with_type(y, [&](auto* Y) {
-    with_type(s, [&](auto* S) {
-      const auto* scales = data<Pointed<decltype(S)>>(s);
-      over_rows(M, N * 8, [&](int64_t begin, int64_t end) {
-        for (int64_t m = begin; m < end; ++m)
-          scale_line(data<int32_t>(sums) + m * N, 0, N, data<float>(a)[m], scales, data<Pointed<decltype(Y)>>(y) + m * N);
-      });
-    });
+  const Scales scales{s.scalar_type(), s.data_ptr()};
+  const Results to{y.scalar_type(), y.data_ptr(), N};
+  over_rows(M, N * 8, [&](int64_t begin, int64_t end) {
+    for (int64_t m = begin; m < end; ++m) put(data<int32_t>(sums) + m * N, 0, N, data<float>(a)[m], scales, to, m, 0);
   });
   return y;
 }
@@ -869,75 +963,81 @@ inline Vector<int32_t, BYTES / 4> in_pairs(const Vector<int16_t, BYTES / 2>& v) 
   return __builtin_convertvector(load<Half>(from), Wide) + __builtin_convertvector(load<Half>(from + BYTES / 4), Wide);
 }
 
-// The sum over a part of a group, first in as few bits as it needs.
-template <int BYTES>
-struct Part {
-  Vector<int16_t, BYTES / 2> sums = {};
-  void add(const Vector<uint8_t, BYTES>& a, const Vector<int8_t, BYTES>& b) { sums += byte_products<BYTES>(a, b); }
-  Vector<int32_t, BYTES / 4> total() const { return in_pairs<BYTES>(sums); }
-};
-
 struct Groups {  // rows of q for 4-bit weights, M of them, K numbers each, `size` in a group
   int64_t M, K, size;
   std::vector<int8_t> q;         // each row as its even numbers, then its odd ones: as they lie in the weights' halves
-  std::vector<int32_t> balance;  // for each group -8 sum q, lane by lane: a stored weight is 8 too large
+  std::vector<int32_t> balance;  // for each part -8 sum q, lane by lane: a stored weight is 8 too large
 };
 
 template <int BYTES>
 Groups grouped(const int8_t* q, int64_t M, int64_t K, int64_t size) {
-  const Vector<uint8_t, BYTES> ones = Vector<uint8_t, BYTES>{} + 1;
-  Groups found{M, K, size, std::vector<int8_t>(M * K), std::vector<int32_t>(M * (K / size) * (BYTES / 4))};
+  using Numbers = Vector<int8_t, BYTES>;
+  const auto ones = Vector<uint8_t, BYTES>{} + 1;
+  Groups found{M, K, size, std::vector<int8_t>(M * K), std::vector<int32_t>(M * K / 8)};
   for (int64_t m = 0; m < M; ++m) {
     int8_t* row = found.q.data() + m * K;
     for (int64_t k = 0; k < K / 2; ++k) row[k] = q[m * K + 2 * k], row[K / 2 + k] = q[m * K + 2 * k + 1];
-    for (int64_t g = 0; g < K / size; ++g) {
-      Part<BYTES> part;
-      for (int64_t k = g * size / 2; k < (g + 1) * size / 2; k += BYTES)
-        for (const int8_t* half : {row + k, row + K / 2 + k}) part.add(ones, load<Vector<int8_t, BYTES>>(half));
-      save(&found.balance[(m * (K / size) + g) * (BYTES / 4)], part.total() * -8);
+    for (int64_t k = 0; k < K / 2; k += BYTES) {
+      const auto sums = byte_products<BYTES>(ones, load<Numbers>(row + k)) + byte_products<BYTES>(ones, load<Numbers>(row + K / 2 + k));
+      save(&found.balance[m * K / 8 + k / 4], in_pairs<BYTES>(sums) * -8);
     }
   }
   return found;
 }
 
-// One weight row with R rows of q from m on: R sums.
-template <int BYTES, int R, class S>
-__attribute__((noinline)) void int4_dot(const Groups& a, int64_t m, const uint8_t* p, const S* scales, float* out) {
-  using Bytes = Vector<uint8_t, BYTES>;
-  using Wide = Vector<int32_t, BYTES / 4>;
-  using Sums = Vector<float, BYTES / 4>;
-  const int64_t num_groups = a.K / a.size;
-  Sums total[R] = {};
-  for (int64_t g = 0; g < num_groups; ++g) {
-    Part<BYTES> part[R];
-    for (int64_t k = g * a.size / 2; k < (g + 1) * a.size / 2; k += BYTES) {
-      const Bytes both = load<Bytes>(p + k), low = both & 15, high = both >> 4;
-      __builtin_prefetch(p + k + AHEAD);
-      for (int r = 0; r < R; ++r) {
-        const int8_t* q = &a.q[(m + r) * a.K + k];
-        part[r].add(low, load<Vector<int8_t, BYTES>>(q));
-        part[r].add(high, load<Vector<int8_t, BYTES>>(q + a.K / 2));
-      }
-    }
-    for (int r = 0; r < R; ++r) {
-      const Wide whole = part[r].total() + load<Wide>(&a.balance[((m + r) * num_groups + g) * (BYTES / 4)]);
-      total[r] += __builtin_convertvector(whole, Sums) * float(scales[g]);
-    }
-  }
-  for (int r = 0; r < R; ++r) out[r] = sum(total[r]);
+// A number in all lanes; where it HALVES, in half of them, and the next in the others.
+template <int N, bool HALVES>
+inline Vector<float, N> lanes_of(const float* s) {
+#if defined(__AVX2__)
+  if constexpr (HALVES) return (Floats)_mm256_set_m128(_mm_set1_ps(s[1]), _mm_set1_ps(s[0]));
+#endif
+  return Vector<float, N>{} + *s;
 }
 
-template <int BYTES, class Y, class S>
-void group_rows(const int8_t* q, const float* a, const uint8_t* p, const S* scales, Y* y, Shape s, int64_t size) {
+// Four weight rows, of which `count` are there, with R rows of q from m on: sums (R, BLOCK_N). BYTES of a row are summed as whole
+// numbers; where it HALVES, they are of two groups, whose sums stay apart.
+template <int BYTES, bool HALVES, int R>
+__attribute__((noinline)) void group_block(const Groups& a, int64_t m, const uint8_t* p, const float* scales, int64_t count, float* out) {
+  using Bytes = Vector<uint8_t, BYTES>;
+  using Numbers = Vector<int8_t, BYTES>;
+  using Wide = Vector<int32_t, BYTES / 4>;
+  using Sums = Vector<float, BYTES / 4>;
+  const int64_t num_parts = a.K / (2 * BYTES), parts = std::max<int64_t>(1, a.size / (2 * BYTES)), half = a.K / 2;
+  Sums total[R][BLOCK_N] = {};
+  for (int64_t n = 0; n < count; ++n) {
+    const int8_t* q = &a.q[m * a.K];
+    const int32_t* balance = &a.balance[m * num_parts * (BYTES / 4)];
+    Sums mine[R];
+    each<R>([&](auto r) { mine[r] = Sums{}; });
+    for (int64_t part = 0; part < num_parts; scales += 1 + HALVES)
+      for (int64_t i = 0; i < parts; ++i, ++part, q += BYTES, p += BYTES, balance += BYTES / 4) {
+        const Bytes both = load<Bytes>(p), low = pinned(both & 15), high = pinned(both >> 4);
+        __builtin_prefetch(p + AHEAD);
+        const Sums scale = pinned(lanes_of<BYTES / 4, HALVES>(scales));
+        each<R>([&](auto r) {
+          const auto* numbers = q + r * a.K;
+          const auto sums = byte_products<BYTES>(low, load<Numbers>(numbers)) + byte_products<BYTES>(high, load<Numbers>(numbers + half));
+          const Wide whole = in_pairs<BYTES>(sums) + load<Wide>(balance + r * num_parts * (BYTES / 4));
+          mine[r] += __builtin_convertvector(whole, Sums) * scale;
+        });
+      }
+    each<R>([&](auto r) { total[r][n] = mine[r]; });
+  }
+  for (int r = 0; r < R; ++r) save(out + r * BLOCK_N, sums_of_four(total[r]));
+}
+
+template <int BYTES, bool HALVES>
+void group_rows(const int8_t* q, const float* a, const uint8_t* p, Scales scales, Results y, Shape s, int64_t size) {
   const Groups rows = grouped<BYTES>(q, s.M, s.K, size);
-  over_rows(s.N, s.K / 2, [&](int64_t begin, int64_t end) {
-    for (int64_t n = begin; n < end; ++n) {
-      float sums[8];
-      in_eights(s.M, [&](auto R, int64_t m) {
-        int4_dot<BYTES, R()>(rows, m, p + n * s.K / 2, scales + n * (s.K / size), sums);
-        for (int r = 0; r < R(); ++r) store(y + (m + r) * s.N + n, sums[r] * a[m + r]);
-      });
-    }
+  const int64_t num_groups = s.K / size;
+  over_fours(s, s.K / 2, [&](int64_t n, int64_t count) {
+    static thread_local std::vector<float> memory;
+    const float* theirs = scales.floats(n * num_groups, count * num_groups, memory);
+    float sums[8 * BLOCK_N];
+    in_eights(s.M, [&](auto R, int64_t m) {
+      group_block<BYTES, HALVES, R()>(rows, m, p + n * s.K / 2, theirs, count, sums);
+      for (int r = 0; r < R(); ++r) put(sums + r * BLOCK_N, count, a[m + r], y, m + r, n);
+    });
   });
 }
 
@@ -1021,8 +1121,8 @@ __attribute__((noinline)) void nibble_block(const uint8_t* const* p, const S* co
   each<M>([&](auto m) { save(out + m * COLUMNS, sums_of_four(total[m])); });
 }
 
-template <class Y, class S>
-void nibble_rows(const int8_t* q, const float* a, const uint8_t* p, const S* scales, Y* y, Shape s, int64_t size) {
+template <class S>
+void nibble_rows(const int8_t* q, const float* a, const uint8_t* p, const S* scales, Results y, Shape s, int64_t size) {
   const std::vector<Numbers> rows = numbers_of(q, s.M, s.K);
   const int64_t M = s.M, N = s.N, K = s.K, num = num_lines(K), bytes = BLOCK_N * K / 2;
   const int64_t ahead = std::max<int64_t>(1, FAR / bytes) * bytes;
@@ -1043,8 +1143,7 @@ void nibble_rows(const int8_t* q, const float* a, const uint8_t* p, const S* sca
           run(four, theirs, K, size, &rows[m * num], later, BLOCK_N * LINE * R() / M, &sums[m * COLUMNS + i]);
         });
       }
-      for (int64_t m = 0; m < M; ++m)
-        for (int64_t i = 0; i < count; ++i) store(y + m * N + n + i, sums[m * COLUMNS + i] * a[m]);
+      for (int64_t m = 0; m < M; ++m) put(&sums[m * COLUMNS], count, a[m], y, m, n);
     }
   });
 }
@@ -1093,7 +1192,7 @@ void pack(int64_t K, const Row& row, uint8_t* tile) {
 
 // M rows of q from m on with a tile: out (M, COLUMNS) gets the sum over the groups of scale times the group's sum.
 template <int M>
-__attribute__((noinline)) void tile_rows(const Bytes& a, int64_t m, const uint8_t* tile, const float* scales, float* out) {
+__attribute__((noinline)) void tile_rows(const Bytes& a, int64_t m, const uint8_t* tile, const float* scales, int64_t, float* out) {
   __m512 kept[M][2] = {};
   const int8_t* q = a.q + m * a.wide;
   const int64_t num_groups = a.K / a.size;
@@ -1118,42 +1217,127 @@ __attribute__((noinline)) void tile_rows(const Bytes& a, int64_t m, const uint8_
     for (int i = 0; i < 2; ++i) save(out + r * COLUMNS + 16 * i, kept[r][i]);
 }
 
+#elif defined(__AVX2__)
+constexpr int ROWS = 6;
+constexpr int64_t FEW = 16;
+constexpr int64_t PART = 32;  // numbers whose products surely fit in 16 bits, added in pairs
+
+// 8 x 8 numbers of 32 bits turned around.
+inline void transpose(__m256i* r) {
+  __m256i two[8], four[8];
+  for (int i = 0; i < 8; i += 2) two[i] = _mm256_unpacklo_epi32(r[i], r[i + 1]), two[i + 1] = _mm256_unpackhi_epi32(r[i], r[i + 1]);
+  for (int i = 0; i < 8; i += 4)
+    for (int j = 0; j < 2; ++j) {
+      four[i + 2 * j] = _mm256_unpacklo_epi64(two[i + j], two[i + j + 2]);
+      four[i + 2 * j + 1] = _mm256_unpackhi_epi64(two[i + j], two[i + j + 2]);
+    }
+  for (int i = 0; i < 4; ++i) {
+    r[i] = _mm256_permute2x128_si256(four[i], four[i + 4], 0x20);
+    r[i + 4] = _mm256_permute2x128_si256(four[i], four[i + 4], 0x31);
+  }
+}
+
+// 32 weights of a row, each with 8 added.
+inline __m256i nibble_line(const uint8_t* p) {
+  const __m128i both = load<__m128i>(p), mask = _mm_set1_epi8(15);
+  const __m128i low = _mm_and_si128(both, mask), high = _mm_and_si128(_mm_srli_epi16(both, 4), mask);
+  return _mm256_setr_m128i(_mm_unpacklo_epi8(low, high), _mm_unpackhi_epi8(low, high));
+}
+
+// A tile: COLUMNS weight rows, four numbers of each beside one another.
+template <class Row>
+void pack(int64_t K, const Row& row, uint8_t* tile) {
+  for (int64_t k = 0; k < K; k += PART)
+    for (int side = 0; side < COLUMNS; side += LANES) {
+      __m256i rows[LANES];
+      for (int n = 0; n < LANES; ++n) {
+        rows[n] = nibble_line(row(side + n) + k / 2);
+        if (k % (2 * LINE) == 0) __builtin_prefetch(row(side + n) + (COLUMNS * K + k) / 2, 0, 2);  // the next tile's
+      }
+      transpose(rows);
+      for (int i = 0; i < LANES; ++i) save(tile + (k + i * 4) * COLUMNS + side * 4, rows[i]);
+    }
+}
+
+// M rows of q from m on with a tile: out (M, COLUMNS) gets the sum over the groups of scale times the group's sum. A part's sums
+// begin at -8 sum q, in the first of a lane's two halves: together with that half's products it never exceeds 16 * 16 * 127.
+template <int M>
+__attribute__((noinline)) void tile_rows(const Bytes& a, int64_t m, const uint8_t* tile, const float* scales, int64_t size, float* out) {
+  constexpr int N = COLUMNS / LANES;
+  const int8_t* q = a.q + m * a.wide;
+  const int32_t* sums = a.sum_of(m);
+  const int64_t wide = a.wide, num_parts = a.K / PART, parts = size / PART;
+  std::fill(out, out + M * COLUMNS, 0.0f);
+  for (int64_t part = 0; part < num_parts; scales += COLUMNS)
+    for (int64_t i = 0; i < parts; ++i, ++part, q += PART, tile += PART * COLUMNS) {
+      Shorts total[M][N];
+      each<M>([&](auto r) {
+        const auto begin = (Shorts)(Ints{} + int32_t(uint16_t(-8 * sums[r * num_parts + part])));
+        each<N>([&](auto n) { total[r][n] = begin; });
+      });
+      for (int k = 0; k < PART; k += 4) {
+        __m256i weights[N];
+        each<N>([&](auto n) { weights[n] = pinned(load<__m256i>(tile + k * COLUMNS + n * 4 * LANES)); });
+        each<M>([&](auto r) {
+          const __m256i four = pinned(_mm256_set1_epi32(load<int32_t>(q + r * wide + k)));
+          each<N>([&](auto n) { total[r][n] += (Shorts)_mm256_maddubs_epi16(weights[n], four); });
+        });
+      }
+      each<M * N>([&](auto j) {
+        const auto found = __builtin_convertvector(in_pairs<LINE / 2>(total[j / N][j % N]), Floats);
+        save(out + j * LANES, load<Floats>(out + j * LANES) + found * load<Floats>(scales + j % N * LANES));
+      });
+    }
+}
+#endif
+
+#if defined(__AVX2__)
 // Many rows of q, K a multiple of LINE.
-template <class Y, class S>
-void nibble_tiles(const int8_t* q, const float* a, const uint8_t* p, const S* scales, Y* y, Shape s, int64_t size) {
-  const Bytes rows = bytes_of(q, s.M, s.K, size);
+void nibble_tiles(const int8_t* q, const float* a, const uint8_t* p, Scales scales, Results y, Shape s, int64_t size) {
+  const Bytes rows = bytes_of(q, s.M, s.K, std::min(size, PART));
   const int64_t N = s.N, K = s.K, num_groups = K / size;
   over_rows((N + COLUMNS - 1) / COLUMNS, COLUMNS * K, [&](int64_t begin, int64_t end) {
     static thread_local std::vector<uint8_t> memory;
     if (int64_t(memory.size()) < COLUMNS * K + LINE) memory.resize(COLUMNS * K + LINE);
     uint8_t* tile = whole_lines(memory.data());
-    std::vector<float> wide(num_groups * COLUMNS);
+    std::vector<float> wide(num_groups * COLUMNS), floats;
     float out[ROWS * COLUMNS];
     for (int64_t n = begin * COLUMNS; n < std::min(end * COLUMNS, N); n += COLUMNS) {
       const auto row = [&](int64_t i) { return std::min(n + i, N - 1); };
       pack(K, [&](int64_t i) { return p + row(i) * K / 2; }, tile);
-      for (int64_t i = 0; i < num_groups * COLUMNS; ++i) wide[i] = float(scales[row(i % COLUMNS) * num_groups + i / COLUMNS]);
+      for (int64_t i = 0; i < COLUMNS; ++i) {
+        const float* theirs = scales.floats(row(i) * num_groups, num_groups, floats);
+        for (int64_t g = 0; g < num_groups; ++g) wide[g * COLUMNS + i] = theirs[g];
+      }
       const auto run = [&](auto M, int64_t m) {
-        tile_rows<M()>(rows, m, tile, wide.data(), out);
+        tile_rows<M()>(rows, m, tile, wide.data(), size, out);
         const int64_t count = std::min<int64_t>(COLUMNS, N - n);
-        for (int r = 0; r < M(); ++r)
-          for (int64_t i = 0; i < count; ++i) store(y + (m + r) * N + n + i, out[r * COLUMNS + i] * a[m + r]);
+        for (int r = 0; r < M(); ++r) put(out + r * COLUMNS, count, a[m + r], y, m + r, n);
       };
-      int64_t m = 0;
-      for (; m + ROWS <= s.M; m += ROWS) run(std::integral_constant<int, ROWS>{}, m);
-      if (m < s.M) in_eights(s.M - m, [&](auto M, int64_t r) { run(M, m + r); });
+      if constexpr (ROWS < 8) {
+        in_pieces<ROWS>(s.M, run);
+      } else {
+        int64_t m = 0;
+        for (; m + ROWS <= s.M; m += ROWS) run(std::integral_constant<int, ROWS>{}, m);
+        if (m < s.M) in_eights(s.M - m, [&](auto M, int64_t r) { run(M, m + r); });
+      }
     }
   });
 }
 #endif
 
-template <class Y, class S>
-void int4_rows(const int8_t* q, const float* a, const uint8_t* p, const S* scales, Y* y, Shape s, int64_t size) {
-#if defined(BYTE_PRODUCTS)
+void int4_rows(const int8_t* q, const float* a, const uint8_t* p, Scales scales, Results y, Shape s, int64_t size) {
+#if defined(__AVX2__)
   if (s.M > FEW && s.K % LINE == 0) return nibble_tiles(q, a, p, scales, y, s, size);
-  if (2 * LINE % size == 0 || size % (2 * LINE) == 0) return nibble_rows(q, a, p, scales, y, s, size);
 #endif
-  (size % 64 ? group_rows<16, Y, S> : group_rows<32, Y, S>)(q, a, p, scales, y, s, size);
+#if defined(BYTE_PRODUCTS)
+  if (2 * LINE % size == 0 || size % (2 * LINE) == 0)
+    return with_type(scales.type, [&](auto* S) { nibble_rows(q, a, p, static_cast<const Pointed<decltype(S)>*>(scales.s), y, s, size); });
+#endif
+#if defined(__AVX2__)
+  if (size == 32 && s.K % LINE == 0) return group_rows<32, true>(q, a, p, scales, y, s, size);
+#endif
+  (size % LINE == 0 ? group_rows<32, false> : group_rows<16, false>)(q, a, p, scales, y, s, size);
 }
 
 // ---- products ----------------------------------------------------------------------------------------------------
@@ -1192,11 +1376,10 @@ template <class T>
 void multiply(const Rows<T>& rows, const Matrix& m, T* y) {
   const Shape s{rows.M, m.N, m.K};
   if (!m.whole()) return with_type(m.type, [&](auto* W) { linear_rows(rows.x, static_cast<const Pointed<decltype(W)>*>(m.w), y, s); });
-  with_type(m.scale_type, [&](auto* S) {
-    const auto* scales = static_cast<const Pointed<decltype(S)>*>(m.scales);
-    if (m.size) return int4_rows(rows.q, rows.a, static_cast<const uint8_t*>(m.w), scales, y, s, m.size);
-    int8_rows(rows.q, rows.a, static_cast<const int8_t*>(m.w), scales, y, s);
-  });
+  const Scales scales{m.scale_type, m.scales};
+  const Results to{TYPE<T>, y, m.N};
+  if (m.size) return int4_rows(rows.q, rows.a, static_cast<const uint8_t*>(m.w), scales, to, s, m.size);
+  int8_rows(rows.q, rows.a, static_cast<const int8_t*>(m.w), scales, to, s);
 }
 
 Tensor linear(const Tensor& x, const Tensor& w) {
@@ -1392,7 +1575,11 @@ using Wide = Vector<float, WIDE>;
 inline Wide wide(const float* from) { return load<Wide>(from); }
 
 inline Wide wide(const BFloat16* from) {
-  return (Wide)(__builtin_convertvector((load<Vector<uint16_t, WIDE>>(from)), Vector<uint32_t, WIDE>) << 16);
+#if defined(__AVX512F__)
+  return (Wide)_mm512_slli_epi32(_mm512_cvtepu16_epi32(load<__m256i>(from)), 16);
+#else
+  return widen(from);
+#endif
 }
 
 // The sums of WIDE vectors' lanes.

@@ -24,15 +24,14 @@ from torch.nn import functional as F
 from pureqwen import kernels
 from pureqwen.kernels import Whole
 from pureqwen.model import Attend, Block, Experts, Qwen3
+from pureqwen.model.moe import scattered
 from pureqwen.model.rope import rotate
 from pureqwen.rewrite.few import NativeLinear
 from pureqwen.rewrite.fuse import FusedBlock
-from pureqwen.rewrite.quantize import Int4Linear
+from pureqwen.rewrite.quantize import Int4Linear, QuantizedExperts
 from pureqwen.rewrite.walk import replace
 
-EIGHT = (
-    8  # rows of 4-bit products that native code adds in one order (FEW4 in ops.cpp); more go through tiles
-)
+TOGETHER = 16  # rows of 4-bit products that native code adds in one order (FEW in ops.cpp); more meet tiles
 
 LINEARS = (
     "model.layers.*.self_attn.*_proj",
@@ -95,7 +94,7 @@ class RowInt4(Int4Linear):
         return self.product(rows).view(*x.shape[:-1], len(self.weight_packed))
 
     def product(self, rows: Whole) -> Tensor:
-        most = EIGHT if kernels.runs(rows.like) else 1
+        most = TOGETHER if kernels.runs(rows.like) else 1
         pieces = zip(torch.split(rows.q, most), torch.split(rows.scale, most), strict=True)
         return torch.cat([super(RowInt4, self).product(Whole(q, scale, rows.like)) for q, scale in pieces])
 
@@ -106,6 +105,15 @@ class RowExperts(Experts):
     def one(self, e: int, x: Tensor) -> Tensor:
         inner = kernels.swiglu(product(x, self.gate_proj[e]), product(x, self.up_proj[e]))
         return product(inner, self.down_proj[e])
+
+
+class RowInt4Experts(QuantizedExperts):
+    """Experts of 4 bits: of so few tokens at once none of them gets many."""
+
+    def forward(self, x: Tensor, weights: Tensor, chosen: Tensor) -> Tensor:
+        if len(x) <= TOGETHER:
+            return super().forward(x, weights, chosen)
+        return scattered(x, weights, chosen, len(self), self.run)
 
 
 class RowBlock(Block):
@@ -148,6 +156,8 @@ def _part(old: nn.Module) -> nn.Module:
     }
     if isinstance(old, Experts):
         return _as(RowExperts, old)
+    if isinstance(old, QuantizedExperts) and isinstance(old[0].gate_proj, Int4Linear):
+        return _as(RowInt4Experts, old)
     return _as(kinds[type(old)], old) if type(old) in kinds else old  # int8 sums are exact in any order
 
 
