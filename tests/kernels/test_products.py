@@ -93,6 +93,24 @@ def test_the_largest_numbers_do_not_overflow() -> None:
 
 
 @needs_native
+@pytest.mark.parametrize("group", [32, 64, 128])
+@pytest.mark.parametrize("M", [1, 3, 8, 17])
+def test_the_largest_numbers_of_4_bits_do_not_overflow(M: int, group: int) -> None:
+    """Sums stand in 16 bits for a while: signs and weights of which one half of a lane gets the most."""
+    K = 256
+    signs = torch.tensor([[1, 1, 1, 1], [-1, -1, -1, -1], [1, 1, -1, -1], [-1, -1, 1, 1], [1, -1, 1, -1]])
+    for sign in signs.repeat(1, K // 4).float():
+        q = (127 * sign).to(torch.int8).repeat(M, 1)
+        weights = torch.stack([sign * 7.5 - 0.5, -sign * 7.5 - 0.5, 0 * sign - 8, 0 * sign + 7]).to(
+            torch.int8
+        )
+        exact = q.double() @ weights.double().T
+        whole = kernels.Whole(q, torch.ones(M, 1), torch.empty(1))
+        got = kernels.product_int4(whole, twins.pack(weights), torch.ones(4, K // group))
+        assert torch.equal(got.double(), exact), sign[:4]
+
+
+@needs_native
 @pytest.mark.parametrize("scales", DTYPES)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_sums_of_another_product_are_scaled_as_the_twin_does(dtype: torch.dtype, scales: torch.dtype) -> None:

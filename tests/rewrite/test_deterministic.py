@@ -116,6 +116,19 @@ def test_a_row_of_a_product_has_the_same_bits_in_a_crowd_of_any_size() -> None:
     assert torch.equal(product(x.view(2, 12, 1024), weight).flatten(0, 1), whole)
 
 
+@torch.inference_mode()
+def test_an_expert_of_4_bits_that_gets_many_tokens_adds_them_as_it_adds_one() -> None:
+    """All of 40 tokens ask the same two experts: more than native code adds in one order."""
+    mixture = deterministic(model("moe", "int4-g32 of float32", hidden_size=512)).model.layers[0].mlp
+    experts = mixture.experts  # type: ignore[union-attr]
+    torch.manual_seed(0)
+    x, weights, chosen = torch.randn(40, 512), torch.rand(40, 2), torch.tensor([[0, 1]]).repeat(40, 1)
+    whole = experts(x, weights, chosen)  # type: ignore[operator]
+    for count in (1, 3, 16, 17, 33):
+        some = experts(x[:count], weights[:count], chosen[:count])  # type: ignore[operator]
+        assert torch.equal(some, whole[:count]), count
+
+
 @pytest.mark.parametrize(
     ("shape", "way"), [("odd", "float32"), ("moe", "float32"), ("dense", "bfloat16"), ("dense", "int4-g32")]
 )

@@ -329,8 +329,8 @@ Tensor output(const Tensor& x, int64_t num_rows, int64_t width) {
   return torch::stable::new_empty(x, {num_rows, width});
 }
 
-// Where the scales of weight rows are, and where results (M, N) go: of either type, which a line of them asks for. Products
-// that had a version for each type took twice as long to compile.
+// Where the scales of weight rows are, and where results (M, N) go: of either type, which a line of them asks for. With a
+// version of each product for each pair of types this file took a third longer to compile.
 struct Scales {
   ScalarType type;
   const void* s;
@@ -1218,9 +1218,12 @@ __attribute__((noinline)) void tile_rows(const Bytes& a, int64_t m, const uint8_
 }
 
 #elif defined(__AVX2__)
-constexpr int ROWS = 6;
-constexpr int64_t FEW = 16;
-constexpr int64_t PART = 32;  // numbers whose products surely fit in 16 bits, added in pairs
+
+// ---- 4-bit weights in tiles: AVX2 --------------------------------------------------------------------------------
+
+constexpr int ROWS = 6;        // rows of q, that are multiplied with a tile: their sums fill the registers
+constexpr int64_t FEW = 16;    // rows of q up to which weights are multiplied as they lie
+constexpr int64_t PART = 32;   // numbers whose products surely fit in 16 bits, added in pairs
 
 // 8 x 8 numbers of 32 bits turned around.
 inline void transpose(__m256i* r) {
