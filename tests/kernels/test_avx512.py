@@ -1,0 +1,68 @@
+"""What ops.cpp has for processors with AVX-512, run on those without: its instructions in plain C++.
+
+avx512/immintrin.h stands before the compiler's header of that name. The tests beside this one then run with
+the library that comes of it.
+"""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from pureqwen.kernels import build
+
+HERE = Path(__file__).parent
+TESTS = [str(HERE / f"test_{name}.py") for name in ("products", "experts", "between")]
+RUN = """
+import sys
+from pathlib import Path
+import pytest, torch
+from pureqwen import kernels
+
+kernels.library = lambda: Path(sys.argv[1])
+assert kernels.native() is None, kernels.native()
+assert kernels.attends_blocks(torch.zeros(1, 1, 32, dtype=torch.bfloat16)) == (sys.argv[2] == "True")
+sys.exit(pytest.main(["-q", "-x", "-p", "no:cacheprovider", "-p", "no:xdist", *sys.argv[3:]]))
+"""
+INSTRUCTION = r'asm\("(vdpbf16ps|vpdpbusd) %2, %1, %0"[^;]*;'  # named where no intrinsic will do
+REGISTER = r'asm\("" : "\+v"\(v\)\);'  # asks for one that isn't there
+
+needs_avx2 = pytest.mark.skipif(
+    shutil.which("c++") is None or torch.backends.cpu.get_cpu_capability() not in ("AVX2", "AVX512"),
+    reason="a C++ compiler and a processor with AVX2 are needed",
+)
+
+
+def replaced(pattern: str, new: str, source: str, times: int) -> str:
+    source, found = re.subn(pattern, new, source)
+    assert found == times, f"{pattern} is {found} times in the source"
+    return source
+
+
+@needs_avx2
+@pytest.mark.parametrize(
+    "sets",
+    [
+        pytest.param((), id="F", marks=pytest.mark.long),
+        pytest.param(("VNNI",), id="VNNI", marks=pytest.mark.long),
+        pytest.param(("VNNI", "BF16"), id="VNNI+BF16"),
+    ],
+)
+def test_the_code_for_avx512_passes_the_tests_of_the_kernels(
+    sets: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = replaced(INSTRUCTION, r"total = avx512::\1(total, a, b);", build.SOURCE.read_text(), 2)
+    (tmp_path / "ops.cpp").write_text(replaced(REGISTER, "", source, 1))
+    defined = (f"-DAVX512_{name}" for name in sets)
+    flags = ("-O1", "-mavx2", "-mfma", *defined, f"-I{HERE / 'avx512'}", *build.FLAGS[2:])
+    monkeypatch.setattr(build, "SOURCE", tmp_path / "ops.cpp")
+    monkeypatch.setattr(build, "FLAGS", flags)
+    monkeypatch.setattr(build, "LIMIT", 600)
+    command = [sys.executable, "-c", RUN, str(build.library(tmp_path)), str("BF16" in sets), *TESTS]
+    done = subprocess.run(command, cwd=HERE.parents[1], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert " passed" in done.stdout and " failed" not in done.stdout
