@@ -34,6 +34,7 @@
 #endif
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <cmath>
 #include <cstdint>
@@ -119,10 +120,11 @@ inline Floats widen(const BFloat16* from) {
 inline void store(float* to, const Floats& values) { save(to, values); }
 
 // To the nearest bfloat16, ties to even.
-inline Floats nearest(const Floats& values) {
-  using Bits = Vector<uint32_t, LANES>;
+template <class V>
+inline V nearest(const V& values) {
+  using Bits = Vector<uint32_t, sizeof(V) / 4>;
   const Bits wide = (Bits)values, near = (wide + 0x7fff + ((wide >> 16) & 1)) & 0xffff0000u;
-  return (Floats)(values != values ? Bits{} + 0x7fc00000 : near);
+  return (V)(values != values ? Bits{} + 0x7fc00000 : near);
 }
 
 inline void store(BFloat16* to, const Floats& values) {
@@ -412,11 +414,26 @@ void in_pieces(int64_t M, const F& f) {
   }
 }
 
-// Calls f(n, count) for pieces of BLOCK_N weight rows, `count` of them from n on.
-template <class F>
-void over_fours(Shape s, int64_t bytes_a_row, const F& f) {
-  over_rows((s.N + BLOCK_N - 1) / BLOCK_N, BLOCK_N * bytes_a_row, [&](int64_t begin, int64_t end) {
-    for (int64_t n = begin * BLOCK_N; n < std::min(end * BLOCK_N, s.N); n += BLOCK_N) f(n, std::min<int64_t>(BLOCK_N, s.N - n));
+// Four weight rows from n on; where there are no more, the last one again.
+template <class W>
+std::array<const W*, BLOCK_N> four_of(const W* w, int64_t n, Shape s, int64_t stride) {
+  std::array<const W*, BLOCK_N> rows;
+  for (int i = 0; i < BLOCK_N; ++i) rows[i] = w + std::min(n + i, s.N - 1) * stride;
+  return rows;
+}
+
+// A product in pieces of MANY rows and COLUMNS weight rows. `four(top, M, n, sums)` writes what four weight rows from n on have with
+// the M rows from `top` on: four sums for each, COLUMNS apart. `done(m, n, count, sums)` takes row m's `count` of them from n on.
+template <class Sum, class Fours, class Done>
+void over_columns(Shape s, int64_t bytes_a_row, const Fours& four, const Done& done) {
+  over_rows((s.N + COLUMNS - 1) / COLUMNS, COLUMNS * bytes_a_row, [&](int64_t begin, int64_t end) {
+    std::vector<Sum> sums(std::min(MANY, s.M) * COLUMNS);
+    for (int64_t top = 0; top < s.M; top += MANY)
+      for (int64_t n = begin * COLUMNS; n < std::min(end * COLUMNS, s.N); n += COLUMNS) {
+        const int64_t M = std::min(MANY, s.M - top), count = std::min<int64_t>(COLUMNS, s.N - n);
+        for (int64_t i = 0; i < count; i += BLOCK_N) four(top, M, n + i, &sums[i]);
+        for (int64_t m = 0; m < M; ++m) done(top + m, n, count, &sums[m * COLUMNS]);
+      }
   });
 }
 
@@ -446,7 +463,7 @@ inline Vector<float, BLOCK_N> sums_of_four(const __m512* v) {
 
 // ---- float weights -----------------------------------------------------------------------------------------------
 
-// Four weight rows with M rows of x (float32, K numbers each): sums (M, BLOCK_N), each of two vectors, whatever M is. SIDE of
+// Four weight rows with M rows of x (float32, K numbers each): sums (M, COLUMNS), each of two vectors, whatever M is. SIDE of
 // the weight rows are read side by side.
 template <int M, int SIDE, class W>
 __attribute__((noinline)) void float_block(const W* const* w, const float* x, int64_t K, float* out) {
@@ -470,7 +487,7 @@ __attribute__((noinline)) void float_block(const W* const* w, const float* x, in
       });
     each<M * SIDE>([&](auto j) { total[j / SIDE][i + j % SIDE] = mine[0][j] + mine[1][j]; });
   }
-  for (int m = 0; m < M; ++m) save(out + m * BLOCK_N, sums_of_four(total[m]));
+  for (int m = 0; m < M; ++m) save(out + m * COLUMNS, sums_of_four(total[m]));
 }
 
 #if defined(__AVX512BF16__)
@@ -510,28 +527,16 @@ __attribute__((noinline)) void pair_block(const BFloat16* const* w, const BFloat
 
 void linear_rows(const BFloat16* x, const BFloat16* w, BFloat16* y, Shape s) {
   const int64_t N = s.N, K = s.K, bytes = BLOCK_N * K * 2, ahead = std::max<int64_t>(1, FAR / bytes) * bytes;
-  over_rows((N + COLUMNS - 1) / COLUMNS, COLUMNS * K * 2, [&](int64_t begin, int64_t end) {
-    std::vector<float> sums(std::min(MANY, s.M) * COLUMNS);
-    for (int64_t top = 0; top < s.M; top += MANY)
-      for (int64_t n = begin * COLUMNS; n < std::min(end * COLUMNS, N); n += COLUMNS) {
-        const int64_t M = std::min(MANY, s.M - top), count = std::min<int64_t>(COLUMNS, N - n);
-        for (int64_t i = 0; i < count; i += BLOCK_N) {
-          const BFloat16* four[BLOCK_N];
-          for (int j = 0; j < BLOCK_N; ++j) four[j] = w + std::min(n + i + j, N - 1) * K;
-          in_pieces<BLOCK_ROWS>(M, [&](auto R, int64_t m) {  // each asks for its share of what comes
-            const char* later = reinterpret_cast<const char*>(four[0]) + ahead + bytes * m / M;
-            const auto run = pair_block<R(), (R() <= FEW_PAIRS ? 1 : BLOCK_N)>;
-            run(four, x + (top + m) * K, K, later, BLOCK_N * LINE * R() / M, &sums[m * COLUMNS + i]);
-          });
-        }
-        for (int64_t m = 0; m < M; ++m) {
-          BFloat16* to = y + (top + m) * N + n;
-          const float* from = &sums[m * COLUMNS];
-          int64_t i = 0;
-          for (; i + LANES <= count; i += LANES) store(to + i, load<Floats>(from + i));
-          for (; i < count; ++i) store(to + i, from[i]);
-        }
-      }
+  const auto four = [&](int64_t top, int64_t M, int64_t n, float* sums) {
+    const auto rows = four_of(w, n, s, K);
+    in_pieces<BLOCK_ROWS>(M, [&](auto R, int64_t m) {  // each asks for its share of what comes
+      const char* later = reinterpret_cast<const char*>(rows[0]) + ahead + bytes * m / M;
+      const auto run = pair_block<R(), (R() <= FEW_PAIRS ? 1 : BLOCK_N)>;
+      run(rows.data(), x + (top + m) * K, K, later, BLOCK_N * LINE * R() / M, sums + m * COLUMNS);
+    });
+  };
+  over_columns<float>(s, K * 2, four, [&](int64_t m, int64_t n, int64_t count, const float* sums) {
+    put(sums, count, 1, {ScalarType::BFloat16, y, N}, m, n);
   });
 }
 #endif
@@ -543,16 +548,16 @@ std::vector<float> as_floats(const T* x, int64_t count) {
 
 template <class W>
 void float_rows(const std::vector<float>& x, const W* w, Results y, Shape s) {
-  over_fours(s, s.K * sizeof(W), [&](int64_t n, int64_t count) {
-    const W* four[BLOCK_N];
-    for (int i = 0; i < BLOCK_N; ++i) four[i] = w + std::min(n + i, s.N - 1) * s.K;
-    float sums[FLOAT_ROWS * BLOCK_N];
-    in_pieces<FLOAT_ROWS>(s.M, [&](auto R, int64_t m) {
-      const auto run = R() == 1 || (R() == 2 && s.M <= FEW_FLOATS) ? float_block<std::min(R(), FEW_FLOATS), 1, W>
-                                                                    : float_block<std::max(R(), 2), 2, W>;
-      run(four, &x[m * s.K], s.K, sums);
-      for (int r = 0; r < R(); ++r) put(sums + r * BLOCK_N, count, 1, y, m + r, n);
+  const auto four = [&](int64_t top, int64_t M, int64_t n, float* sums) {
+    const auto rows = four_of(w, n, s, s.K);
+    in_pieces<FLOAT_ROWS>(M, [&](auto R, int64_t m) {
+      const auto run = R() == 1 || (R() == 2 && M <= FEW_FLOATS) ? float_block<std::min(R(), FEW_FLOATS), 1, W>
+                                                                  : float_block<std::max(R(), 2), 2, W>;
+      run(rows.data(), &x[(top + m) * s.K], s.K, sums + m * COLUMNS);
     });
+  };
+  over_columns<float>(s, s.K * sizeof(W), four, [&](int64_t m, int64_t n, int64_t count, const float* sums) {
+    put(sums, count, 1, y, m, n);
   });
 }
 
@@ -725,16 +730,15 @@ int16_t* kept(std::vector<int16_t>& memory, int64_t count) {
 
 // Up to FEW_SHORTS rows of q with weights as they lie: one row of these after the other, or two, so memory is read fastest.
 void short_rows(const int16_t* q, const float* a, const int8_t* w, Scales scales, Results y, Shape s) {
-  const int64_t M = s.M, N = s.N, K = s.K;
-  over_fours(s, K, [&](int64_t n, int64_t count) {
-    const int8_t* four[BLOCK_N];
-    for (int i = 0; i < BLOCK_N; ++i) four[i] = w + std::min(n + i, N - 1) * K;
-    int32_t sums[FEW_SHORTS * COLUMNS] = {};
+  const auto four = [&](int64_t, int64_t M, int64_t n, int32_t* sums) {
     const auto run = M == 1   ? short_block<1, 1, int8_t>
                      : M == 2 ? short_block<2, 1, int8_t>
                      : M == 3 ? short_block<3, 2, int8_t> : short_block<4, 2, int8_t>;
-    run(four, q, K, K, sums);
-    for (int64_t m = 0; m < M; ++m) put(sums + m * COLUMNS, 0, count, a[m], scales, y, m, n);
+    for (int64_t m = 0; m < M; ++m) save(sums + m * COLUMNS, Four{});
+    run(four_of(w, n, s, s.K).data(), q, s.K, s.K, sums);
+  };
+  over_columns<int32_t>(s, s.K, four, [&](int64_t m, int64_t n, int64_t count, const int32_t* sums) {
+    put(sums, 0, count, a[m], scales, y, m, n);
   });
 }
 
@@ -873,33 +877,24 @@ void byte_ends(const int8_t* const* w, const int8_t* q, int64_t K, int64_t wide,
   }
 }
 
-void byte_rows(const int8_t* q, const float* a, const int8_t* w, Scales scales, Results y, Shape shape) {
-  const Bytes rows = bytes_of(q, shape.M, shape.K, shape.K);
-  const int64_t N = shape.N, K = shape.K, lines = K / LINE * LINE, wide = rows.wide;
-  const int64_t ahead = std::max<int64_t>(1, FAR / (BLOCK_N * K)) * BLOCK_N * K;
-  const auto four_rows = [&](const int8_t* const* four, const int8_t* numbers, int64_t M, int32_t* sums) {
+void byte_rows(const int8_t* q, const float* a, const int8_t* w, Scales scales, Results y, Shape s) {
+  const Bytes x = bytes_of(q, s.M, s.K, s.K);
+  const int64_t K = s.K, lines = K / LINE * LINE, wide = x.wide, ahead = std::max<int64_t>(1, FAR / (BLOCK_N * K)) * BLOCK_N * K;
+  const auto four = [&](int64_t top, int64_t M, int64_t n, int32_t* sums) {
+    const auto rows = four_of(w, n, s, K);
+    const int8_t* numbers = x.q + top * wide;
     if (lines)
       in_pieces<BLOCK_ROWS>(M, [&](auto R, int64_t m) {  // each asks for its share of what comes
-        const int8_t* later = four[0] + ahead + BLOCK_N * K * m / M;
+        const int8_t* later = rows[0] + ahead + BLOCK_N * K * m / M;
         const auto run = byte_block<R(), (R() <= FEW_BYTES ? 1 : BLOCK_N)>;
-        run(four, numbers + m * wide, lines, wide, later, BLOCK_N * LINE * R() / M, sums + m * COLUMNS);
+        run(rows.data(), numbers + m * wide, lines, wide, later, BLOCK_N * LINE * R() / M, sums + m * COLUMNS);
       });
-    if (lines < K) byte_ends(four, numbers, K, wide, M, sums);
+    else
+      for (int64_t m = 0; m < M; ++m) save(sums + m * COLUMNS, Four{});
+    if (lines < K) byte_ends(rows.data(), numbers, K, wide, M, sums);
   };
-  over_rows((N + COLUMNS - 1) / COLUMNS, COLUMNS * K, [&](int64_t begin, int64_t end) {
-    std::vector<int32_t> sums(std::min(MANY, shape.M) * COLUMNS);
-    for (int64_t first = 0; first < shape.M; first += MANY)
-      for (int64_t n = begin * COLUMNS; n < std::min(end * COLUMNS, N); n += COLUMNS) {
-        const int64_t M = std::min(MANY, shape.M - first), count = std::min<int64_t>(COLUMNS, N - n);
-        std::fill(sums.begin(), sums.end(), 0);
-        for (int64_t i = 0; i < count; i += BLOCK_N) {
-          const int8_t* four[BLOCK_N];
-          for (int j = 0; j < BLOCK_N; ++j) four[j] = w + std::min(n + i + j, N - 1) * K;
-          four_rows(four, rows.q + first * wide, M, &sums[i]);
-        }
-        for (int64_t m = first; m < first + M; ++m)
-          put(&sums[(m - first) * COLUMNS], -128 * *rows.sum_of(m), count, a[m], scales, y, m, n);
-      }
+  over_columns<int32_t>(s, K, four, [&](int64_t m, int64_t n, int64_t count, const int32_t* sums) {
+    put(sums, -128 * *x.sum_of(m), count, a[m], scales, y, m, n);
   });
 }
 #endif
@@ -994,17 +989,19 @@ inline Vector<float, N> lanes_of(const float* s) {
   return Vector<float, N>{} + *s;
 }
 
-// Four weight rows, of which `count` are there, with R rows of q from m on: sums (R, BLOCK_N). BYTES of a row are summed as whole
-// numbers; where it HALVES, they are of two groups, whose sums stay apart.
+// Four weight rows with R rows of q from m on: sums (R, COLUMNS). BYTES of a row are summed as whole numbers; where it HALVES, they
+// are of two groups, whose sums stay apart.
 template <int BYTES, bool HALVES, int R>
-__attribute__((noinline)) void group_block(const Groups& a, int64_t m, const uint8_t* p, const float* scales, int64_t count, float* out) {
+__attribute__((noinline)) void group_block(const Groups& a, int64_t m, const uint8_t* const* w, const float* const* s, float* out) {
   using Bytes = Vector<uint8_t, BYTES>;
   using Numbers = Vector<int8_t, BYTES>;
   using Wide = Vector<int32_t, BYTES / 4>;
   using Sums = Vector<float, BYTES / 4>;
   const int64_t num_parts = a.K / (2 * BYTES), parts = std::max<int64_t>(1, a.size / (2 * BYTES)), half = a.K / 2;
-  Sums total[R][BLOCK_N] = {};
-  for (int64_t n = 0; n < count; ++n) {
+  Sums total[R][BLOCK_N];
+  for (int n = 0; n < BLOCK_N; ++n) {
+    const uint8_t* p = w[n];
+    const float* scales = s[n];
     const int8_t* q = &a.q[m * a.K];
     const int32_t* balance = &a.balance[m * num_parts * (BYTES / 4)];
     Sums mine[R];
@@ -1023,21 +1020,25 @@ __attribute__((noinline)) void group_block(const Groups& a, int64_t m, const uin
       }
     each<R>([&](auto r) { total[r][n] = mine[r]; });
   }
-  for (int r = 0; r < R; ++r) save(out + r * BLOCK_N, sums_of_four(total[r]));
+  for (int r = 0; r < R; ++r) save(out + r * COLUMNS, sums_of_four(total[r]));
 }
 
 template <int BYTES, bool HALVES>
 void group_rows(const int8_t* q, const float* a, const uint8_t* p, Scales scales, Results y, Shape s, int64_t size) {
   const Groups rows = grouped<BYTES>(q, s.M, s.K, size);
   const int64_t num_groups = s.K / size;
-  over_fours(s, s.K / 2, [&](int64_t n, int64_t count) {
+  const auto four = [&](int64_t top, int64_t M, int64_t n, float* sums) {
     static thread_local std::vector<float> memory;
-    const float* theirs = scales.floats(n * num_groups, count * num_groups, memory);
-    float sums[8 * BLOCK_N];
-    in_eights(s.M, [&](auto R, int64_t m) {
-      group_block<BYTES, HALVES, R()>(rows, m, p + n * s.K / 2, theirs, count, sums);
-      for (int r = 0; r < R(); ++r) put(sums + r * BLOCK_N, count, a[m + r], y, m + r, n);
+    const int64_t count = std::min<int64_t>(BLOCK_N, s.N - n);
+    const float* all = scales.floats(n * num_groups, count * num_groups, memory);
+    const auto weights = four_of(p, n, s, s.K / 2);
+    const auto theirs = four_of(all, 0, {s.M, count, s.K}, num_groups);
+    in_eights(M, [&](auto R, int64_t m) {
+      group_block<BYTES, HALVES, R()>(rows, top + m, weights.data(), theirs.data(), sums + m * COLUMNS);
     });
+  };
+  over_columns<float>(s, s.K / 2, four, [&](int64_t m, int64_t n, int64_t count, const float* sums) {
+    put(sums, count, a[m], y, m, n);
   });
 }
 
@@ -1123,28 +1124,19 @@ __attribute__((noinline)) void nibble_block(const uint8_t* const* p, const S* co
 
 template <class S>
 void nibble_rows(const int8_t* q, const float* a, const uint8_t* p, const S* scales, Results y, Shape s, int64_t size) {
-  const std::vector<Numbers> rows = numbers_of(q, s.M, s.K);
-  const int64_t M = s.M, N = s.N, K = s.K, num = num_lines(K), bytes = BLOCK_N * K / 2;
-  const int64_t ahead = std::max<int64_t>(1, FAR / bytes) * bytes;
-  over_rows((N + COLUMNS - 1) / COLUMNS, COLUMNS * K / 2, [&](int64_t begin, int64_t end) {
-    std::vector<float> sums(M * COLUMNS);
-    for (int64_t n = begin * COLUMNS; n < std::min(end * COLUMNS, N); n += COLUMNS) {
-      const int64_t count = std::min<int64_t>(COLUMNS, N - n);
-      for (int64_t i = 0; i < count; i += BLOCK_N) {
-        const uint8_t* four[BLOCK_N];
-        const S* theirs[BLOCK_N];
-        for (int j = 0; j < BLOCK_N; ++j) {
-          const int64_t row = std::min(n + i + j, N - 1);
-          four[j] = p + row * K / 2, theirs[j] = scales + row * (K / size);
-        }
-        in_pieces<4>(M, [&](auto R, int64_t m) {
-          const uint8_t* later = four[0] + ahead + bytes * m / M;
-          const auto run = nibble_block<R(), (R() <= FEW_NIBBLES ? 1 : BLOCK_N), S>;
-          run(four, theirs, K, size, &rows[m * num], later, BLOCK_N * LINE * R() / M, &sums[m * COLUMNS + i]);
-        });
-      }
-      for (int64_t m = 0; m < M; ++m) put(&sums[m * COLUMNS], count, a[m], y, m, n);
-    }
+  const std::vector<Numbers> numbers = numbers_of(q, s.M, s.K);
+  const int64_t K = s.K, num = num_lines(K), bytes = BLOCK_N * K / 2, ahead = std::max<int64_t>(1, FAR / bytes) * bytes;
+  const auto four = [&](int64_t top, int64_t M, int64_t n, float* sums) {
+    const auto rows = four_of(p, n, s, K / 2);
+    const auto theirs = four_of(scales, n, s, K / size);
+    in_pieces<4>(M, [&](auto R, int64_t m) {
+      const uint8_t* later = rows[0] + ahead + bytes * m / M;
+      const auto run = nibble_block<R(), (R() <= FEW_NIBBLES ? 1 : BLOCK_N), S>;
+      run(rows.data(), theirs.data(), K, size, &numbers[(top + m) * num], later, BLOCK_N * LINE * R() / M, sums + m * COLUMNS);
+    });
+  };
+  over_columns<float>(s, K / 2, four, [&](int64_t m, int64_t n, int64_t count, const float* sums) {
+    put(sums, count, a[m], y, m, n);
   });
 }
 
@@ -1575,14 +1567,24 @@ constexpr int64_t COLUMN = 32;  // numbers of a head that are looked at together
 
 using Wide = Vector<float, WIDE>;
 
-inline Wide wide(const float* from) { return load<Wide>(from); }
+// 2 WIDE numbers as two vectors: of floats the first half and the second, of bfloat16 the even ones and the odd ones, which takes
+// two instructions. Sums don't mind, if all that they are of lies so; `join` has what is found in order again.
+struct Two {
+  Wide first, second;
+};
 
-inline Wide wide(const BFloat16* from) {
-#if defined(__AVX512F__)
-  return (Wide)_mm512_slli_epi32(_mm512_cvtepu16_epi32(load<__m256i>(from)), 16);
-#else
-  return widen(from);
-#endif
+inline Two two(const float* from) { return {load<Wide>(from), load<Wide>(from + WIDE)}; }
+
+inline Two two(const BFloat16* from) {
+  const auto bits = load<Vector<uint32_t, WIDE>>(from);
+  return {(Wide)(bits << 16), (Wide)(bits & 0xffff0000u)};
+}
+
+inline void store(float* to, const Two& v) { save(to, v.first), save(to + WIDE, v.second); }
+
+inline void store(BFloat16* to, const Two& v) {
+  using Bits = Vector<uint32_t, WIDE>;
+  save(to, (Bits)nearest(v.first) >> 16 | (Bits)nearest(v.second));
 }
 
 // The sums of WIDE vectors' lanes.
@@ -1615,15 +1617,18 @@ inline Wide sums_of(const Wide* v) {
 // R queries with one key: sums, whose lanes are still to be added. What lies at `ahead` is asked for meanwhile.
 template <int R, class T>
 inline void meet(const float* q, const T* key, const T* ahead, int64_t Dh, Wide* to) {
-  Wide total[R] = {};
+  Wide first[R] = {}, second[R] = {};
   for (int64_t d = 0; d < Dh; d += COLUMN) {
     for (size_t line = 0; line < COLUMN * sizeof(T); line += 64) __builtin_prefetch((const char*)(ahead + d) + line, 0, 2);
-    for (int64_t i = d; i < d + COLUMN; i += WIDE) {
-      const Wide numbers = wide(key + i);
-      for (int r = 0; r < R; ++r) total[r] += numbers * load<Wide>(q + r * Dh + i);
+    for (int64_t i = d; i < d + COLUMN; i += 2 * WIDE) {
+      const Two numbers = two(key + i);
+      for (int r = 0; r < R; ++r) {
+        first[r] += numbers.first * load<Wide>(q + r * Dh + i);
+        second[r] += numbers.second * load<Wide>(q + r * Dh + i + WIDE);
+      }
     }
   }
-  for (int r = 0; r < R; ++r) to[r] = total[r];
+  for (int r = 0; r < R; ++r) to[r] = first[r] + second[r];
 }
 
 #if defined(__AVX512BF16__)
@@ -1650,10 +1655,14 @@ inline void gather(const float* shares, int64_t stride, const T* v, const T* ahe
   constexpr int N = COLUMN / WIDE;
   Wide total[R][N] = {};
   for (int64_t i = 0; i < count; ++i) {
-    for (size_t line = 0; line < COLUMN * sizeof(T); line += 64) __builtin_prefetch((const char*)(ahead + rows_ahead[i]) + line, 0, 2);
-    for (int n = 0; n < N; ++n) {
-      const Wide numbers = wide(v + rows[i] + n * WIDE);
-      for (int r = 0; r < R; ++r) total[r][n] += shares[i * stride + r] * numbers;
+    if constexpr (WIDE > LANES)  // else it costs more than it brings: keys lie in order, and the processor foresees that
+      for (size_t line = 0; line < COLUMN * sizeof(T); line += 64) __builtin_prefetch((const char*)(ahead + rows_ahead[i]) + line, 0, 2);
+    for (int n = 0; n < N; n += 2) {
+      const Two numbers = two(v + rows[i] + n * WIDE);
+      for (int r = 0; r < R; ++r) {
+        total[r][n] += shares[i * stride + r] * numbers.first;
+        total[r][n + 1] += shares[i * stride + r] * numbers.second;
+      }
     }
   }
   for (int r = 0; r < R; ++r)
@@ -1723,6 +1732,13 @@ struct Query {
   int64_t table, num_keys;  // the row of the block table, and how many keys it sees
 };
 
+template <class T>
+std::vector<float> in_twos(const T* x, int64_t count) {
+  std::vector<float> found(count);
+  for (int64_t i = 0; i < count; i += 2 * WIDE) store(&found[i], two(x + i));
+  return found;
+}
+
 // What the chunks of one head found, brought to one scale and added in their order.
 template <class T>
 void join(const float* largest, const float* total, const float* o, int64_t num, Heads s, float* space, T* to) {
@@ -1735,7 +1751,7 @@ void join(const float* largest, const float* total, const float* o, int64_t num,
     sum_of_all += share * total[c * filled];
     for (int64_t d = 0; d < s.Dh; d += WIDE) save(space + d, load<Wide>(space + d) + share * load<Wide>(o + c * s.H * s.Dh + d));
   }
-  for (int64_t d = 0; d < s.Dh; d += LANES) store(to + d, load<Floats>(space + d) / sum_of_all);
+  for (int64_t d = 0; d < s.Dh; d += 2 * WIDE) store(to + d, Two{load<Wide>(space + d) / sum_of_all, load<Wide>(space + d + WIDE) / sum_of_all});
 }
 
 // Memory of the calling thread that is not asked for anew at each call.
@@ -2013,7 +2029,7 @@ void attend_pages(const Plan& plan, const T* q, const T* k, const T* v, float* f
   if constexpr (std::is_same_v<T, Q>)
     mine = q;
   else
-    mine = (copy = as_floats(q, num_tokens * s.H * s.Dh)).data();
+    mine = (copy = in_twos(q, num_tokens * s.H * s.Dh)).data();
   over_rows(num_chunks, CHUNK * s.Hkv * s.Dh * 8, [&](int64_t begin, int64_t end) {
     int64_t t = std::upper_bound(plan.starts.begin(), plan.starts.end(), begin) - plan.starts.begin() - 1;
     const auto chunk_at = [&](int64_t c) {
