@@ -59,7 +59,7 @@ using Vector = typename VectorOf<T, N>::type;
 
 constexpr int LANES = 8;            // of a sum of floats
 constexpr int CHAINS = 4;           // sums that grow side by side, so that none waits for its last addition
-constexpr int64_t AHEAD = 4096;     // bytes: weights are asked for before they are needed, where multiplying takes its time
+constexpr int64_t AHEAD = 1536;     // bytes: weights are asked for before they are needed, where multiplying takes its time
 constexpr int64_t GRAIN = 1 << 17;  // bytes of weights below which a second thread does not pay, and
 constexpr int64_t SOME = 1 << 13;   // below which it does not, if it is there already
 
@@ -178,6 +178,31 @@ __attribute__((always_inline)) inline void each(const F& f) {
 template <class H, class V>
 inline H half(const V& v, int which) {  // the lower (0) or the upper (1)
   return load<H>(reinterpret_cast<const char*>(&v) + which * sizeof(H));
+}
+
+// total + a b, rounded once where the processor can. Written as it is here, compilers would fuse one such sum and not its neighbour,
+// and which of the two a row gets would depend on what is beside it.
+template <class V>
+inline V plus_product(V total, V a, V b) {
+#if defined(__FMA__)
+  if constexpr (sizeof(V) == 16) return (V)_mm_fmadd_ps((__m128)a, (__m128)b, (__m128)total);
+  if constexpr (sizeof(V) == 32) return (V)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)total);
+#endif
+#if defined(__AVX512F__)
+  if constexpr (sizeof(V) == 64) return (V)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)total);
+#endif
+  return total + a * b;
+}
+
+template <class V>
+inline V in_all_lanes(float x) {
+#if defined(__AVX2__)
+  if constexpr (sizeof(V) == 32) return (V)_mm256_set1_ps(x);
+#endif
+#if defined(__AVX512F__)
+  if constexpr (sizeof(V) == 64) return (V)_mm512_set1_ps(x);
+#endif
+  return V{} + x;
 }
 
 template <class V>
@@ -394,9 +419,11 @@ constexpr int COLUMNS = 16;
 constexpr int64_t MANY = 128;  // rows of x that stay in the second-level cache, while weights pass
 constexpr int64_t FAR = 8192;  // bytes at least that are asked for ahead of blocks
 
-// Memory is quickest in the order in which it lies, and the processor foresees that: so weight rows are read one after another.
-// That leaves time for few rows of x; many need a weight for longer, in blocks of BLOCK_N rows side by side.
-constexpr int FEW_PAIRS = 2, FEW_BYTES = 2, FEW_NIBBLES = 0, FEW_FLOATS = 2, FEW_SHORTS = 4;
+// Memory is quickest in the order in which it lies, for the processor foresees that, and a core gets more of it in two places at
+// once, if they are far apart. So weight rows are read one after another in STREAMS places. That leaves time for few rows of x; many
+// need a weight for longer, in blocks of BLOCK_N neighbours side by side.
+constexpr int STREAMS = 2;
+constexpr int FEW_PAIRS = 2, FEW_BYTES = 2, FEW_NIBBLES = 2, FEW_SUMS = 4;
 constexpr int FLOAT_ROWS = 3;  // rows of x, that are multiplied with two weight rows together
 
 // Calls f(R, m) for pieces of M rows, R of them from m on: as few pieces of at most MOST as there can be, alike.
@@ -414,25 +441,39 @@ void in_pieces(int64_t M, const F& f) {
   }
 }
 
-// Four weight rows from n on; where there are no more, the last one again.
+using Indices = std::array<int64_t, BLOCK_N>;
+
 template <class W>
-std::array<const W*, BLOCK_N> four_of(const W* w, int64_t n, Shape s, int64_t stride) {
-  std::array<const W*, BLOCK_N> rows;
-  for (int i = 0; i < BLOCK_N; ++i) rows[i] = w + std::min(n + i, s.N - 1) * stride;
-  return rows;
+std::array<const W*, BLOCK_N> rows_at(const W* w, const Indices& rows, int64_t stride) {
+  std::array<const W*, BLOCK_N> found;
+  for (int i = 0; i < BLOCK_N; ++i) found[i] = w + rows[i] * stride;
+  return found;
 }
 
-// A product in pieces of MANY rows and COLUMNS weight rows. `four(top, M, n, sums)` writes what four weight rows from n on have with
-// the M rows from `top` on: four sums for each, COLUMNS apart. `done(m, n, count, sums)` takes row m's `count` of them from n on.
-template <class Sum, class Fours, class Done>
+// A product in pieces of MANY rows and COLUMNS weight rows, of which SIDE are read side by side: far apart, if they are STREAMS.
+// `four(top, M, rows, sums)` writes what four weight rows have with the M rows from `top` on: four sums for each, COLUMNS apart.
+// `done(m, n, count, sums)` takes row m's `count` of them from n on.
+template <int SIDE, class Sum, class Fours, class Done>
 void over_columns(Shape s, int64_t bytes_a_row, const Fours& four, const Done& done) {
+  constexpr int PLACES = SIDE == STREAMS ? STREAMS : 1, RUN = COLUMNS / PLACES;
   over_rows((s.N + COLUMNS - 1) / COLUMNS, COLUMNS * bytes_a_row, [&](int64_t begin, int64_t end) {
+    const int64_t first = begin * COLUMNS, last = std::min(end * COLUMNS, s.N), length = (end - begin) * RUN;
     std::vector<Sum> sums(std::min(MANY, s.M) * COLUMNS);
     for (int64_t top = 0; top < s.M; top += MANY)
-      for (int64_t n = begin * COLUMNS; n < std::min(end * COLUMNS, s.N); n += COLUMNS) {
-        const int64_t M = std::min(MANY, s.M - top), count = std::min<int64_t>(COLUMNS, s.N - n);
-        for (int64_t i = 0; i < count; i += BLOCK_N) four(top, M, n + i, &sums[i]);
-        for (int64_t m = 0; m < M; ++m) done(top + m, n, count, &sums[m * COLUMNS]);
+      for (int64_t at = first; at < std::min(first + length, last); at += RUN) {
+        const int64_t M = std::min(MANY, s.M - top);
+        for (int i = 0; i < COLUMNS && at + i / PLACES < last; i += BLOCK_N) {
+          Indices rows;
+          for (int j = 0; j < BLOCK_N; ++j) rows[j] = std::min(at + j % PLACES * length + (i + j) / PLACES, last - 1);
+          four(top, M, rows, &sums[i]);
+        }
+        for (int64_t m = 0; m < M; ++m)
+          for (int place = 0; place < PLACES; ++place) {
+            const int64_t n = at + place * length;
+            Sum mine[RUN];
+            for (int i = 0; i < RUN; ++i) mine[i] = sums[m * COLUMNS + i * PLACES + place];
+            if (n < last) done(top + m, n, std::min<int64_t>(RUN, last - n), mine);
+          }
       }
   });
 }
@@ -461,6 +502,17 @@ inline Vector<float, BLOCK_N> sums_of_four(const __m512* v) {
 }
 #endif
 
+#if defined(__AVX512F__)
+// Asks for what comes behind a line, or in blocks for what lies `ahead`.
+template <int SIDE, int NEAR>
+inline void ask(const void* line, const void* ahead) {
+  if constexpr (SIDE == STREAMS)
+    __builtin_prefetch(static_cast<const char*>(line) + AHEAD);
+  else
+    __builtin_prefetch(ahead, 0, NEAR);
+}
+#endif
+
 // ---- float weights -----------------------------------------------------------------------------------------------
 
 // Four weight rows with M rows of x (float32, K numbers each): sums (M, COLUMNS), each of two vectors, whatever M is. SIDE of
@@ -477,12 +529,12 @@ __attribute__((noinline)) void float_block(const W* const* w, const float* x, in
       each<2>([&](auto c) {
         Floats weights[SIDE];
         each<SIDE>([&](auto n) {
-          if (c == 0 && (SIDE > 1 || sizeof(W) < 4)) __builtin_prefetch(reinterpret_cast<const char*>(rows[n] + k) + AHEAD);
+          if (c == 0) __builtin_prefetch(reinterpret_cast<const char*>(rows[n] + k) + AHEAD);
           weights[n] = pinned(widen(rows[n] + k + c * LANES));
         });
         each<M>([&](auto m) {
           const Floats numbers = pinned(load<Floats>(x + m * K + k + c * LANES));
-          each<SIDE>([&](auto n) { mine[c][m * SIDE + n] += weights[n] * numbers; });
+          each<SIDE>([&](auto n) { mine[c][m * SIDE + n] = plus_product(mine[c][m * SIDE + n], weights[n], numbers); });
         });
       });
     each<M * SIDE>([&](auto j) { total[j / SIDE][i + j % SIDE] = mine[0][j] + mine[1][j]; });
@@ -497,9 +549,9 @@ inline __m512 plus_pairs(__m512 total, __m512i a, __m512i b) {
   return total;
 }
 
-// Four weight rows with M rows of x, K a multiple of 32 and not 0: sums (M, COLUMNS). SIDE of them are read side by side; then
-// with each line as many are asked for `ahead`, which goes on by `step` bytes. One vector of sums for each, whatever M is: a
-// row is added in one order.
+// Four weight rows with M rows of x, K a multiple of 32 and not 0: sums (M, COLUMNS). SIDE of them are read side by side. With each
+// line as many are asked for: where it goes on, if they are STREAMS; or else `ahead`, which goes on by `step` bytes. One vector of
+// sums for each, whatever M is: a row is added in one order.
 template <int M, int SIDE>
 __attribute__((noinline)) void pair_block(const BFloat16* const* w, const BFloat16* x, int64_t K, const char* ahead, int64_t step,
                                           float* out) {
@@ -512,7 +564,7 @@ __attribute__((noinline)) void pair_block(const BFloat16* const* w, const BFloat
     int64_t k = 0;
     do {
       __m512i weights[SIDE];
-      if (SIDE > 1) each<SIDE>([&](auto n) { __builtin_prefetch(ahead + n * LINE, 0, 2); });
+      each<SIDE>([&](auto n) { ask<SIDE, 2>(rows[n] + k, ahead + n * LINE); });
       ahead += step;
       each<SIDE>([&](auto n) { weights[n] = pinned(load<__m512i>(rows[n] + k)); });
       each<M>([&](auto m) {
@@ -525,19 +577,23 @@ __attribute__((noinline)) void pair_block(const BFloat16* const* w, const BFloat
   each<M>([&](auto m) { save(out + m * COLUMNS, sums_of_four(total[m])); });
 }
 
-void linear_rows(const BFloat16* x, const BFloat16* w, BFloat16* y, Shape s) {
+template <int SIDE>
+void pair_rows(const BFloat16* x, const BFloat16* w, BFloat16* y, Shape s) {
   const int64_t N = s.N, K = s.K, bytes = BLOCK_N * K * 2, ahead = std::max<int64_t>(1, FAR / bytes) * bytes;
-  const auto four = [&](int64_t top, int64_t M, int64_t n, float* sums) {
-    const auto rows = four_of(w, n, s, K);
-    in_pieces<BLOCK_ROWS>(M, [&](auto R, int64_t m) {  // each asks for its share of what comes
+  const auto four = [&](int64_t top, int64_t M, const Indices& indices, float* sums) {
+    const auto rows = rows_at(w, indices, K);
+    in_pieces<(SIDE == STREAMS ? FEW_PAIRS : BLOCK_ROWS)>(M, [&](auto R, int64_t m) {  // each asks for its share of what comes
       const char* later = reinterpret_cast<const char*>(rows[0]) + ahead + bytes * m / M;
-      const auto run = pair_block<R(), (R() <= FEW_PAIRS ? 1 : BLOCK_N)>;
-      run(rows.data(), x + (top + m) * K, K, later, BLOCK_N * LINE * R() / M, sums + m * COLUMNS);
+      pair_block<R(), SIDE>(rows.data(), x + (top + m) * K, K, later, BLOCK_N * LINE * R() / M, sums + m * COLUMNS);
     });
   };
-  over_columns<float>(s, K * 2, four, [&](int64_t m, int64_t n, int64_t count, const float* sums) {
+  over_columns<SIDE, float>(s, K * 2, four, [&](int64_t m, int64_t n, int64_t count, const float* sums) {
     put(sums, count, 1, {ScalarType::BFloat16, y, N}, m, n);
   });
+}
+
+void linear_rows(const BFloat16* x, const BFloat16* w, BFloat16* y, Shape s) {
+  (s.M <= FEW_PAIRS ? pair_rows<STREAMS> : pair_rows<BLOCK_N>)(x, w, y, s);
 }
 #endif
 
@@ -548,15 +604,12 @@ std::vector<float> as_floats(const T* x, int64_t count) {
 
 template <class W>
 void float_rows(const std::vector<float>& x, const W* w, Results y, Shape s) {
-  const auto four = [&](int64_t top, int64_t M, int64_t n, float* sums) {
-    const auto rows = four_of(w, n, s, s.K);
+  const auto four = [&](int64_t top, int64_t M, const Indices& rows, float* sums) {
     in_pieces<FLOAT_ROWS>(M, [&](auto R, int64_t m) {
-      const auto run = R() == 1 || (R() == 2 && M <= FEW_FLOATS) ? float_block<std::min(R(), FEW_FLOATS), 1, W>
-                                                                  : float_block<std::max(R(), 2), 2, W>;
-      run(rows.data(), &x[(top + m) * s.K], s.K, sums + m * COLUMNS);
+      float_block<R(), STREAMS>(rows_at(w, rows, s.K).data(), &x[(top + m) * s.K], s.K, sums + m * COLUMNS);
     });
   };
-  over_columns<float>(s, s.K * sizeof(W), four, [&](int64_t m, int64_t n, int64_t count, const float* sums) {
+  over_columns<STREAMS, float>(s, s.K * sizeof(W), four, [&](int64_t m, int64_t n, int64_t count, const float* sums) {
     put(sums, count, 1, y, m, n);
   });
 }
@@ -659,7 +712,25 @@ inline void add_products(Ints& total, const Shorts& a, const Shorts& b) {
 #endif
 }
 
-constexpr int STEP = 2 * LANES;     // numbers that are multiplied at a time: rows are filled up to a multiple with zeros
+// The same of bytes, four to each lane, none of b -128: in pairs they fit in 16 bits.
+#if defined(__AVX2__)
+constexpr bool QUICK_BYTES = true;
+#else
+constexpr bool QUICK_BYTES = false;
+#endif
+using Chars = Vector<int8_t, 4 * LANES>;
+
+inline void add_products(Ints& total, const Chars& a, const Chars& b) {
+#if defined(__AVX2__)
+  const __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8((__m256i)a), _mm256_sign_epi8((__m256i)b, (__m256i)a));
+  add_products(total, (Shorts)pairs, Shorts{} + 1);
+#else
+  for (int i = 0; i < 2; ++i)
+    add_products(total, widen(reinterpret_cast<const int8_t*>(&a) + i * 2 * LANES), widen(reinterpret_cast<const int8_t*>(&b) + i * 2 * LANES));
+#endif
+}
+
+constexpr int STEP = 2 * LANES;     // 16-bit numbers that are multiplied at a time: rows are filled up to a multiple with zeros
 constexpr int SHORT_ROWS = 2;       // rows of q that are multiplied with four weight rows together: their sums fill the registers
 constexpr int64_t BLOCK_K = 512;    // numbers of a row that stay in the first-level cache meanwhile
 
@@ -678,11 +749,12 @@ inline Four sums_of(const Ints* v) {
 #endif
 }
 
-// Four weight rows with M rows of q, K numbers of each: their sums are added to those in `out` (M, COLUMNS). SIDE of the weight
-// rows are read side by side. Exact up to K = 132,000.
+// Four weight rows with M rows of q, K numbers of each (bytes or widened): their sums are added to those in `out` (M, COLUMNS). SIDE
+// of the weight rows are read side by side. Exact up to K = 132,000.
 template <int M, int SIDE, class W>
-__attribute__((noinline)) void short_block(const W* const* w, const int16_t* q, int64_t wide, int64_t K, int32_t* out) {
-  constexpr int C = std::max(1, CHAINS / (M * SIDE));
+__attribute__((noinline)) void sum_block(const W* const* w, const W* q, int64_t wide, int64_t K, int32_t* out) {
+  constexpr int LENGTH = LINE / 2 / sizeof(W), C = std::max(1, CHAINS / (M * SIDE));
+  using Numbers = Vector<W, LENGTH>;
   Ints total[M][BLOCK_N];
   for (int i = 0; i < BLOCK_N; i += SIDE) {
     const W* rows[SIDE];
@@ -690,20 +762,20 @@ __attribute__((noinline)) void short_block(const W* const* w, const int16_t* q, 
     Ints mine[C][M * SIDE];
     each<C * M * SIDE>([&](auto j) { mine[j % C][j / C] = Ints{}; });
     const auto step = [&](auto c, int64_t k) {
-      Shorts weights[SIDE];
+      Numbers weights[SIDE];
       each<SIDE>([&](auto n) {
-        if (sizeof(W) == 1) __builtin_prefetch(rows[n] + k + AHEAD);
-        weights[n] = pinned(widen(rows[n] + k));
+        if (SIDE == STREAMS) __builtin_prefetch(rows[n] + k + AHEAD);
+        weights[n] = pinned(load<Numbers>(rows[n] + k));
       });
       each<M>([&](auto m) {
-        const Shorts numbers = pinned(load<Shorts>(q + m * wide + k));
+        const Numbers numbers = pinned(load<Numbers>(q + m * wide + k));
         each<SIDE>([&](auto n) { add_products(mine[c][m * SIDE + n], weights[n], numbers); });
       });
     };
     int64_t k = 0;
-    for (; k + C * STEP <= K; k += C * STEP) each<C>([&](auto c) { step(c, k + c * STEP); });
+    for (; k + C * LENGTH <= K; k += C * LENGTH) each<C>([&](auto c) { step(c, k + c * LENGTH); });
     if constexpr (C > 1)
-      for (; k < K; k += STEP) step(std::integral_constant<int, 0>{}, k);
+      for (; k < K; k += LENGTH) step(std::integral_constant<int, 0>{}, k);
     each<C - 1>([&](auto c) { each<M * SIDE>([&](auto j) { mine[0][j] += mine[c + 1][j]; }); });
     each<M * SIDE>([&](auto j) { total[j / SIDE][i + j % SIDE] = mine[0][j]; });
   }
@@ -728,16 +800,15 @@ int16_t* kept(std::vector<int16_t>& memory, int64_t count) {
   return reinterpret_cast<int16_t*>((reinterpret_cast<uintptr_t>(memory.data()) + 63) & ~uintptr_t(63));
 }
 
-// Up to FEW_SHORTS rows of q with weights as they lie: one row of these after the other, or two, so memory is read fastest.
-void short_rows(const int16_t* q, const float* a, const int8_t* w, Scales scales, Results y, Shape s) {
-  const auto four = [&](int64_t, int64_t M, int64_t n, int32_t* sums) {
-    const auto run = M == 1   ? short_block<1, 1, int8_t>
-                     : M == 2 ? short_block<2, 1, int8_t>
-                     : M == 3 ? short_block<3, 2, int8_t> : short_block<4, 2, int8_t>;
+// Few rows of q with weights as they lie, K a multiple of 4 LANES.
+void sum_rows(const int8_t* q, const float* a, const int8_t* w, Scales scales, Results y, Shape s) {
+  const auto four = [&](int64_t top, int64_t M, const Indices& rows, int32_t* sums) {
     for (int64_t m = 0; m < M; ++m) save(sums + m * COLUMNS, Four{});
-    run(four_of(w, n, s, s.K).data(), q, s.K, s.K, sums);
+    in_pieces<FEW_SUMS>(M, [&](auto R, int64_t m) {
+      sum_block<R(), STREAMS>(rows_at(w, rows, s.K).data(), q + (top + m) * s.K, s.K, s.K, sums + m * COLUMNS);
+    });
   };
-  over_columns<int32_t>(s, s.K, four, [&](int64_t m, int64_t n, int64_t count, const int32_t* sums) {
+  over_columns<STREAMS, int32_t>(s, s.K, four, [&](int64_t m, int64_t n, int64_t count, const int32_t* sums) {
     put(sums, 0, count, a[m], scales, y, m, n);
   });
 }
@@ -760,7 +831,7 @@ void short_columns(const int16_t* q, int64_t wide, const float* a, const int8_t*
             for (int64_t i = 0; i < COLUMNS; i += BLOCK_N) {
               const int16_t* four[BLOCK_N];
               for (int j = 0; j < BLOCK_N; ++j) four[j] = weights + (i + j) * space;
-              short_block<R(), BLOCK_N>(four, q + (top + m) * wide + k, wide, space, &sums[m * COLUMNS + i]);
+              sum_block<R(), BLOCK_N>(four, q + (top + m) * wide + k, wide, space, &sums[m * COLUMNS + i]);
             }
           });
         }
@@ -852,7 +923,7 @@ __attribute__((noinline)) void byte_block(const int8_t* const* w, const int8_t* 
     int64_t k = 0;
     do {
       __m512i weights[SIDE];
-      if (SIDE > 1) each<SIDE>([&](auto n) { __builtin_prefetch(ahead + n * LINE, 0, 2); });
+      each<SIDE>([&](auto n) { ask<SIDE, 2>(rows[n] + k, ahead + n * LINE); });
       ahead += step;
       each<SIDE>([&](auto n) { weights[n] = pinned(_mm512_xor_si512(load<__m512i>(rows[n] + k), flip)); });
       each<M>([&](auto m) {
@@ -877,23 +948,23 @@ void byte_ends(const int8_t* const* w, const int8_t* q, int64_t K, int64_t wide,
   }
 }
 
+template <int SIDE>
 void byte_rows(const int8_t* q, const float* a, const int8_t* w, Scales scales, Results y, Shape s) {
   const Bytes x = bytes_of(q, s.M, s.K, s.K);
   const int64_t K = s.K, lines = K / LINE * LINE, wide = x.wide, ahead = std::max<int64_t>(1, FAR / (BLOCK_N * K)) * BLOCK_N * K;
-  const auto four = [&](int64_t top, int64_t M, int64_t n, int32_t* sums) {
-    const auto rows = four_of(w, n, s, K);
+  const auto four = [&](int64_t top, int64_t M, const Indices& indices, int32_t* sums) {
+    const auto rows = rows_at(w, indices, K);
     const int8_t* numbers = x.q + top * wide;
     if (lines)
-      in_pieces<BLOCK_ROWS>(M, [&](auto R, int64_t m) {  // each asks for its share of what comes
+      in_pieces<(SIDE == STREAMS ? FEW_BYTES : BLOCK_ROWS)>(M, [&](auto R, int64_t m) {  // each asks for its share of what comes
         const int8_t* later = rows[0] + ahead + BLOCK_N * K * m / M;
-        const auto run = byte_block<R(), (R() <= FEW_BYTES ? 1 : BLOCK_N)>;
-        run(rows.data(), numbers + m * wide, lines, wide, later, BLOCK_N * LINE * R() / M, sums + m * COLUMNS);
+        byte_block<R(), SIDE>(rows.data(), numbers + m * wide, lines, wide, later, BLOCK_N * LINE * R() / M, sums + m * COLUMNS);
       });
     else
       for (int64_t m = 0; m < M; ++m) save(sums + m * COLUMNS, Four{});
     if (lines < K) byte_ends(rows.data(), numbers, K, wide, M, sums);
   };
-  over_columns<int32_t>(s, K, four, [&](int64_t m, int64_t n, int64_t count, const int32_t* sums) {
+  over_columns<SIDE, int32_t>(s, K, four, [&](int64_t m, int64_t n, int64_t count, const int32_t* sums) {
     put(sums, -128 * *x.sum_of(m), count, a[m], scales, y, m, n);
   });
 }
@@ -901,15 +972,16 @@ void byte_rows(const int8_t* q, const float* a, const int8_t* w, Scales scales, 
 
 void int8_rows(const int8_t* q, const float* a, const int8_t* w, Scales scales, Results y, Shape s) {
 #if defined(BYTE_PRODUCTS)
-  if (s.K <= LONGEST) return byte_rows(q, a, w, scales, y, s);
+  if (s.K <= LONGEST) return (s.M <= FEW_BYTES ? byte_rows<STREAMS> : byte_rows<BLOCK_N>)(q, a, w, scales, y, s);
 #endif
+  if ((QUICK_BYTES || s.M <= FEW_SUMS) && s.K % (4 * LANES) == 0) return sum_rows(q, a, w, scales, y, s);
   static thread_local std::vector<int16_t> memory;
   const int64_t M = s.M, K = s.K, wide = filled(K);
   int16_t* rows = kept(memory, M * wide);
   over_own_rows(M, K * 4, [&](int64_t begin, int64_t end) {
     for (int64_t m = begin; m < end; ++m) spread(q + m * K, K, wide, rows + m * wide);
   });
-  M > FEW_SHORTS || wide > K ? short_columns(rows, wide, a, w, scales, y, s) : short_rows(rows, a, w, scales, y, s);
+  short_columns(rows, wide, a, w, scales, y, s);
 }
 
 // Sums of another product, (M, N) int32, as product_int8 gives them: in one pass.
@@ -986,58 +1058,62 @@ inline Vector<float, N> lanes_of(const float* s) {
 #if defined(__AVX2__)
   if constexpr (HALVES) return (Floats)_mm256_set_m128(_mm_set1_ps(s[1]), _mm_set1_ps(s[0]));
 #endif
-  return Vector<float, N>{} + *s;
+  return in_all_lanes<Vector<float, N>>(*s);
 }
 
-// Four weight rows with R rows of q from m on: sums (R, COLUMNS). BYTES of a row are summed as whole numbers; where it HALVES, they
-// are of two groups, whose sums stay apart.
-template <int BYTES, bool HALVES, int R>
-__attribute__((noinline)) void group_block(const Groups& a, int64_t m, const uint8_t* const* w, const float* const* s, float* out) {
+// Four weight rows, SIDE of them side by side, with R rows of q from m on: sums (R, COLUMNS). BYTES of a row are summed as whole
+// numbers; where it HALVES, they are of two groups, whose sums stay apart.
+template <int BYTES, bool HALVES, int R, int SIDE>
+__attribute__((noinline)) void group_block(const Groups& a, int64_t m, const uint8_t* const* w, const float* const* scales, float* out) {
   using Bytes = Vector<uint8_t, BYTES>;
   using Numbers = Vector<int8_t, BYTES>;
   using Wide = Vector<int32_t, BYTES / 4>;
   using Sums = Vector<float, BYTES / 4>;
   const int64_t num_parts = a.K / (2 * BYTES), parts = std::max<int64_t>(1, a.size / (2 * BYTES)), half = a.K / 2;
   Sums total[R][BLOCK_N];
-  for (int n = 0; n < BLOCK_N; ++n) {
-    const uint8_t* p = w[n];
-    const float* scales = s[n];
+  for (int i = 0; i < BLOCK_N; i += SIDE) {
+    const uint8_t* p[SIDE];
+    const float* s[SIDE];
+    each<SIDE>([&](auto n) { p[n] = w[i + n], s[n] = scales[i + n]; });
     const int8_t* q = &a.q[m * a.K];
     const int32_t* balance = &a.balance[m * num_parts * (BYTES / 4)];
-    Sums mine[R];
-    each<R>([&](auto r) { mine[r] = Sums{}; });
-    for (int64_t part = 0; part < num_parts; scales += 1 + HALVES)
-      for (int64_t i = 0; i < parts; ++i, ++part, q += BYTES, p += BYTES, balance += BYTES / 4) {
-        const Bytes both = load<Bytes>(p), low = pinned(both & 15), high = pinned(both >> 4);
-        __builtin_prefetch(p + AHEAD);
-        const Sums scale = pinned(lanes_of<BYTES / 4, HALVES>(scales));
-        each<R>([&](auto r) {
-          const auto* numbers = q + r * a.K;
-          const auto sums = byte_products<BYTES>(low, load<Numbers>(numbers)) + byte_products<BYTES>(high, load<Numbers>(numbers + half));
-          const Wide whole = in_pairs<BYTES>(sums) + load<Wide>(balance + r * num_parts * (BYTES / 4));
-          mine[r] += __builtin_convertvector(whole, Sums) * scale;
+    Sums mine[R * SIDE];
+    each<R * SIDE>([&](auto j) { mine[j] = Sums{}; });
+    for (int64_t part = 0; part < num_parts;) {
+      for (int64_t end = part + parts; part < end; ++part, q += BYTES, balance += BYTES / 4)
+        each<SIDE>([&](auto n) {
+          const Bytes both = load<Bytes>(p[n]), low = pinned(both & 15), high = pinned(both >> 4);
+          __builtin_prefetch(p[n] + (SIDE == STREAMS ? AHEAD : FAR / 2));
+          p[n] += BYTES;
+          const Sums scale = pinned(lanes_of<BYTES / 4, HALVES>(s[n]));
+          each<R>([&](auto r) {
+            const int8_t* numbers = q + r * a.K;
+            const auto sums = byte_products<BYTES>(low, load<Numbers>(numbers)) + byte_products<BYTES>(high, load<Numbers>(numbers + half));
+            const Wide whole = in_pairs<BYTES>(sums) + load<Wide>(balance + r * num_parts * (BYTES / 4));
+            mine[r * SIDE + n] = plus_product(mine[r * SIDE + n], __builtin_convertvector(whole, Sums), scale);
+          });
         });
-      }
-    each<R>([&](auto r) { total[r][n] = mine[r]; });
+      each<SIDE>([&](auto n) { s[n] += 1 + HALVES; });
+    }
+    each<R * SIDE>([&](auto j) { total[j / SIDE][i + j % SIDE] = mine[j]; });
   }
   for (int r = 0; r < R; ++r) save(out + r * COLUMNS, sums_of_four(total[r]));
 }
 
-template <int BYTES, bool HALVES>
+template <int BYTES, bool HALVES, int SIDE>
 void group_rows(const int8_t* q, const float* a, const uint8_t* p, Scales scales, Results y, Shape s, int64_t size) {
-  const Groups rows = grouped<BYTES>(q, s.M, s.K, size);
+  const Groups x = grouped<BYTES>(q, s.M, s.K, size);
   const int64_t num_groups = s.K / size;
-  const auto four = [&](int64_t top, int64_t M, int64_t n, float* sums) {
-    static thread_local std::vector<float> memory;
-    const int64_t count = std::min<int64_t>(BLOCK_N, s.N - n);
-    const float* all = scales.floats(n * num_groups, count * num_groups, memory);
-    const auto weights = four_of(p, n, s, s.K / 2);
-    const auto theirs = four_of(all, 0, {s.M, count, s.K}, num_groups);
+  const auto four = [&](int64_t top, int64_t M, const Indices& rows, float* sums) {
+    static thread_local std::array<std::vector<float>, BLOCK_N> memory;
+    std::array<const float*, BLOCK_N> theirs;
+    for (int i = 0; i < BLOCK_N; ++i) theirs[i] = scales.floats(rows[i] * num_groups, num_groups, memory[i]);
     in_eights(M, [&](auto R, int64_t m) {
-      group_block<BYTES, HALVES, R()>(rows, top + m, weights.data(), theirs.data(), sums + m * COLUMNS);
+      const auto run = group_block<BYTES, HALVES, R(), (R() == 1 ? STREAMS : 1)>;
+      run(x, top + m, rows_at(p, rows, s.K / 2).data(), theirs.data(), sums + m * COLUMNS);
     });
   };
-  over_columns<float>(s, s.K / 2, four, [&](int64_t m, int64_t n, int64_t count, const float* sums) {
+  over_columns<SIDE, float>(s, s.K / 2, four, [&](int64_t m, int64_t n, int64_t count, const float* sums) {
     put(sums, count, a[m], y, m, n);
   });
 }
@@ -1101,7 +1177,7 @@ __attribute__((noinline)) void nibble_block(const uint8_t* const* p, const S* co
       __m512i low[SIDE], high[SIDE];
       __m512 scale[SIDE];
       each<SIDE>([&](auto n) {
-        if (SIDE > 1) __builtin_prefetch(ahead + n * LINE, 0, 3);
+        ask<SIDE, 3>(p[side * SIDE + n] + i * LINE, ahead + n * LINE);
         const __m512i both = _mm512_maskz_loadu_epi8(mask, p[side * SIDE + n] + i * LINE);
         low[n] = pinned(_mm512_and_si512(both, low_half));
         high[n] = pinned(_mm512_and_si512(_mm512_srli_epi16(both, 4), low_half));
@@ -1113,7 +1189,7 @@ __attribute__((noinline)) void nibble_block(const uint8_t* const* p, const S* co
         const __m512i even = pinned(load<__m512i>(numbers.even)), odd = pinned(load<__m512i>(numbers.odd));
         each<SIDE>([&](auto n) {
           const __m512i sums = plus_fours(plus_fours(load<__m512i>(numbers.balance), low[n], even), high[n], odd);
-          mine[m][n] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums), scale[n], mine[m][n]);
+          mine[m][n] = plus_product(mine[m][n], _mm512_cvtepi32_ps(sums), scale[n]);
         });
       });
     } while (++i < num);
@@ -1122,20 +1198,20 @@ __attribute__((noinline)) void nibble_block(const uint8_t* const* p, const S* co
   each<M>([&](auto m) { save(out + m * COLUMNS, sums_of_four(total[m])); });
 }
 
-template <class S>
+template <int SIDE, class S>
 void nibble_rows(const int8_t* q, const float* a, const uint8_t* p, const S* scales, Results y, Shape s, int64_t size) {
   const std::vector<Numbers> numbers = numbers_of(q, s.M, s.K);
   const int64_t K = s.K, num = num_lines(K), bytes = BLOCK_N * K / 2, ahead = std::max<int64_t>(1, FAR / bytes) * bytes;
-  const auto four = [&](int64_t top, int64_t M, int64_t n, float* sums) {
-    const auto rows = four_of(p, n, s, K / 2);
-    const auto theirs = four_of(scales, n, s, K / size);
-    in_pieces<4>(M, [&](auto R, int64_t m) {
+  const auto four = [&](int64_t top, int64_t M, const Indices& indices, float* sums) {
+    const auto rows = rows_at(p, indices, K / 2);
+    const auto theirs = rows_at(scales, indices, K / size);
+    in_pieces<(SIDE == STREAMS ? FEW_NIBBLES : 4)>(M, [&](auto R, int64_t m) {
       const uint8_t* later = rows[0] + ahead + bytes * m / M;
-      const auto run = nibble_block<R(), (R() <= FEW_NIBBLES ? 1 : BLOCK_N), S>;
-      run(rows.data(), theirs.data(), K, size, &numbers[(top + m) * num], later, BLOCK_N * LINE * R() / M, sums + m * COLUMNS);
+      nibble_block<R(), SIDE>(rows.data(), theirs.data(), K, size, &numbers[(top + m) * num], later, BLOCK_N * LINE * R() / M,
+                              sums + m * COLUMNS);
     });
   };
-  over_columns<float>(s, K / 2, four, [&](int64_t m, int64_t n, int64_t count, const float* sums) {
+  over_columns<SIDE, float>(s, K / 2, four, [&](int64_t m, int64_t n, int64_t count, const float* sums) {
     put(sums, count, a[m], y, m, n);
   });
 }
@@ -1202,7 +1278,7 @@ __attribute__((noinline)) void tile_rows(const Bytes& a, int64_t m, const uint8_
     for (int r = 0; r < M; ++r)
       for (int i = 0; i < 2; ++i) {
         const auto sums = (__m512)__builtin_convertvector((Vector<int32_t, 16>)total[r][i], Vector<float, 16>);
-        kept[r][i] += sums * load<__m512>(scales + g * COLUMNS + 16 * i);
+        kept[r][i] = plus_product(kept[r][i], sums, load<__m512>(scales + g * COLUMNS + 16 * i));
       }
   }
   for (int r = 0; r < M; ++r)
@@ -1280,7 +1356,7 @@ __attribute__((noinline)) void tile_rows(const Bytes& a, int64_t m, const uint8_
       }
       each<M * N>([&](auto j) {
         const auto found = __builtin_convertvector(in_pairs<LINE / 2>(total[j / N][j % N]), Floats);
-        save(out + j * LANES, load<Floats>(out + j * LANES) + found * load<Floats>(scales + j % N * LANES));
+        save(out + j * LANES, plus_product(load<Floats>(out + j * LANES), found, load<Floats>(scales + j % N * LANES)));
       });
     }
 }
@@ -1327,12 +1403,19 @@ void int4_rows(const int8_t* q, const float* a, const uint8_t* p, Scales scales,
 #endif
 #if defined(BYTE_PRODUCTS)
   if (2 * LINE % size == 0 || size % (2 * LINE) == 0)
-    return with_type(scales.type, [&](auto* S) { nibble_rows(q, a, p, static_cast<const Pointed<decltype(S)>*>(scales.s), y, s, size); });
+    return with_type(scales.type, [&](auto* S) {
+      using T = Pointed<decltype(S)>;
+      (s.M <= FEW_NIBBLES ? nibble_rows<STREAMS, T> : nibble_rows<BLOCK_N, T>)(q, a, p, static_cast<const T*>(scales.s), y, s, size);
+    });
 #endif
+  const auto run = [&](auto BYTES, auto HALVES) {
+    return (s.M == 1 ? group_rows<BYTES(), HALVES(), STREAMS> : group_rows<BYTES(), HALVES(), 1>)(q, a, p, scales, y, s, size);
+  };
 #if defined(__AVX2__)
-  if (size == 32 && s.K % LINE == 0) return group_rows<32, true>(q, a, p, scales, y, s, size);
+  if (size == 32 && s.K % LINE == 0) return run(std::integral_constant<int, 32>{}, std::true_type{});
 #endif
-  (size % LINE == 0 ? group_rows<32, false> : group_rows<16, false>)(q, a, p, scales, y, s, size);
+  if (size % LINE == 0) return run(std::integral_constant<int, 32>{}, std::false_type{});
+  run(std::integral_constant<int, 16>{}, std::false_type{});
 }
 
 // ---- products ----------------------------------------------------------------------------------------------------
@@ -1623,8 +1706,8 @@ inline void meet(const float* q, const T* key, const T* ahead, int64_t Dh, Wide*
     for (int64_t i = d; i < d + COLUMN; i += 2 * WIDE) {
       const Two numbers = two(key + i);
       for (int r = 0; r < R; ++r) {
-        first[r] += numbers.first * load<Wide>(q + r * Dh + i);
-        second[r] += numbers.second * load<Wide>(q + r * Dh + i + WIDE);
+        first[r] = plus_product(first[r], numbers.first, load<Wide>(q + r * Dh + i));
+        second[r] = plus_product(second[r], numbers.second, load<Wide>(q + r * Dh + i + WIDE));
       }
     }
   }
@@ -1660,8 +1743,9 @@ inline void gather(const float* shares, int64_t stride, const T* v, const T* ahe
     for (int n = 0; n < N; n += 2) {
       const Two numbers = two(v + rows[i] + n * WIDE);
       for (int r = 0; r < R; ++r) {
-        total[r][n] += shares[i * stride + r] * numbers.first;
-        total[r][n + 1] += shares[i * stride + r] * numbers.second;
+        const Wide share = in_all_lanes<Wide>(shares[i * stride + r]);
+        total[r][n] = plus_product(total[r][n], share, numbers.first);
+        total[r][n + 1] = plus_product(total[r][n + 1], share, numbers.second);
       }
     }
   }
