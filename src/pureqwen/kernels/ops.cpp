@@ -59,7 +59,6 @@ using Vector = typename VectorOf<T, N>::type;
 
 constexpr int LANES = 8;            // of a sum of floats
 constexpr int CHAINS = 4;           // sums that grow side by side, so that none waits for its last addition
-constexpr int64_t AHEAD = 1536;     // bytes: weights are asked for before they are needed, where multiplying takes its time
 constexpr int64_t GRAIN = 1 << 17;  // bytes of weights below which a second thread does not pay, and
 constexpr int64_t SOME = 1 << 13;   // below which it does not, if it is there already
 
@@ -411,20 +410,12 @@ __attribute__((noinline)) void put(const int32_t* sums, int32_t offset, int64_t 
 constexpr int BLOCK_N = 4;     // weight rows, and with AVX-512
 constexpr int BLOCK_ROWS = 6;  // rows of x, that are multiplied together: their sums fill the registers
 constexpr int LINE = 64;       // bytes that are multiplied at a time
-#if defined(__AVX512F__)
-constexpr int COLUMNS = 32;    // results of a row that are written together
-#else
-constexpr int COLUMNS = 16;
-#endif
+constexpr int COLUMNS = 64;    // results of a row that are computed together
+template <int SIDE>
+constexpr int64_t AHEAD = 3072 / SIDE;  // bytes, of each of SIDE weight rows that are read side by side, that are asked for before they are needed
 constexpr int64_t MANY = 128;  // rows of x that stay in the second-level cache, while weights pass
-constexpr int64_t FAR = 8192;  // bytes at least that are asked for ahead of blocks
-
-// Memory is quickest in the order in which it lies, for the processor foresees that, and a core gets more of it in two places at
-// once, if they are far apart. So weight rows are read one after another in STREAMS places. That leaves time for few rows of x; many
-// need a weight for longer, in blocks of BLOCK_N neighbours side by side.
-constexpr int STREAMS = 2;
-constexpr int FEW_PAIRS = 2, FEW_BYTES = 2, FEW_NIBBLES = 2, FEW_SUMS = 4;
-constexpr int FLOAT_ROWS = 3;  // rows of x, that are multiplied with two weight rows together
+constexpr int FLOAT_ROWS = 3;  // rows of x, that are multiplied with two weight rows together, and
+constexpr int BYTE_ROWS = 4;   // of bytes
 
 // Calls f(R, m) for pieces of M rows, R of them from m on: as few pieces of at most MOST as there can be, alike.
 template <int MOST, class F>
@@ -450,26 +441,28 @@ std::array<const W*, BLOCK_N> rows_at(const W* w, const Indices& rows, int64_t s
   return found;
 }
 
-// A product in pieces of MANY rows and COLUMNS weight rows, of which SIDE are read side by side: far apart, if they are STREAMS.
-// `four(top, M, rows, sums)` writes what four weight rows have with the M rows from `top` on: four sums for each, COLUMNS apart.
-// `done(m, n, count, sums)` takes row m's `count` of them from n on.
-template <int SIDE, class Sum, class Fours, class Done>
+// A product in pieces of MANY rows and COLUMNS weight rows. `four(top, M, rows, sums)` writes what four weight rows have with the M
+// rows from `top` on: four sums for each, COLUMNS apart. `done(m, n, count, sums)` takes row m's `count` of them from n on.
+//
+// Memory is quickest in the order in which it lies, for the processor foresees that. And a core has more of it on its way if it
+// reads in several PLACES, far from one another: so the four come from as many parts of a thread's weight rows.
+template <int PLACES, class Sum, class Fours, class Done>
 void over_columns(Shape s, int64_t bytes_a_row, const Fours& four, const Done& done) {
-  constexpr int PLACES = SIDE == STREAMS ? STREAMS : 1, RUN = COLUMNS / PLACES;
+  constexpr int RUN = COLUMNS / PLACES;
   over_rows((s.N + COLUMNS - 1) / COLUMNS, COLUMNS * bytes_a_row, [&](int64_t begin, int64_t end) {
-    const int64_t first = begin * COLUMNS, last = std::min(end * COLUMNS, s.N), length = (end - begin) * RUN;
+    const int64_t first = begin * COLUMNS, last = std::min(end * COLUMNS, s.N), part = (end - begin) * RUN;
     std::vector<Sum> sums(std::min(MANY, s.M) * COLUMNS);
     for (int64_t top = 0; top < s.M; top += MANY)
-      for (int64_t at = first; at < std::min(first + length, last); at += RUN) {
+      for (int64_t at = first; at < std::min(first + part, last); at += RUN) {
         const int64_t M = std::min(MANY, s.M - top);
         for (int i = 0; i < COLUMNS && at + i / PLACES < last; i += BLOCK_N) {
           Indices rows;
-          for (int j = 0; j < BLOCK_N; ++j) rows[j] = std::min(at + j % PLACES * length + (i + j) / PLACES, last - 1);
+          for (int j = 0; j < BLOCK_N; ++j) rows[j] = std::min(at + j % PLACES * part + (i + j) / PLACES, last - 1);
           four(top, M, rows, &sums[i]);
         }
         for (int64_t m = 0; m < M; ++m)
           for (int place = 0; place < PLACES; ++place) {
-            const int64_t n = at + place * length;
+            const int64_t n = at + place * part;
             Sum mine[RUN];
             for (int i = 0; i < RUN; ++i) mine[i] = sums[m * COLUMNS + i * PLACES + place];
             if (n < last) done(top + m, n, std::min<int64_t>(RUN, last - n), mine);
@@ -502,17 +495,6 @@ inline Vector<float, BLOCK_N> sums_of_four(const __m512* v) {
 }
 #endif
 
-#if defined(__AVX512F__)
-// Asks for what comes behind a line, or in blocks for what lies `ahead`.
-template <int SIDE, int NEAR>
-inline void ask(const void* line, const void* ahead) {
-  if constexpr (SIDE == STREAMS)
-    __builtin_prefetch(static_cast<const char*>(line) + AHEAD);
-  else
-    __builtin_prefetch(ahead, 0, NEAR);
-}
-#endif
-
 // ---- float weights -----------------------------------------------------------------------------------------------
 
 // Four weight rows with M rows of x (float32, K numbers each): sums (M, COLUMNS), each of two vectors, whatever M is. SIDE of
@@ -525,16 +507,20 @@ __attribute__((noinline)) void float_block(const W* const* w, const float* x, in
     each<SIDE>([&](auto n) { rows[n] = w[i + n]; });
     Floats mine[2][M * SIDE];
     each<M * SIDE>([&](auto j) { mine[0][j] = mine[1][j] = Floats{}; });
-    for (int64_t k = 0; k < K; k += 2 * LANES)
-      each<2>([&](auto c) {
+    for (int64_t k = 0; k < K; k += 4 * LANES)
+      each<4>([&](auto c) {
         Floats weights[SIDE];
         each<SIDE>([&](auto n) {
-          if (c == 0) __builtin_prefetch(reinterpret_cast<const char*>(rows[n] + k) + AHEAD);
-          weights[n] = pinned(widen(rows[n] + k + c * LANES));
+          const W* line = rows[n] + k + c * LANES;
+          if constexpr (c() * LANES * sizeof(W) % LINE == 0) __builtin_prefetch(reinterpret_cast<const char*>(line) + AHEAD<SIDE>);
+          weights[n] = pinned(widen(line));
         });
         each<M>([&](auto m) {
           const Floats numbers = pinned(load<Floats>(x + m * K + k + c * LANES));
-          each<SIDE>([&](auto n) { mine[c][m * SIDE + n] = plus_product(mine[c][m * SIDE + n], weights[n], numbers); });
+          each<SIDE>([&](auto n) {
+            Floats& total = mine[c % 2][m * SIDE + n];
+            total = plus_product(total, weights[n], numbers);
+          });
         });
       });
     each<M * SIDE>([&](auto j) { total[j / SIDE][i + j % SIDE] = mine[0][j] + mine[1][j]; });
@@ -549,51 +535,35 @@ inline __m512 plus_pairs(__m512 total, __m512i a, __m512i b) {
   return total;
 }
 
-// Four weight rows with M rows of x, K a multiple of 32 and not 0: sums (M, COLUMNS). SIDE of them are read side by side. With each
-// line as many are asked for: where it goes on, if they are STREAMS; or else `ahead`, which goes on by `step` bytes. One vector of
-// sums for each, whatever M is: a row is added in one order.
-template <int M, int SIDE>
-__attribute__((noinline)) void pair_block(const BFloat16* const* w, const BFloat16* x, int64_t K, const char* ahead, int64_t step,
-                                          float* out) {
+// Four weight rows with M rows of x, K a multiple of 32 and not 0: sums (M, COLUMNS). One vector of sums for each, whatever M is: a
+// row is added in one order.
+template <int M>
+__attribute__((noinline)) void pair_block(const BFloat16* const* w, const BFloat16* x, int64_t K, float* out) {
   __m512 total[M][BLOCK_N];
-  each<BLOCK_N / SIDE>([&](auto i) {
-    const BFloat16* rows[SIDE];
-    each<SIDE>([&](auto n) { rows[n] = w[i * SIDE + n]; });
-    __m512 mine[M][SIDE];
-    each<M * SIDE>([&](auto j) { mine[j / SIDE][j % SIDE] = _mm512_setzero_ps(); });
-    int64_t k = 0;
-    do {
-      __m512i weights[SIDE];
-      each<SIDE>([&](auto n) { ask<SIDE, 2>(rows[n] + k, ahead + n * LINE); });
-      ahead += step;
-      each<SIDE>([&](auto n) { weights[n] = pinned(load<__m512i>(rows[n] + k)); });
-      each<M>([&](auto m) {
-        const __m512i numbers = pinned(load<__m512i>(x + m * K + k));
-        each<SIDE>([&](auto n) { mine[m][n] = plus_pairs(mine[m][n], weights[n], numbers); });
-      });
-    } while ((k += LINE / 2) < K);
-    each<M * SIDE>([&](auto j) { total[j / SIDE][i * SIDE + j % SIDE] = mine[j / SIDE][j % SIDE]; });
-  });
+  each<M * BLOCK_N>([&](auto j) { total[j / BLOCK_N][j % BLOCK_N] = _mm512_setzero_ps(); });
+  int64_t k = 0;
+  do {
+    __m512i weights[BLOCK_N];
+    each<BLOCK_N>([&](auto n) {
+      __builtin_prefetch(reinterpret_cast<const char*>(w[n] + k) + AHEAD<BLOCK_N>);
+      weights[n] = pinned(load<__m512i>(w[n] + k));
+    });
+    each<M>([&](auto m) {
+      const __m512i numbers = pinned(load<__m512i>(x + m * K + k));
+      each<BLOCK_N>([&](auto n) { total[m][n] = plus_pairs(total[m][n], weights[n], numbers); });
+    });
+  } while ((k += LINE / 2) < K);
   each<M>([&](auto m) { save(out + m * COLUMNS, sums_of_four(total[m])); });
 }
 
-template <int SIDE>
-void pair_rows(const BFloat16* x, const BFloat16* w, BFloat16* y, Shape s) {
-  const int64_t N = s.N, K = s.K, bytes = BLOCK_N * K * 2, ahead = std::max<int64_t>(1, FAR / bytes) * bytes;
-  const auto four = [&](int64_t top, int64_t M, const Indices& indices, float* sums) {
-    const auto rows = rows_at(w, indices, K);
-    in_pieces<(SIDE == STREAMS ? FEW_PAIRS : BLOCK_ROWS)>(M, [&](auto R, int64_t m) {  // each asks for its share of what comes
-      const char* later = reinterpret_cast<const char*>(rows[0]) + ahead + bytes * m / M;
-      pair_block<R(), SIDE>(rows.data(), x + (top + m) * K, K, later, BLOCK_N * LINE * R() / M, sums + m * COLUMNS);
-    });
-  };
-  over_columns<SIDE, float>(s, K * 2, four, [&](int64_t m, int64_t n, int64_t count, const float* sums) {
-    put(sums, count, 1, {ScalarType::BFloat16, y, N}, m, n);
-  });
-}
-
 void linear_rows(const BFloat16* x, const BFloat16* w, BFloat16* y, Shape s) {
-  (s.M <= FEW_PAIRS ? pair_rows<STREAMS> : pair_rows<BLOCK_N>)(x, w, y, s);
+  const auto four = [&](int64_t top, int64_t M, const Indices& rows, float* sums) {
+    const auto weights = rows_at(w, rows, s.K);
+    in_pieces<BLOCK_ROWS>(M, [&](auto R, int64_t m) { pair_block<R()>(weights.data(), x + (top + m) * s.K, s.K, sums + m * COLUMNS); });
+  };
+  over_columns<BLOCK_N, float>(s, s.K * 2, four, [&](int64_t m, int64_t n, int64_t count, const float* sums) {
+    put(sums, count, 1, {ScalarType::BFloat16, y, s.N}, m, n);
+  });
 }
 #endif
 
@@ -602,21 +572,21 @@ std::vector<float> as_floats(const T* x, int64_t count) {
   return std::vector<float>(x, x + count);
 }
 
-template <class W>
+template <int PLACES, class W>
 void float_rows(const std::vector<float>& x, const W* w, Results y, Shape s) {
   const auto four = [&](int64_t top, int64_t M, const Indices& rows, float* sums) {
     in_pieces<FLOAT_ROWS>(M, [&](auto R, int64_t m) {
-      float_block<R(), STREAMS>(rows_at(w, rows, s.K).data(), &x[(top + m) * s.K], s.K, sums + m * COLUMNS);
+      float_block<R(), PLACES>(rows_at(w, rows, s.K).data(), &x[(top + m) * s.K], s.K, sums + m * COLUMNS);
     });
   };
-  over_columns<STREAMS, float>(s, s.K * sizeof(W), four, [&](int64_t m, int64_t n, int64_t count, const float* sums) {
+  over_columns<PLACES, float>(s, s.K * sizeof(W), four, [&](int64_t m, int64_t n, int64_t count, const float* sums) {
     put(sums, count, 1, y, m, n);
   });
 }
 
 template <class X, class W>
 void linear_rows(const X* x, const W* w, X* y, Shape s) {
-  float_rows(as_floats(x, s.M * s.K), w, {TYPE<X>, y, s.N}, s);
+  (s.M == 1 ? float_rows<4, W> : float_rows<2, W>)(as_floats(x, s.M * s.K), w, {TYPE<X>, y, s.N}, s);
 }
 
 // ---- rows as whole numbers ---------------------------------------------------------------------------------------
@@ -732,7 +702,7 @@ inline void add_products(Ints& total, const Chars& a, const Chars& b) {
 
 constexpr int STEP = 2 * LANES;     // 16-bit numbers that are multiplied at a time: rows are filled up to a multiple with zeros
 constexpr int SHORT_ROWS = 2;       // rows of q that are multiplied with four weight rows together: their sums fill the registers
-constexpr int64_t BLOCK_K = 512;    // numbers of a row that stay in the first-level cache meanwhile
+constexpr int64_t BLOCK_K = 256;    // numbers of a row that stay in the first-level cache meanwhile
 
 using Four = Vector<int32_t, BLOCK_N>;
 
@@ -764,7 +734,7 @@ __attribute__((noinline)) void sum_block(const W* const* w, const W* q, int64_t 
     const auto step = [&](auto c, int64_t k) {
       Numbers weights[SIDE];
       each<SIDE>([&](auto n) {
-        if (SIDE == STREAMS) __builtin_prefetch(rows[n] + k + AHEAD);
+        if (sizeof(W) == 1) __builtin_prefetch(rows[n] + k + AHEAD<SIDE>);
         weights[n] = pinned(load<Numbers>(rows[n] + k));
       });
       each<M>([&](auto m) {
@@ -786,7 +756,7 @@ __attribute__((noinline)) void sum_block(const W* const* w, const W* q, int64_t 
 void spread(const int8_t* from, int64_t count, int64_t space, int16_t* to) {
   int64_t k = 0;
   for (; k + STEP <= count; k += STEP) {
-    __builtin_prefetch(from + k + AHEAD);
+    __builtin_prefetch(from + k + AHEAD<1>);
     save(to + k, widen(from + k));
   }
   for (; k < space; ++k) to[k] = k < count ? from[k] : 0;
@@ -800,15 +770,16 @@ int16_t* kept(std::vector<int16_t>& memory, int64_t count) {
   return reinterpret_cast<int16_t*>((reinterpret_cast<uintptr_t>(memory.data()) + 63) & ~uintptr_t(63));
 }
 
-// Few rows of q with weights as they lie, K a multiple of 4 LANES.
+// Rows of q with weights as they lie, K a multiple of 4 LANES.
+template <int PLACES>
 void sum_rows(const int8_t* q, const float* a, const int8_t* w, Scales scales, Results y, Shape s) {
   const auto four = [&](int64_t top, int64_t M, const Indices& rows, int32_t* sums) {
     for (int64_t m = 0; m < M; ++m) save(sums + m * COLUMNS, Four{});
-    in_pieces<FEW_SUMS>(M, [&](auto R, int64_t m) {
-      sum_block<R(), STREAMS>(rows_at(w, rows, s.K).data(), q + (top + m) * s.K, s.K, s.K, sums + m * COLUMNS);
+    in_pieces<BYTE_ROWS>(M, [&](auto R, int64_t m) {
+      sum_block<R(), PLACES>(rows_at(w, rows, s.K).data(), q + (top + m) * s.K, s.K, s.K, sums + m * COLUMNS);
     });
   };
-  over_columns<STREAMS, int32_t>(s, s.K, four, [&](int64_t m, int64_t n, int64_t count, const int32_t* sums) {
+  over_columns<PLACES, int32_t>(s, s.K, four, [&](int64_t m, int64_t n, int64_t count, const int32_t* sums) {
     put(sums, 0, count, a[m], scales, y, m, n);
   });
 }
@@ -883,6 +854,7 @@ Bytes bytes_of(const int8_t* q, int64_t M, int64_t K, int64_t size) {
 // The instruction multiplies bytes without sign by bytes with one and adds four such products to each 32-bit lane. A weight
 // becomes w + 128 (or, of 4 bits, is stored as w + 8), and the sums begin at -128 (-8) times the sum of the row of q.
 
+constexpr int TILE = 32;     // weight rows, and
 constexpr int ROWS = 12;     // rows of q, that are multiplied with a tile: their sums fill the registers
 constexpr int64_t FEW = 16;  // rows of q up to which 4-bit weights are multiplied as they lie
 constexpr int64_t PART = 256;        // numbers whose products surely fit in 32 bits: of all groups
@@ -909,30 +881,24 @@ inline Four sums_of(const __m512i* v) {
   return half<Four>(two, 0) + half<Four>(two, 1);
 }
 
-// Four weight rows with M rows of q, K a multiple of LINE and not 0: sums (M, COLUMNS). SIDE and `ahead` as for pair_block.
-template <int M, int SIDE>
-__attribute__((noinline)) void byte_block(const int8_t* const* w, const int8_t* q, int64_t K, int64_t wide, const int8_t* ahead,
-                                          int64_t step, int32_t* out) {
+// Four weight rows with M rows of q, K a multiple of LINE and not 0: sums (M, COLUMNS).
+template <int M>
+__attribute__((noinline)) void byte_block(const int8_t* const* w, const int8_t* q, int64_t K, int64_t wide, int32_t* out) {
   const __m512i flip = _mm512_set1_epi8(-128);
   __m512i total[M][BLOCK_N];
-  each<BLOCK_N / SIDE>([&](auto i) {
-    const int8_t* rows[SIDE];
-    each<SIDE>([&](auto n) { rows[n] = w[i * SIDE + n]; });
-    __m512i mine[M][SIDE];
-    each<M * SIDE>([&](auto j) { mine[j / SIDE][j % SIDE] = _mm512_setzero_si512(); });
-    int64_t k = 0;
-    do {
-      __m512i weights[SIDE];
-      each<SIDE>([&](auto n) { ask<SIDE, 2>(rows[n] + k, ahead + n * LINE); });
-      ahead += step;
-      each<SIDE>([&](auto n) { weights[n] = pinned(_mm512_xor_si512(load<__m512i>(rows[n] + k), flip)); });
-      each<M>([&](auto m) {
-        const __m512i numbers = pinned(load<__m512i>(q + m * wide + k));
-        each<SIDE>([&](auto n) { mine[m][n] = plus_fours(mine[m][n], weights[n], numbers); });
-      });
-    } while ((k += LINE) < K);
-    each<M * SIDE>([&](auto j) { total[j / SIDE][i * SIDE + j % SIDE] = mine[j / SIDE][j % SIDE]; });
-  });
+  each<M * BLOCK_N>([&](auto j) { total[j / BLOCK_N][j % BLOCK_N] = _mm512_setzero_si512(); });
+  int64_t k = 0;
+  do {
+    __m512i weights[BLOCK_N];
+    each<BLOCK_N>([&](auto n) {
+      __builtin_prefetch(w[n] + k + AHEAD<BLOCK_N>);
+      weights[n] = pinned(_mm512_xor_si512(load<__m512i>(w[n] + k), flip));
+    });
+    each<M>([&](auto m) {
+      const __m512i numbers = pinned(load<__m512i>(q + m * wide + k));
+      each<BLOCK_N>([&](auto n) { total[m][n] = plus_fours(total[m][n], weights[n], numbers); });
+    });
+  } while ((k += LINE) < K);
   each<M>([&](auto m) { save(out + m * COLUMNS, sums_of(total[m])); });
 }
 
@@ -948,23 +914,21 @@ void byte_ends(const int8_t* const* w, const int8_t* q, int64_t K, int64_t wide,
   }
 }
 
-template <int SIDE>
 void byte_rows(const int8_t* q, const float* a, const int8_t* w, Scales scales, Results y, Shape s) {
   const Bytes x = bytes_of(q, s.M, s.K, s.K);
-  const int64_t K = s.K, lines = K / LINE * LINE, wide = x.wide, ahead = std::max<int64_t>(1, FAR / (BLOCK_N * K)) * BLOCK_N * K;
-  const auto four = [&](int64_t top, int64_t M, const Indices& indices, int32_t* sums) {
-    const auto rows = rows_at(w, indices, K);
+  const int64_t K = s.K, lines = K / LINE * LINE, wide = x.wide;
+  const auto four = [&](int64_t top, int64_t M, const Indices& rows, int32_t* sums) {
+    const auto weights = rows_at(w, rows, K);
     const int8_t* numbers = x.q + top * wide;
     if (lines)
-      in_pieces<(SIDE == STREAMS ? FEW_BYTES : BLOCK_ROWS)>(M, [&](auto R, int64_t m) {  // each asks for its share of what comes
-        const int8_t* later = rows[0] + ahead + BLOCK_N * K * m / M;
-        byte_block<R(), SIDE>(rows.data(), numbers + m * wide, lines, wide, later, BLOCK_N * LINE * R() / M, sums + m * COLUMNS);
+      in_pieces<BLOCK_ROWS>(M, [&](auto R, int64_t m) {
+        byte_block<R()>(weights.data(), numbers + m * wide, lines, wide, sums + m * COLUMNS);
       });
     else
       for (int64_t m = 0; m < M; ++m) save(sums + m * COLUMNS, Four{});
-    if (lines < K) byte_ends(rows.data(), numbers, K, wide, M, sums);
+    if (lines < K) byte_ends(weights.data(), numbers, K, wide, M, sums);
   };
-  over_columns<SIDE, int32_t>(s, K, four, [&](int64_t m, int64_t n, int64_t count, const int32_t* sums) {
+  over_columns<BLOCK_N, int32_t>(s, K, four, [&](int64_t m, int64_t n, int64_t count, const int32_t* sums) {
     put(sums, -128 * *x.sum_of(m), count, a[m], scales, y, m, n);
   });
 }
@@ -972,9 +936,9 @@ void byte_rows(const int8_t* q, const float* a, const int8_t* w, Scales scales, 
 
 void int8_rows(const int8_t* q, const float* a, const int8_t* w, Scales scales, Results y, Shape s) {
 #if defined(BYTE_PRODUCTS)
-  if (s.K <= LONGEST) return (s.M <= FEW_BYTES ? byte_rows<STREAMS> : byte_rows<BLOCK_N>)(q, a, w, scales, y, s);
+  if (s.K <= LONGEST) return byte_rows(q, a, w, scales, y, s);
 #endif
-  if ((QUICK_BYTES || s.M <= FEW_SUMS) && s.K % (4 * LANES) == 0) return sum_rows(q, a, w, scales, y, s);
+  if ((QUICK_BYTES || s.M <= BYTE_ROWS) && s.K % (4 * LANES) == 0) return (s.M <= 2 ? sum_rows<4> : sum_rows<2>)(q, a, w, scales, y, s);
   static thread_local std::vector<int16_t> memory;
   const int64_t M = s.M, K = s.K, wide = filled(K);
   int16_t* rows = kept(memory, M * wide);
@@ -1083,7 +1047,7 @@ __attribute__((noinline)) void group_block(const Groups& a, int64_t m, const uin
       for (int64_t end = part + parts; part < end; ++part, q += BYTES, balance += BYTES / 4)
         each<SIDE>([&](auto n) {
           const Bytes both = load<Bytes>(p[n]), low = pinned(both & 15), high = pinned(both >> 4);
-          __builtin_prefetch(p[n] + (SIDE == STREAMS ? AHEAD : FAR / 2));
+          __builtin_prefetch(p[n] + AHEAD<SIDE>);
           p[n] += BYTES;
           const Sums scale = pinned(lanes_of<BYTES / 4, HALVES>(s[n]));
           each<R>([&](auto r) {
@@ -1100,7 +1064,7 @@ __attribute__((noinline)) void group_block(const Groups& a, int64_t m, const uin
   for (int r = 0; r < R; ++r) save(out + r * COLUMNS, sums_of_four(total[r]));
 }
 
-template <int BYTES, bool HALVES, int SIDE>
+template <int BYTES, bool HALVES, int PLACES>
 void group_rows(const int8_t* q, const float* a, const uint8_t* p, Scales scales, Results y, Shape s, int64_t size) {
   const Groups x = grouped<BYTES>(q, s.M, s.K, size);
   const int64_t num_groups = s.K / size;
@@ -1109,11 +1073,11 @@ void group_rows(const int8_t* q, const float* a, const uint8_t* p, Scales scales
     std::array<const float*, BLOCK_N> theirs;
     for (int i = 0; i < BLOCK_N; ++i) theirs[i] = scales.floats(rows[i] * num_groups, num_groups, memory[i]);
     in_eights(M, [&](auto R, int64_t m) {
-      const auto run = group_block<BYTES, HALVES, R(), (R() == 1 ? STREAMS : 1)>;
+      const auto run = group_block<BYTES, HALVES, R(), (R() == 1 ? 2 : 1)>;
       run(x, top + m, rows_at(p, rows, s.K / 2).data(), theirs.data(), sums + m * COLUMNS);
     });
   };
-  over_columns<SIDE, float>(s, s.K / 2, four, [&](int64_t m, int64_t n, int64_t count, const float* sums) {
+  over_columns<PLACES, float>(s, s.K / 2, four, [&](int64_t m, int64_t n, int64_t count, const float* sums) {
     put(sums, count, a[m], y, m, n);
   });
 }
@@ -1157,61 +1121,54 @@ inline __m512 spread_scales(const BFloat16* s, __mmask8 some, __m512i order) {
   return (__m512)_mm512_slli_epi32(_mm512_permutexvar_epi16(order, bits), 16);
 }
 
-// Four weight rows of 4 bits with M rows of q: sums (M, COLUMNS). SIDE and `ahead` as for pair_block.
-template <int M, int SIDE, class S>
+// Four weight rows of 4 bits with M rows of q: sums (M, COLUMNS).
+template <int M, class S>
 __attribute__((noinline)) void nibble_block(const uint8_t* const* p, const S* const* scales, int64_t K, int64_t size,
-                                            const Numbers* q, const uint8_t* ahead, int64_t step, float* out) {
+                                            const Numbers* q, float* out) {
   const int64_t num = num_lines(K), num_groups = K / size, groups = std::max<int64_t>(1, 2 * LINE / size);  // of a line
   Vector<int32_t, 16> order;
   for (int i = 0; i < 16; ++i) order[i] = i * groups / 16;
   const __m512i low_half = _mm512_set1_epi8(15), lanes = (__m512i)order;
   __m512 total[M][BLOCK_N];
-  each<BLOCK_N / SIDE>([&](auto side) {
-    __m512 mine[M][SIDE];
-    each<M * SIDE>([&](auto j) { mine[j / SIDE][j % SIDE] = _mm512_setzero_ps(); });
-    int64_t i = 0;
-    do {
-      const int64_t left = K / 2 - i * LINE, g = uint32_t(i * 2 * LINE) / uint32_t(size);
-      const __mmask64 mask = left >= LINE ? ~__mmask64(0) : (__mmask64(1) << left) - 1;
-      const __mmask8 some((1 << std::min(groups, num_groups - g)) - 1);
-      __m512i low[SIDE], high[SIDE];
-      __m512 scale[SIDE];
-      each<SIDE>([&](auto n) {
-        ask<SIDE, 3>(p[side * SIDE + n] + i * LINE, ahead + n * LINE);
-        const __m512i both = _mm512_maskz_loadu_epi8(mask, p[side * SIDE + n] + i * LINE);
-        low[n] = pinned(_mm512_and_si512(both, low_half));
-        high[n] = pinned(_mm512_and_si512(_mm512_srli_epi16(both, 4), low_half));
-        scale[n] = pinned(spread_scales(scales[side * SIDE + n] + g, some, lanes));
+  each<M * BLOCK_N>([&](auto j) { total[j / BLOCK_N][j % BLOCK_N] = _mm512_setzero_ps(); });
+  int64_t i = 0;
+  do {
+    const int64_t left = K / 2 - i * LINE, g = uint32_t(i * 2 * LINE) / uint32_t(size);
+    const __mmask64 mask = left >= LINE ? ~__mmask64(0) : (__mmask64(1) << left) - 1;
+    const __mmask8 some((1 << std::min(groups, num_groups - g)) - 1);
+    __m512i low[BLOCK_N], high[BLOCK_N];
+    __m512 scale[BLOCK_N];
+    each<BLOCK_N>([&](auto n) {
+      __builtin_prefetch(p[n] + i * LINE + AHEAD<BLOCK_N>);
+      const __m512i both = _mm512_maskz_loadu_epi8(mask, p[n] + i * LINE);
+      low[n] = pinned(_mm512_and_si512(both, low_half));
+      high[n] = pinned(_mm512_and_si512(_mm512_srli_epi16(both, 4), low_half));
+      scale[n] = pinned(spread_scales(scales[n] + g, some, lanes));
+    });
+    each<M>([&](auto m) {
+      const Numbers& numbers = q[m * num + i];
+      const __m512i even = pinned(load<__m512i>(numbers.even)), odd = pinned(load<__m512i>(numbers.odd));
+      each<BLOCK_N>([&](auto n) {
+        const __m512i sums = plus_fours(plus_fours(load<__m512i>(numbers.balance), low[n], even), high[n], odd);
+        total[m][n] = plus_product(total[m][n], _mm512_cvtepi32_ps(sums), scale[n]);
       });
-      ahead += step;
-      each<M>([&](auto m) {
-        const Numbers& numbers = q[m * num + i];
-        const __m512i even = pinned(load<__m512i>(numbers.even)), odd = pinned(load<__m512i>(numbers.odd));
-        each<SIDE>([&](auto n) {
-          const __m512i sums = plus_fours(plus_fours(load<__m512i>(numbers.balance), low[n], even), high[n], odd);
-          mine[m][n] = plus_product(mine[m][n], _mm512_cvtepi32_ps(sums), scale[n]);
-        });
-      });
-    } while (++i < num);
-    each<M * SIDE>([&](auto j) { total[j / SIDE][side * SIDE + j % SIDE] = mine[j / SIDE][j % SIDE]; });
-  });
+    });
+  } while (++i < num);
   each<M>([&](auto m) { save(out + m * COLUMNS, sums_of_four(total[m])); });
 }
 
-template <int SIDE, class S>
+template <class S>
 void nibble_rows(const int8_t* q, const float* a, const uint8_t* p, const S* scales, Results y, Shape s, int64_t size) {
   const std::vector<Numbers> numbers = numbers_of(q, s.M, s.K);
-  const int64_t K = s.K, num = num_lines(K), bytes = BLOCK_N * K / 2, ahead = std::max<int64_t>(1, FAR / bytes) * bytes;
-  const auto four = [&](int64_t top, int64_t M, const Indices& indices, float* sums) {
-    const auto rows = rows_at(p, indices, K / 2);
-    const auto theirs = rows_at(scales, indices, K / size);
-    in_pieces<(SIDE == STREAMS ? FEW_NIBBLES : 4)>(M, [&](auto R, int64_t m) {
-      const uint8_t* later = rows[0] + ahead + bytes * m / M;
-      nibble_block<R(), SIDE>(rows.data(), theirs.data(), K, size, &numbers[(top + m) * num], later, BLOCK_N * LINE * R() / M,
-                              sums + m * COLUMNS);
+  const int64_t num = num_lines(s.K);
+  const auto four = [&](int64_t top, int64_t M, const Indices& rows, float* sums) {
+    const auto weights = rows_at(p, rows, s.K / 2);
+    const auto theirs = rows_at(scales, rows, s.K / size);
+    in_pieces<4>(M, [&](auto R, int64_t m) {
+      nibble_block<R()>(weights.data(), theirs.data(), s.K, size, &numbers[(top + m) * num], sums + m * COLUMNS);
     });
   };
-  over_columns<SIDE, float>(s, K / 2, four, [&](int64_t m, int64_t n, int64_t count, const float* sums) {
+  over_columns<BLOCK_N, float>(s, s.K / 2, four, [&](int64_t m, int64_t n, int64_t count, const float* sums) {
     put(sums, count, a[m], y, m, n);
   });
 }
@@ -1245,20 +1202,20 @@ inline __m512i nibble_line(const uint8_t* p) {
   return _mm512_inserti64x4(_mm512_castsi256_si512(lower), upper, 1);
 }
 
-// A tile: COLUMNS weight rows, four numbers of each beside one another. Meanwhile the next tile is asked for.
+// A tile: TILE weight rows, four numbers of each beside one another. Meanwhile the next tile is asked for.
 template <class Row>
 void pack(int64_t K, const Row& row, uint8_t* tile) {
   for (int64_t k = 0; k < K; k += LINE)
-    for (int half = 0; half < COLUMNS; half += 16) {
+    for (int half = 0; half < TILE; half += 16) {
       __m512i rows[16];
       for (int n = 0; n < 16; ++n) rows[n] = nibble_line(row(half + n) + k / 2);
-      for (int n = 0; n < 8; ++n) __builtin_prefetch(row(0) + COLUMNS * K / 2 + (k * COLUMNS + half * LINE) / 2 + n * LINE, 0, 2);
+      for (int n = 0; n < 8; ++n) __builtin_prefetch(row(0) + TILE * K / 2 + (k * TILE + half * LINE) / 2 + n * LINE, 0, 2);
       transpose(rows);
-      for (int i = 0; i < 16; ++i) save(tile + k * COLUMNS + i * 4 * COLUMNS + half * 4, rows[i]);
+      for (int i = 0; i < 16; ++i) save(tile + k * TILE + i * 4 * TILE + half * 4, rows[i]);
     }
 }
 
-// M rows of q from m on with a tile: out (M, COLUMNS) gets the sum over the groups of scale times the group's sum.
+// M rows of q from m on with a tile: out (M, TILE) gets the sum over the groups of scale times the group's sum.
 template <int M>
 __attribute__((noinline)) void tile_rows(const Bytes& a, int64_t m, const uint8_t* tile, const float* scales, int64_t, float* out) {
   __m512 kept[M][2] = {};
@@ -1268,7 +1225,7 @@ __attribute__((noinline)) void tile_rows(const Bytes& a, int64_t m, const uint8_
     __m512i total[M][2];
     for (int r = 0; r < M; ++r) total[r][0] = total[r][1] = _mm512_set1_epi32(-8 * a.sum_of(m + r)[g]);
     for (int64_t k = g * a.size; k < (g + 1) * a.size; k += 4) {
-      const auto first = load<__m512i>(tile + k * COLUMNS), second = load<__m512i>(tile + k * COLUMNS + 64);
+      const auto first = load<__m512i>(tile + k * TILE), second = load<__m512i>(tile + k * TILE + 64);
       for (int r = 0; r < M; ++r) {
         const __m512i four = _mm512_set1_epi32(load<int32_t>(q + r * a.wide + k));
         total[r][0] = plus_fours(total[r][0], first, four);
@@ -1278,17 +1235,18 @@ __attribute__((noinline)) void tile_rows(const Bytes& a, int64_t m, const uint8_
     for (int r = 0; r < M; ++r)
       for (int i = 0; i < 2; ++i) {
         const auto sums = (__m512)__builtin_convertvector((Vector<int32_t, 16>)total[r][i], Vector<float, 16>);
-        kept[r][i] = plus_product(kept[r][i], sums, load<__m512>(scales + g * COLUMNS + 16 * i));
+        kept[r][i] = plus_product(kept[r][i], sums, load<__m512>(scales + g * TILE + 16 * i));
       }
   }
   for (int r = 0; r < M; ++r)
-    for (int i = 0; i < 2; ++i) save(out + r * COLUMNS + 16 * i, kept[r][i]);
+    for (int i = 0; i < 2; ++i) save(out + r * TILE + 16 * i, kept[r][i]);
 }
 
 #elif defined(__AVX2__)
 
 // ---- 4-bit weights in tiles: AVX2 --------------------------------------------------------------------------------
 
+constexpr int TILE = 16;       // weight rows, and
 constexpr int ROWS = 6;        // rows of q, that are multiplied with a tile: their sums fill the registers
 constexpr int64_t FEW = 16;    // rows of q up to which weights are multiplied as they lie
 constexpr int64_t PART = 32;   // numbers whose products surely fit in 16 bits, added in pairs
@@ -1315,32 +1273,32 @@ inline __m256i nibble_line(const uint8_t* p) {
   return _mm256_setr_m128i(_mm_unpacklo_epi8(low, high), _mm_unpackhi_epi8(low, high));
 }
 
-// A tile: COLUMNS weight rows, four numbers of each beside one another.
+// A tile: TILE weight rows, four numbers of each beside one another.
 template <class Row>
 void pack(int64_t K, const Row& row, uint8_t* tile) {
   for (int64_t k = 0; k < K; k += PART)
-    for (int side = 0; side < COLUMNS; side += LANES) {
+    for (int side = 0; side < TILE; side += LANES) {
       __m256i rows[LANES];
       for (int n = 0; n < LANES; ++n) {
         rows[n] = nibble_line(row(side + n) + k / 2);
-        if (k % (2 * LINE) == 0) __builtin_prefetch(row(side + n) + (COLUMNS * K + k) / 2, 0, 2);  // the next tile's
+        if (k % (2 * LINE) == 0) __builtin_prefetch(row(side + n) + (TILE * K + k) / 2, 0, 2);  // the next tile's
       }
       transpose(rows);
-      for (int i = 0; i < LANES; ++i) save(tile + (k + i * 4) * COLUMNS + side * 4, rows[i]);
+      for (int i = 0; i < LANES; ++i) save(tile + (k + i * 4) * TILE + side * 4, rows[i]);
     }
 }
 
-// M rows of q from m on with a tile: out (M, COLUMNS) gets the sum over the groups of scale times the group's sum. A part's sums
+// M rows of q from m on with a tile: out (M, TILE) gets the sum over the groups of scale times the group's sum. A part's sums
 // begin at -8 sum q, in the first of a lane's two halves: together with that half's products it never exceeds 16 * 16 * 127.
 template <int M>
 __attribute__((noinline)) void tile_rows(const Bytes& a, int64_t m, const uint8_t* tile, const float* scales, int64_t size, float* out) {
-  constexpr int N = COLUMNS / LANES;
+  constexpr int N = TILE / LANES;
   const int8_t* q = a.q + m * a.wide;
   const int32_t* sums = a.sum_of(m);
   const int64_t wide = a.wide, num_parts = a.K / PART, parts = size / PART;
-  std::fill(out, out + M * COLUMNS, 0.0f);
-  for (int64_t part = 0; part < num_parts; scales += COLUMNS)
-    for (int64_t i = 0; i < parts; ++i, ++part, q += PART, tile += PART * COLUMNS) {
+  std::fill(out, out + M * TILE, 0.0f);
+  for (int64_t part = 0; part < num_parts; scales += TILE)
+    for (int64_t i = 0; i < parts; ++i, ++part, q += PART, tile += PART * TILE) {
       Shorts total[M][N];
       each<M>([&](auto r) {
         const auto begin = (Shorts)(Ints{} + int32_t(uint16_t(-8 * sums[r * num_parts + part])));
@@ -1348,7 +1306,7 @@ __attribute__((noinline)) void tile_rows(const Bytes& a, int64_t m, const uint8_
       });
       for (int k = 0; k < PART; k += 4) {
         __m256i weights[N];
-        each<N>([&](auto n) { weights[n] = pinned(load<__m256i>(tile + k * COLUMNS + n * 4 * LANES)); });
+        each<N>([&](auto n) { weights[n] = pinned(load<__m256i>(tile + k * TILE + n * 4 * LANES)); });
         each<M>([&](auto r) {
           const __m256i four = pinned(_mm256_set1_epi32(load<int32_t>(q + r * wide + k)));
           each<N>([&](auto n) { total[r][n] += (Shorts)_mm256_maddubs_epi16(weights[n], four); });
@@ -1367,23 +1325,23 @@ __attribute__((noinline)) void tile_rows(const Bytes& a, int64_t m, const uint8_
 void nibble_tiles(const int8_t* q, const float* a, const uint8_t* p, Scales scales, Results y, Shape s, int64_t size) {
   const Bytes rows = bytes_of(q, s.M, s.K, std::min(size, PART));
   const int64_t N = s.N, K = s.K, num_groups = K / size;
-  over_rows((N + COLUMNS - 1) / COLUMNS, COLUMNS * K, [&](int64_t begin, int64_t end) {
+  over_rows((N + TILE - 1) / TILE, TILE * K, [&](int64_t begin, int64_t end) {
     static thread_local std::vector<uint8_t> memory;
-    if (int64_t(memory.size()) < COLUMNS * K + LINE) memory.resize(COLUMNS * K + LINE);
+    if (int64_t(memory.size()) < TILE * K + LINE) memory.resize(TILE * K + LINE);
     uint8_t* tile = whole_lines(memory.data());
-    std::vector<float> wide(num_groups * COLUMNS), floats;
-    float out[ROWS * COLUMNS];
-    for (int64_t n = begin * COLUMNS; n < std::min(end * COLUMNS, N); n += COLUMNS) {
+    std::vector<float> wide(num_groups * TILE), floats;
+    float out[ROWS * TILE];
+    for (int64_t n = begin * TILE; n < std::min(end * TILE, N); n += TILE) {
       const auto row = [&](int64_t i) { return std::min(n + i, N - 1); };
       pack(K, [&](int64_t i) { return p + row(i) * K / 2; }, tile);
-      for (int64_t i = 0; i < COLUMNS; ++i) {
+      for (int64_t i = 0; i < TILE; ++i) {
         const float* theirs = scales.floats(row(i) * num_groups, num_groups, floats);
-        for (int64_t g = 0; g < num_groups; ++g) wide[g * COLUMNS + i] = theirs[g];
+        for (int64_t g = 0; g < num_groups; ++g) wide[g * TILE + i] = theirs[g];
       }
       const auto run = [&](auto M, int64_t m) {
         tile_rows<M()>(rows, m, tile, wide.data(), size, out);
-        const int64_t count = std::min<int64_t>(COLUMNS, N - n);
-        for (int r = 0; r < M(); ++r) put(out + r * COLUMNS, count, a[m + r], y, m + r, n);
+        const int64_t count = std::min<int64_t>(TILE, N - n);
+        for (int r = 0; r < M(); ++r) put(out + r * TILE, count, a[m + r], y, m + r, n);
       };
       if constexpr (ROWS < 8) {
         in_pieces<ROWS>(s.M, run);
@@ -1403,13 +1361,10 @@ void int4_rows(const int8_t* q, const float* a, const uint8_t* p, Scales scales,
 #endif
 #if defined(BYTE_PRODUCTS)
   if (2 * LINE % size == 0 || size % (2 * LINE) == 0)
-    return with_type(scales.type, [&](auto* S) {
-      using T = Pointed<decltype(S)>;
-      (s.M <= FEW_NIBBLES ? nibble_rows<STREAMS, T> : nibble_rows<BLOCK_N, T>)(q, a, p, static_cast<const T*>(scales.s), y, s, size);
-    });
+    return with_type(scales.type, [&](auto* S) { nibble_rows(q, a, p, static_cast<const Pointed<decltype(S)>*>(scales.s), y, s, size); });
 #endif
   const auto run = [&](auto BYTES, auto HALVES) {
-    return (s.M == 1 ? group_rows<BYTES(), HALVES(), STREAMS> : group_rows<BYTES(), HALVES(), 1>)(q, a, p, scales, y, s, size);
+    (s.M == 1 ? group_rows<BYTES(), HALVES(), 2> : group_rows<BYTES(), HALVES(), 1>)(q, a, p, scales, y, s, size);
   };
 #if defined(__AVX2__)
   if (size == 32 && s.K % LINE == 0) return run(std::integral_constant<int, 32>{}, std::true_type{});
