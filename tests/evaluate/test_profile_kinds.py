@@ -44,6 +44,23 @@ def test_a_step_is_split_into_kinds_and_the_rest() -> None:
     assert found.native == ("linear_int8",)
 
 
+def test_a_native_call_of_many_operations_is_split_as_they_take_time_by_themselves() -> None:
+    spent = [("pureqwen::blocks", 8.0), ("pureqwen::linear", 1.0), ("aten::view", 0.5)]
+    apart = [
+        ("pureqwen::linear", 7.0),  # one second of it is the head's, as before
+        ("pureqwen::paged_attention", 2.0),
+        ("pureqwen::rms_norm", 4.0),
+        ("aten::add", 9.0),
+    ]
+    found = split(spent, seconds=10.0, steps=1, apart=apart)
+    assert found.kinds["native matrix products"] == 1 + 8 * 6 / 12
+    assert found.kinds["native attention"] == 8 * 2 / 12
+    assert found.kinds["native norms and gates"] == 8 * 4 / 12
+    assert found.kinds["norms and elementwise"] == 0, "it is not what the step does"
+    assert sum(found.kinds.values()) == pytest.approx(found.watched)
+    assert found.native == ("blocks", "linear")
+
+
 def test_a_step_of_a_model_is_made_of_operators_that_are_known(qwen: Qwen) -> None:
     found = profile.profile_step(qwen, cached=20, steps=2)
     for kind in ("matrix products", "attention"):  # PyTorch's or native ones

@@ -97,6 +97,8 @@ def show_profile(report: Report) -> None:
         if seconds:
             bar = "#" * max(1, round(BAR * seconds / longest))
             screen.line(f"{kind:<{width}} {1e3 * seconds:9.2f} ms {seconds / watched:5.0%}  {bar}")
+    if {"blocks", "attention", "feed_forward"} & set(report.profile.native):
+        screen.line("What native code does in one call is split as its operations take time one by one.")
 
 
 def points(report: Report) -> list[Point]:

@@ -4,7 +4,9 @@ torch.profiler says of each operator how long it ran without those that it calle
 belongs to no operator: Python, and on a GPU the waiting for the CPU. A step runs slower while it is watched,
 by some microseconds an operator, so the step's time without a profiler is to be shown beside it.
 
-The names of the operators also say which path runs: whose name begins with pureqwen:: is native code.
+The names of the operators also say which path runs: whose name begins with pureqwen:: is native code. Native
+code may do a block's work, or that of all blocks, in one call; then the step is watched a second time with
+each operation called by itself, and the call's time is told by kind as theirs is.
 """
 
 import re
@@ -17,6 +19,7 @@ from torch.profiler import ProfilerActivity, profile
 from pureqwen.evaluate.limits import wait
 from pureqwen.evaluate.speed import filled_cache, forwards
 from pureqwen.qwen import Qwen
+from pureqwen.rewrite.fuse import one_by_one
 
 NATIVE = "pureqwen::"
 PRODUCTS, ATTENTION, GLUE, COPIES, ELEMENTWISE, OTHER, BETWEEN = (
@@ -28,6 +31,7 @@ PRODUCTS, ATTENTION, GLUE, COPIES, ELEMENTWISE, OTHER, BETWEEN = (
     "views and others",
     "between operators",
 )
+IN_ONE_CALL = re.compile(rf"{NATIVE}(blocks|attention|feed_forward)$")
 OURS = (f"native {PRODUCTS}", f"native {ATTENTION}", GLUE)
 KINDS = (*OURS, PRODUCTS, ATTENTION, COPIES, ELEMENTWISE, OTHER, BETWEEN)
 PATTERNS = (  # the first that matches an operator's name
@@ -71,12 +75,22 @@ class Profile:
 
 def profile_step(qwen: Qwen, *, cached: int, steps: int) -> Profile:
     """The average of some decode steps behind so many tokens."""
+    spent, seconds = watch(qwen, cached=cached, steps=steps)
+    if not any(IN_ONE_CALL.match(name) for name, _ in spent):
+        return split(spent, seconds=seconds, steps=steps)
+    with one_by_one():
+        apart, _ = watch(qwen, cached=cached, steps=steps)
+    return split(spent, seconds=seconds, steps=steps, apart=apart)
+
+
+def watch(qwen: Qwen, *, cached: int, steps: int) -> tuple[list[tuple[str, float]], float]:
+    """Operators with the seconds that each ran without those that it called, and the time of all steps."""
     cache = filled_cache(qwen, batch=1, cached=cached, limit=cached + steps + 1)
     running = forwards(qwen, cache, cached=cached, steps=steps)
     next(running)  # warms up
     on_gpu = qwen.device.type == "cuda"
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
-    with profile(activities=activities, acc_events=True) as watch:
+    with profile(activities=activities, acc_events=True) as profiler:
         wait(qwen.device)
         started = time.perf_counter()
         for _ in running:
@@ -85,19 +99,39 @@ def profile_step(qwen: Qwen, *, cached: int, steps: int) -> Profile:
         seconds = time.perf_counter() - started
     spent = [
         (event.key, (event.self_device_time_total if on_gpu else event.self_cpu_time_total) / 1e6)
-        for event in watch.key_averages()
+        for event in profiler.key_averages()
         if event.device_type.name == "CPU"  # the kernels' own events would count a second time
     ]
-    return split(spent, seconds=seconds, steps=steps)
+    return spent, seconds
 
 
-def split(spent: Iterable[tuple[str, float]], *, seconds: float, steps: int) -> Profile:
-    """From (operator, its own seconds) and the time of all steps to a step's seconds by kind."""
-    kinds, native = dict.fromkeys(KINDS, 0.0), set()
+def split(
+    spent: Iterable[tuple[str, float]],
+    *,
+    seconds: float,
+    steps: int,
+    apart: Iterable[tuple[str, float]] = (),
+) -> Profile:
+    """From (operator, its own seconds) and the time of all steps to a step's seconds by kind.
+
+    apart: the same of steps in which no native call does the work of several operations.
+    """
+    kinds, native, one_call = dict.fromkeys(KINDS, 0.0), set(), 0.0
     for name, own in spent:
-        kinds[kind_of(name)] += own / steps
         if name.startswith(NATIVE):
             native.add(name.removeprefix(NATIVE))
+        if IN_ONE_CALL.match(name):
+            one_call += own / steps
+        else:
+            kinds[kind_of(name)] += own / steps
+    inside = {kind: -kinds[kind] for kind in OURS}  # what is native outside of the call is so both times
+    for name, own in apart:
+        if (kind := kind_of(name)) in inside:
+            inside[kind] += own / steps
+    inside = {kind: max(0.0, found) for kind, found in inside.items()}
+    whole = sum(inside.values())
+    for kind, found in inside.items():
+        kinds[kind] += one_call * found / whole if whole else one_call / len(inside)
     kinds[BETWEEN] = max(0.0, seconds / steps - sum(kinds.values()))
     return Profile(kinds=kinds, native=tuple(sorted(native)), watched=seconds / steps)
 

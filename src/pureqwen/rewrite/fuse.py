@@ -12,7 +12,8 @@ each half of it is a single operation, the attention too, if its memory is one t
 where that holds for all blocks, a FusedDecoder makes them one operation.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -42,7 +43,7 @@ class FusedBlock(Block):
             return super().forward(x, angles, attend)
         rows = x.reshape(-1, x.shape[-1]).contiguous()  # (T, D)
         turns = per_token(angles, x.shape[:-1])
-        at_once = parts.at_once and len(rows) <= kernels.FEW
+        at_once = parts.at_once and len(rows) <= kernels.FEW and not _one_by_one
         place = attend.place(x) if at_once and isinstance(attend, kernels.InPlace) else None
         if place is None:
             rows = parts.attended(rows, x.shape[:-1], turns, attend)
@@ -98,7 +99,7 @@ class FusedDecoder(Decoder):
         self, x: Tensor, attends: Sequence[Attend]
     ) -> tuple[list["Parts"], list[kernels.Place]] | None:
         """The parts of all blocks, and where their keys and values lie. None where they can't be one call."""
-        if not computes(x):
+        if _one_by_one or not computes(x):
             return None
         all_parts, places = [], []
         for block, attend in zip(self.layers, attends, strict=True):
@@ -114,6 +115,20 @@ class FusedDecoder(Decoder):
             places.append(place)
         same = all(place.slots is places[0].slots for place in places)  # and so is the rest of the step
         return (all_parts, places) if same and len({parts.eps for parts in all_parts}) == 1 else None
+
+
+_one_by_one = False
+
+
+@contextmanager
+def one_by_one() -> Iterator[None]:
+    """Within it each operation of a block is a call of its own: slower, but a profiler tells them apart."""
+    global _one_by_one
+    _one_by_one = True
+    try:
+        yield
+    finally:
+        _one_by_one = False
 
 
 def computes(x: Tensor) -> bool:
