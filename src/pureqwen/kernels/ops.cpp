@@ -412,7 +412,8 @@ constexpr int BLOCK_ROWS = 6;  // rows of x, that are multiplied together: their
 constexpr int LINE = 64;       // bytes that are multiplied at a time
 constexpr int COLUMNS = 64;    // results of a row that are computed together
 template <int SIDE>
-constexpr int64_t AHEAD = 3072 / SIDE;  // bytes, of each of SIDE weight rows that are read side by side, that are asked for before they are needed
+constexpr int64_t AHEAD = 3072 / SIDE;  // bytes that are asked for, of each of SIDE weight rows that are read side by side
+constexpr int64_t FAR = 2048;           // the same, at least, where several pieces of rows meet the same weights
 constexpr int64_t MANY = 128;  // rows of x that stay in the second-level cache, while weights pass
 constexpr int FLOAT_ROWS = 3;  // rows of x, that are multiplied with two weight rows together, and
 constexpr int BYTE_ROWS = 4;   // of bytes
@@ -495,6 +496,17 @@ inline Vector<float, BLOCK_N> sums_of_four(const __m512* v) {
 }
 #endif
 
+#if defined(__AVX512F__)
+// Of what R of M rows, from m on, meet with each of BLOCK_N weight rows: where, from its beginning, a line is asked for with the
+// first of its own, and how many bytes further with each. Those that meet it together ask for rows to come, each for its share,
+// so that requests come evenly.
+struct Asking {
+  int64_t ahead, step;
+  Asking(int64_t bytes, int64_t M, int64_t R, int64_t m)
+      : ahead(R == M ? AHEAD<BLOCK_N> : bytes * std::max<int64_t>(1, FAR / bytes) + bytes * m / M), step(LINE * R / M) {}
+};
+#endif
+
 // ---- float weights -----------------------------------------------------------------------------------------------
 
 // Four weight rows with M rows of x (float32, K numbers each): sums (M, COLUMNS), each of two vectors, whatever M is. SIDE of
@@ -538,16 +550,17 @@ inline __m512 plus_pairs(__m512 total, __m512i a, __m512i b) {
 // Four weight rows with M rows of x, K a multiple of 32 and not 0: sums (M, COLUMNS). One vector of sums for each, whatever M is: a
 // row is added in one order.
 template <int M>
-__attribute__((noinline)) void pair_block(const BFloat16* const* w, const BFloat16* x, int64_t K, float* out) {
+__attribute__((noinline)) void pair_block(const BFloat16* const* w, const BFloat16* x, int64_t K, Asking ask, float* out) {
   __m512 total[M][BLOCK_N];
   each<M * BLOCK_N>([&](auto j) { total[j / BLOCK_N][j % BLOCK_N] = _mm512_setzero_ps(); });
   int64_t k = 0;
   do {
     __m512i weights[BLOCK_N];
     each<BLOCK_N>([&](auto n) {
-      __builtin_prefetch(reinterpret_cast<const char*>(w[n] + k) + AHEAD<BLOCK_N>);
+      __builtin_prefetch(reinterpret_cast<const char*>(w[n]) + ask.ahead, 0, 2);
       weights[n] = pinned(load<__m512i>(w[n] + k));
     });
+    ask.ahead += ask.step;
     each<M>([&](auto m) {
       const __m512i numbers = pinned(load<__m512i>(x + m * K + k));
       each<BLOCK_N>([&](auto n) { total[m][n] = plus_pairs(total[m][n], weights[n], numbers); });
@@ -559,7 +572,9 @@ __attribute__((noinline)) void pair_block(const BFloat16* const* w, const BFloat
 void linear_rows(const BFloat16* x, const BFloat16* w, BFloat16* y, Shape s) {
   const auto four = [&](int64_t top, int64_t M, const Indices& rows, float* sums) {
     const auto weights = rows_at(w, rows, s.K);
-    in_pieces<BLOCK_ROWS>(M, [&](auto R, int64_t m) { pair_block<R()>(weights.data(), x + (top + m) * s.K, s.K, sums + m * COLUMNS); });
+    in_pieces<BLOCK_ROWS>(M, [&](auto R, int64_t m) {
+      pair_block<R()>(weights.data(), x + (top + m) * s.K, s.K, {s.K * 2, M, R(), m}, sums + m * COLUMNS);
+    });
   };
   over_columns<BLOCK_N, float>(s, s.K * 2, four, [&](int64_t m, int64_t n, int64_t count, const float* sums) {
     put(sums, count, 1, {ScalarType::BFloat16, y, s.N}, m, n);
@@ -883,7 +898,7 @@ inline Four sums_of(const __m512i* v) {
 
 // Four weight rows with M rows of q, K a multiple of LINE and not 0: sums (M, COLUMNS).
 template <int M>
-__attribute__((noinline)) void byte_block(const int8_t* const* w, const int8_t* q, int64_t K, int64_t wide, int32_t* out) {
+__attribute__((noinline)) void byte_block(const int8_t* const* w, const int8_t* q, int64_t K, int64_t wide, Asking ask, int32_t* out) {
   const __m512i flip = _mm512_set1_epi8(-128);
   __m512i total[M][BLOCK_N];
   each<M * BLOCK_N>([&](auto j) { total[j / BLOCK_N][j % BLOCK_N] = _mm512_setzero_si512(); });
@@ -891,9 +906,10 @@ __attribute__((noinline)) void byte_block(const int8_t* const* w, const int8_t* 
   do {
     __m512i weights[BLOCK_N];
     each<BLOCK_N>([&](auto n) {
-      __builtin_prefetch(w[n] + k + AHEAD<BLOCK_N>);
+      __builtin_prefetch(w[n] + ask.ahead, 0, 2);
       weights[n] = pinned(_mm512_xor_si512(load<__m512i>(w[n] + k), flip));
     });
+    ask.ahead += ask.step;
     each<M>([&](auto m) {
       const __m512i numbers = pinned(load<__m512i>(q + m * wide + k));
       each<BLOCK_N>([&](auto n) { total[m][n] = plus_fours(total[m][n], weights[n], numbers); });
@@ -922,7 +938,7 @@ void byte_rows(const int8_t* q, const float* a, const int8_t* w, Scales scales, 
     const int8_t* numbers = x.q + top * wide;
     if (lines)
       in_pieces<BLOCK_ROWS>(M, [&](auto R, int64_t m) {
-        byte_block<R()>(weights.data(), numbers + m * wide, lines, wide, sums + m * COLUMNS);
+        byte_block<R()>(weights.data(), numbers + m * wide, lines, wide, {K, M, R(), m}, sums + m * COLUMNS);
       });
     else
       for (int64_t m = 0; m < M; ++m) save(sums + m * COLUMNS, Four{});
@@ -1124,7 +1140,7 @@ inline __m512 spread_scales(const BFloat16* s, __mmask8 some, __m512i order) {
 // Four weight rows of 4 bits with M rows of q: sums (M, COLUMNS).
 template <int M, class S>
 __attribute__((noinline)) void nibble_block(const uint8_t* const* p, const S* const* scales, int64_t K, int64_t size,
-                                            const Numbers* q, float* out) {
+                                            const Numbers* q, Asking ask, float* out) {
   const int64_t num = num_lines(K), num_groups = K / size, groups = std::max<int64_t>(1, 2 * LINE / size);  // of a line
   Vector<int32_t, 16> order;
   for (int i = 0; i < 16; ++i) order[i] = i * groups / 16;
@@ -1139,12 +1155,13 @@ __attribute__((noinline)) void nibble_block(const uint8_t* const* p, const S* co
     __m512i low[BLOCK_N], high[BLOCK_N];
     __m512 scale[BLOCK_N];
     each<BLOCK_N>([&](auto n) {
-      __builtin_prefetch(p[n] + i * LINE + AHEAD<BLOCK_N>);
+      __builtin_prefetch(p[n] + ask.ahead);
       const __m512i both = _mm512_maskz_loadu_epi8(mask, p[n] + i * LINE);
       low[n] = pinned(_mm512_and_si512(both, low_half));
       high[n] = pinned(_mm512_and_si512(_mm512_srli_epi16(both, 4), low_half));
       scale[n] = pinned(spread_scales(scales[n] + g, some, lanes));
     });
+    ask.ahead += ask.step;
     each<M>([&](auto m) {
       const Numbers& numbers = q[m * num + i];
       const __m512i even = pinned(load<__m512i>(numbers.even)), odd = pinned(load<__m512i>(numbers.odd));
@@ -1165,7 +1182,7 @@ void nibble_rows(const int8_t* q, const float* a, const uint8_t* p, const S* sca
     const auto weights = rows_at(p, rows, s.K / 2);
     const auto theirs = rows_at(scales, rows, s.K / size);
     in_pieces<4>(M, [&](auto R, int64_t m) {
-      nibble_block<R()>(weights.data(), theirs.data(), s.K, size, &numbers[(top + m) * num], sums + m * COLUMNS);
+      nibble_block<R()>(weights.data(), theirs.data(), s.K, size, &numbers[(top + m) * num], {s.K / 2, M, R(), m}, sums + m * COLUMNS);
     });
   };
   over_columns<BLOCK_N, float>(s, s.K / 2, four, [&](int64_t m, int64_t n, int64_t count, const float* sums) {
