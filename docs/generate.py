@@ -115,7 +115,7 @@ def usage(verb: str) -> str:
 
 def benchmarks(_: str) -> str:
     """Every benchmarks/results/NAME.json as a table: the keys of its rows are the columns."""
-    paths = [path for path in sorted(RESULTS.glob("*.json")) if path != PEERS]
+    paths = [path for path in sorted(RESULTS.glob("*.json")) if not path.stem.startswith(PEERS.stem)]
     return "\n\n".join(f"## {path.stem}\n\n{table(path)}" for path in paths)
 
 
@@ -174,12 +174,17 @@ def pictures() -> Iterator[tuple[Path, dict[str, Any], Any]]:
 
 
 def peers(name: str) -> str:
-    """Of the comparison with other programs: all rows (table), bars, the README's table (short), picture."""
-    if not PEERS.exists():
+    """Of the comparison with other programs: all rows (table), bars, the README's table (short), picture.
+
+    bars-avx2 are those of results/peers-avx2.json, of another machine.
+    """
+    name, _, machine = name.partition("-")
+    path = PEERS.with_stem(f"{PEERS.stem}-{machine}") if machine else PEERS
+    if not path.exists():
         return "(make bench writes this)"
     if name == "picture":
         return f"![Every speed as a part of what the machine allows]({SHARES.relative_to(ROOT / 'docs')})"
-    return str(getattr(beside("benchmarks.peers.table"), name)(json.loads(PEERS.read_text())))
+    return str(getattr(beside("benchmarks.peers.table"), name)(json.loads(path.read_text())))
 
 
 BLOCKS: dict[str, Callable[[str], str]] = {

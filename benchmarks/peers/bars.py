@@ -16,7 +16,7 @@ Figure = Callable[[Sequence[Row]], float | None]
 @dataclass(frozen=True, kw_only=True)
 class Bar:
     """figure: what is compared. asked: the number it must reach, or stay below where `less`.
-    share: of the limit, where that alone would do.
+    share: of the limit, where that alone would do. needs: the share of the limit that is asked with it.
     """
 
     words: str
@@ -25,6 +25,7 @@ class Bar:
     unit: str = "x"
     less: bool = False
     share: Figure = lambda rows: None
+    needs: Figure = lambda rows: None
 
     def verdict(self, rows: Sequence[Row]) -> str:
         found, near = self.figure(rows), self.share(rows)
@@ -69,10 +70,17 @@ def best_ahead(what: str, peer: str) -> Figure:
     def figure(rows: Sequence[Row]) -> float | None:
         few = chosen(rows, what)
         ours = [row["ours"] for row in few if row["ours"]]
-        theirs = [value for row in few for name, value in row["peers"].items() if name.startswith(peer)]
-        return ratio(what, max(ours), max(theirs)) if ours and theirs else None
+        theirs = best_of(few, peer)
+        return ratio(what, max(ours), theirs) if ours and theirs else None
 
     return figure
+
+
+def best_of(rows: Sequence[Row], peer: str) -> float | None:
+    """The best of the peers whose names begin so."""
+    return max(
+        (value for row in rows for name, value in row["peers"].items() if name.startswith(peer)), default=None
+    )
 
 
 def share(what: str, bits: int | None = None, batches: Sequence[int] | None = None) -> Figure:
@@ -94,33 +102,48 @@ def longest(rows: Sequence[Row]) -> float | None:
     return max(few) if few and None not in few else None
 
 
-def ratio_bar(words: str, figure: Figure, asked: float, near: Figure) -> Bar:
-    return Bar(words=words, figure=figure, asked=asked, share=near)
+def lead(
+    words: str, asked: float, what: str, bits: int | None, peer: str, batches: Sequence[int] | None = None
+) -> Bar:
+    """A lead over a peer, in every row of a kind."""
+
+    def needs(rows: Sequence[Row]) -> float | None:
+        few = [(row["limit"], best_of([row], peer)) for row in chosen(rows, what, bits, batches)]
+        return max((asked * best / limit for limit, best in few if limit and best), default=None)
+
+    return Bar(
+        words=words,
+        figure=ahead(what, bits, peer, batches),
+        asked=asked,
+        share=share(what, bits, batches),
+        needs=needs,
+    )
+
+
+def best_lead(words: str, asked: float, what: str, peer: str) -> Bar:
+    """A lead of our best over the peer's best."""
+
+    def needs(rows: Sequence[Row]) -> float | None:
+        few = chosen(rows, what)
+        limit, best = max((row["limit"] or 0 for row in few), default=0), best_of(few, peer)
+        return asked * best / limit if limit and best else None
+
+    return Bar(words=words, figure=best_ahead(what, peer), asked=asked, share=best_share(what), needs=needs)
 
 
 BARS = (
-    ratio_bar("decode, 16 bits, over llama.cpp BF16", ahead("decode", 16, "llama.cpp", [1]), 1.05,
-              share("decode", 16, [1])),
-    ratio_bar("decode, 8 bits, over llama.cpp Q8_0", ahead("decode", 8, "llama.cpp", [1]), 1.6,
-              share("decode", 8, [1])),
-    ratio_bar("decode, 4 bits, over llama.cpp's best", ahead("decode", 4, "llama.cpp", [1]), 2.0,
-              share("decode", 4, [1])),
-    ratio_bar("decode, 16 bits, over transformers", ahead("decode", 16, "transformers", [1]), 3.0,
-              share("decode", 16, [1])),
-    ratio_bar("prefill, our best over OpenVINO int8", best_ahead("prefill", "OpenVINO int8"), 1.3,
-              best_share("prefill")),
-    ratio_bar("prefill, our best over llama.cpp's best", best_ahead("prefill", "llama.cpp"), 2.2,
-              best_share("prefill")),
-    ratio_bar("prefill, 16 bits, over transformers", ahead("prefill", 16, "transformers"), 1.15,
-              share("prefill", 16)),
-    ratio_bar("decode, batch 8, 8 bits, over OpenVINO int8", ahead("decode", 8, "OpenVINO int8", [8]), 1.3,
-              share("decode", 8, [8])),
-    ratio_bar("decode, batch 32, 8 bits, over OpenVINO int8", ahead("decode", 8, "OpenVINO int8", [32]), 1.3,
-              share("decode", 8, [32])),
-    ratio_bar("MoE decode over llama.cpp, the least lead of all bits and batches",
-              ahead("MoE decode", None, "llama.cpp"), 1.3, share("MoE decode")),
-    ratio_bar("MoE prefill, 16 bits, over transformers", ahead("MoE prefill", 16, "transformers"), 1.5,
-              share("MoE prefill", 16)),
+    lead("decode, 16 bits, over llama.cpp BF16", 1.05, "decode", 16, "llama.cpp", [1]),
+    lead("decode, 8 bits, over llama.cpp Q8_0", 1.6, "decode", 8, "llama.cpp", [1]),
+    lead("decode, 4 bits, over llama.cpp's best", 2.0, "decode", 4, "llama.cpp", [1]),
+    lead("decode, 16 bits, over transformers", 3.0, "decode", 16, "transformers", [1]),
+    best_lead("prefill, our best over OpenVINO int8", 1.3, "prefill", "OpenVINO int8"),
+    best_lead("prefill, our best over llama.cpp's best", 2.2, "prefill", "llama.cpp"),
+    lead("prefill, 16 bits, over transformers", 1.15, "prefill", 16, "transformers"),
+    lead("decode, batch 8, 8 bits, over OpenVINO int8", 1.3, "decode", 8, "OpenVINO int8", [8]),
+    lead("decode, batch 32, 8 bits, over OpenVINO int8", 1.3, "decode", 8, "OpenVINO int8", [32]),
+    lead("MoE decode over llama.cpp, the least lead of all bits and batches", 1.3, "MoE decode", None,
+         "llama.cpp"),
+    lead("MoE prefill, 16 bits, over transformers", 1.5, "MoE prefill", 16, "transformers"),
     Bar(words="decode with a long cache, share of the read limit", figure=share("long decode"), asked=0.7,
         unit="of the limit"),
     Bar(words="start of the process to the first token", figure=longest, asked=3.0, unit="s", less=True),

@@ -101,10 +101,17 @@ def bars(result: Result, all_bars: Sequence[Bar] = BARS) -> str:
     for bar in all_bars:
         found = bar.figure(result["rows"])
         asked = f"{'at most' if bar.less else 'at least'} {in_unit(bar, bar.asked)}"
+        needs = bar.needs(result["rows"])
         lines.append(
-            [bar.words, asked, "-" if found is None else in_unit(bar, found), bar.verdict(result["rows"])]
+            [
+                bar.words,
+                asked,
+                "-" if needs is None else f"{needs:.0%}",
+                "-" if found is None else in_unit(bar, found),
+                bar.verdict(result["rows"]),
+            ]
         )
-    return grid(["bar", "asked", "measured", ""], lines)
+    return grid(["bar", "asked", "of the limit", "measured", ""], lines)
 
 
 def in_unit(bar: Bar, value: float) -> str:

@@ -170,9 +170,21 @@ def test_several_peers_of_a_family_are_told_apart() -> None:
 
 def test_the_table_of_bars_says_what_was_asked_and_what_was_found() -> None:
     text = table.bars(result_of(row("start-up", ours=2.5), row(peers={"llama.cpp Q8_0": 20.0})))
-    assert "| start of the process to the first token | at most 3 s | 2.5 s | reached |" in text
-    assert "| decode, 8 bits, over llama.cpp Q8_0 | at least x 1.60 | x 2.00 | reached |" in text
-    assert "| memory beyond weights and cache | at most 150 MB | - | not measured |" in text
+    assert "| start of the process to the first token | at most 3 s | - | 2.5 s | reached |" in text
+    assert "| decode, 8 bits, over llama.cpp Q8_0 | at least x 1.60 | 32% | x 2.00 | reached |" in text
+    assert "| memory beyond weights and cache | at most 150 MB | - | - | not measured |" in text
+
+
+def test_a_bar_knows_which_share_of_the_limit_it_asks_for() -> None:
+    rows = [row(bits=4, limit=80.0, peers={"llama.cpp Q4_0": 36.0, "llama.cpp Q4_K_M": 30.0})]
+    assert bar("decode, 4 bits").needs(rows) == 2.0 * 36 / 80
+    rows = [
+        row("prefill", bits=8, limit=900.0, peers={"OpenVINO int8": 450.0}),
+        row("prefill", bits=16, limit=500.0),
+    ]
+    assert bar("prefill, our best over OpenVINO").needs(rows) == 1.3 * 450 / 900
+    assert bar("prefill, our best over llama").needs(rows) is None
+    assert bar("memory").needs(rows) is None
 
 
 def test_the_short_table_has_one_text_at_a_time() -> None:

@@ -1,7 +1,8 @@
 """What ops.cpp has for processors with AVX-512, run on those without: its instructions in plain C++.
 
 avx512/immintrin.h stands before the compiler's header of that name. The tests beside this one then run with
-the library that comes of it.
+the library that comes of it. What stays untested: the two lines of assembly, which are replaced, and that the
+processor's product of bfloat16 makes results that are subnormal zero.
 """
 
 import re

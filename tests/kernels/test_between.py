@@ -1,5 +1,6 @@
 """What stands between the products, and attention over pages, in native code: as their twins have it."""
 
+import math
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -114,10 +115,12 @@ def test_attention_looks_at_no_key_behind_a_token_and_at_no_other_page() -> None
     assert changed.tolist() == [False, False, False, True, False, False]
 
 
-@pytest.mark.parametrize("page", [16, 300])
-def test_a_token_s_attention_depends_on_no_neighbour_no_page_size_and_no_number_of_threads(page: int) -> None:
-    torch.manual_seed(1)
-    k, v, q = torch.randn(2, 304, 2, 32), torch.randn(2, 304, 2, 32), torch.randn(2, 4, 32)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_token_s_attention_depends_on_no_neighbour_no_page_size_and_no_number_of_threads(
+    dtype: torch.dtype,
+) -> None:
+    shapes = (2, 304, 2, 32), (2, 304, 2, 32), (2, 4, 32)
+    k, v, q = (torch.randn(shape).to(dtype) for shape in shapes)
     whole = kernels.Table(*(torch.tensor(x, dtype=torch.int32) for x in ([[0], [1]], [0, 1, 2], [290, 200])))
     expected = kernels.paged_attention(q, k, v, whole)
     torch.set_num_threads(1)
@@ -127,6 +130,24 @@ def test_a_token_s_attention_depends_on_no_neighbour_no_page_size_and_no_number_
     small = [x.reshape(2 * 19, 16, 2, 32) for x in (k, v)]
     cut = kernels.Table(torch.arange(38).view(2, 19).int(), whole.starts, whole.lengths)
     assert torch.equal(kernels.paged_attention(q, *small, cut), expected)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("strange", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("column", [4, 37])
+def test_a_value_that_is_no_number_stays_in_its_column(
+    column: int, strange: float, dtype: torch.dtype
+) -> None:
+    q, k, v, table = pages(4, 2, 64, 16, dtype)
+    expected = kernels.paged_attention(q, k, v, table)
+    v[..., column] = strange
+    got = kernels.paged_attention(q, k, v, table)
+    others = [i for i in range(64) if i != column]
+    assert torch.equal(got[..., others], expected[..., others])
+    assert torch.equal(
+        got[..., column].isnan(), torch.full_like(got[..., column], math.isnan(strange)).bool()
+    )
+    assert not got[..., column].isfinite().any()
 
 
 def test_queries_keys_and_values_may_lie_in_any_order() -> None:

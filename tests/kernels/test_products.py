@@ -53,6 +53,17 @@ def seeded() -> Iterator[None]:
 
 
 @needs_native
+@pytest.mark.parametrize("size", [1e-45, 1e-42, 1e-37, 1.6e-36])
+def test_rows_of_numbers_near_zero_have_no_number_out_of_range(size: float) -> None:
+    """A scale that is no normal number would lose its bits, and with it 127 could become 128 and more."""
+    x = torch.tensor([[1.0, -1.0, 0.4, *[0.0] * 61]]) * size
+    q, scale = twins.whole(x)
+    found = torch.ops.pureqwen.quantize(x)
+    assert torch.equal(found[0], q) and torch.equal(found[1], scale)
+    assert int(q.abs().max()) == (127 if size > 1.5e-36 else 0)
+
+
+@needs_native
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("scales", DTYPES)
 @pytest.mark.parametrize("M", [1, 2, 7, 16, 131])
@@ -208,7 +219,7 @@ def test_pytorchs_product_of_bytes_takes_over_where_it_is_faster(monkeypatch: py
 def test_floats_are_the_product_in_float64_up_to_rounding(
     M: int, dtype: torch.dtype, weights: torch.dtype
 ) -> None:
-    x, weight = rows(M, 320, dtype), rows(50, 320, weights)
+    x, weight = rows(M, 320, dtype), rows(200, 320, weights)
     expected = x.double() @ weight.double().t()
     got = kernels.linear(x, weight)
     assert got.dtype == dtype
@@ -222,8 +233,9 @@ Product = Callable[[Tensor], Tensor]
 def products(K: int) -> dict[str, Product]:
     weight, scale = int8(300, K)
     packed, groups = int4(300, K, 32)
-    matrix = rows(300, K, torch.bfloat16)
+    matrix, floats = rows(300, K, torch.bfloat16), rows(300, K)
     return {
+        "float32": lambda x: kernels.linear(x, floats),
         "bfloat16": lambda x: kernels.linear(x, matrix),
         "int8": lambda x: kernels.linear_int8(x, weight, scale),
         "int4": lambda x: kernels.linear_int4(x, packed, groups),
@@ -233,7 +245,7 @@ def products(K: int) -> dict[str, Product]:
 @needs_native
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("K", [1024, 1056])
-@pytest.mark.parametrize("name", ["bfloat16", "int8", "int4"])
+@pytest.mark.parametrize("name", ["float32", "bfloat16", "int8", "int4"])
 def test_a_row_depends_on_no_neighbour_and_on_no_number_of_threads(
     name: str, K: int, dtype: torch.dtype
 ) -> None:

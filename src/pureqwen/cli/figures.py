@@ -3,6 +3,7 @@
 from pureqwen.cli.info import size
 from pureqwen.cli.roofline import Point, draw
 from pureqwen.cli.terminal import plain_table, show_table, stdout
+from pureqwen.evaluate.profile import IN_ONE_CALL
 from pureqwen.evaluate.report import Report, Speed
 
 BAR = 30  # columns
@@ -97,7 +98,7 @@ def show_profile(report: Report) -> None:
         if seconds:
             bar = "#" * max(1, round(BAR * seconds / longest))
             screen.line(f"{kind:<{width}} {1e3 * seconds:9.2f} ms {seconds / watched:5.0%}  {bar}")
-    if {"blocks", "attention", "feed_forward"} & set(report.profile.native):
+    if set(report.profile.native) & set(IN_ONE_CALL):
         screen.line("What native code does in one call is split as its operations take time one by one.")
 
 

@@ -31,7 +31,7 @@ PRODUCTS, ATTENTION, GLUE, COPIES, ELEMENTWISE, OTHER, BETWEEN = (
     "views and others",
     "between operators",
 )
-IN_ONE_CALL = re.compile(rf"{NATIVE}(blocks|attention|feed_forward)$")
+IN_ONE_CALL = ("blocks", "attention", "feed_forward")  # native operators that do the work of several
 OURS = (f"native {PRODUCTS}", f"native {ATTENTION}", GLUE)
 KINDS = (*OURS, PRODUCTS, ATTENTION, COPIES, ELEMENTWISE, OTHER, BETWEEN)
 PATTERNS = (  # the first that matches an operator's name
@@ -76,7 +76,7 @@ class Profile:
 def profile_step(qwen: Qwen, *, cached: int, steps: int) -> Profile:
     """The average of some decode steps behind so many tokens."""
     spent, seconds = watch(qwen, cached=cached, steps=steps)
-    if not any(IN_ONE_CALL.match(name) for name, _ in spent):
+    if not any(is_whole(name) for name, _ in spent):
         return split(spent, seconds=seconds, steps=steps)
     with one_by_one():
         apart, _ = watch(qwen, cached=cached, steps=steps)
@@ -120,7 +120,7 @@ def split(
     for name, own in spent:
         if name.startswith(NATIVE):
             native.add(name.removeprefix(NATIVE))
-        if IN_ONE_CALL.match(name):
+        if is_whole(name):
             one_call += own / steps
         else:
             kinds[kind_of(name)] += own / steps
@@ -134,6 +134,11 @@ def split(
         kinds[kind] += one_call * found / whole if whole else one_call / len(inside)
     kinds[BETWEEN] = max(0.0, seconds / steps - sum(kinds.values()))
     return Profile(kinds=kinds, native=tuple(sorted(native)), watched=seconds / steps)
+
+
+def is_whole(name: str) -> bool:
+    """Whether it is a native operator that does the work of several."""
+    return name.startswith(NATIVE) and name.removeprefix(NATIVE) in IN_ONE_CALL
 
 
 def kind_of(name: str) -> str:

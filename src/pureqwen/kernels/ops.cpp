@@ -21,8 +21,8 @@
 // AVX-512: more than 4 tokens of a row round their softmax to bfloat16, as PyTorch's does.
 //
 // Vectors are the vector types of GCC and Clang, which become AVX2, AVX-512 or NEON as the machine has them. What they
-// can't express, products of small numbers added in pairs or fours, is named where x86 has it; processors with AVX-512's
-// VNNI and BF16 get loops of their own around it.
+// can't express, products that are rounded once with their sum, or small ones added in pairs or fours, is named where x86
+// has it; processors with AVX-512's VNNI and BF16 get loops of their own around it.
 // twins.py has everything in PyTorch, and the tests hold both together.
 
 #include <torch/csrc/stable/library.h>
@@ -39,6 +39,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <limits>
 #include <thread>
 #include <tuple>
 #include <type_traits>
@@ -143,8 +144,6 @@ inline Floats rounded(const Floats& values) {
   return nearest(values);
 }
 
-inline Shorts widen(const int16_t* from) { return load<Shorts>(from); }
-
 inline Shorts widen(const int8_t* from) {
 #if defined(__AVX2__)
   return (Shorts)_mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
@@ -179,8 +178,8 @@ inline H half(const V& v, int which) {  // the lower (0) or the upper (1)
   return load<H>(reinterpret_cast<const char*>(&v) + which * sizeof(H));
 }
 
-// total + a b, rounded once where the processor can. Written as it is here, compilers would fuse one such sum and not its neighbour,
-// and which of the two a row gets would depend on what is beside it.
+// total + a b, with x86's FMA rounded once. Written as `total + a * b`, compilers for it fuse one such sum and not its neighbour, and
+// which of the two a row gets would depend on what is beside it.
 template <class V>
 inline V plus_product(V total, V a, V b) {
 #if defined(__FMA__)
@@ -411,8 +410,9 @@ constexpr int BLOCK_N = 4;     // weight rows, and with AVX-512
 constexpr int BLOCK_ROWS = 6;  // rows of x, that are multiplied together: their sums fill the registers
 constexpr int LINE = 64;       // bytes that are multiplied at a time
 constexpr int COLUMNS = 64;    // results of a row that are computed together
+constexpr int SHARED = 16;     // weight rows, at least, that a thread takes
 template <int SIDE>
-constexpr int64_t AHEAD = 3072 / SIDE;  // bytes that are asked for, of each of SIDE weight rows that are read side by side
+constexpr int64_t AHEAD = 3072 / SIDE;  // bytes ahead that are asked for, of each of SIDE weight rows that are read side by side
 constexpr int64_t FAR = 2048;           // the same, at least, where several pieces of rows meet the same weights
 constexpr int64_t MANY = 128;  // rows of x that stay in the second-level cache, while weights pass
 constexpr int FLOAT_ROWS = 3;  // rows of x, that are multiplied with two weight rows together, and
@@ -450,23 +450,23 @@ std::array<const W*, BLOCK_N> rows_at(const W* w, const Indices& rows, int64_t s
 template <int PLACES, class Sum, class Fours, class Done>
 void over_columns(Shape s, int64_t bytes_a_row, const Fours& four, const Done& done) {
   constexpr int RUN = COLUMNS / PLACES;
-  over_rows((s.N + COLUMNS - 1) / COLUMNS, COLUMNS * bytes_a_row, [&](int64_t begin, int64_t end) {
-    const int64_t first = begin * COLUMNS, last = std::min(end * COLUMNS, s.N), part = (end - begin) * RUN;
+  over_rows((s.N + SHARED - 1) / SHARED, SHARED * bytes_a_row, [&](int64_t begin, int64_t end) {
+    const int64_t first = begin * SHARED, last = std::min(end * SHARED, s.N), part = (last - first + PLACES - 1) / PLACES;
     std::vector<Sum> sums(std::min(MANY, s.M) * COLUMNS);
     for (int64_t top = 0; top < s.M; top += MANY)
-      for (int64_t at = first; at < std::min(first + part, last); at += RUN) {
-        const int64_t M = std::min(MANY, s.M - top);
-        for (int i = 0; i < COLUMNS && at + i / PLACES < last; i += BLOCK_N) {
+      for (int64_t at = first; at < first + part; at += RUN) {
+        const int64_t M = std::min(MANY, s.M - top), run = std::min<int64_t>(RUN, first + part - at);
+        for (int i = 0; i < run * PLACES; i += BLOCK_N) {
           Indices rows;
           for (int j = 0; j < BLOCK_N; ++j) rows[j] = std::min(at + j % PLACES * part + (i + j) / PLACES, last - 1);
           four(top, M, rows, &sums[i]);
         }
         for (int64_t m = 0; m < M; ++m)
           for (int place = 0; place < PLACES; ++place) {
-            const int64_t n = at + place * part;
+            const int64_t n = at + place * part, count = std::min(run, last - n);
             Sum mine[RUN];
             for (int i = 0; i < RUN; ++i) mine[i] = sums[m * COLUMNS + i * PLACES + place];
-            if (n < last) done(top + m, n, std::min<int64_t>(RUN, last - n), mine);
+            if (count > 0) done(top + m, n, count, mine);
           }
       }
   });
@@ -497,13 +497,13 @@ inline Vector<float, BLOCK_N> sums_of_four(const __m512* v) {
 #endif
 
 #if defined(__AVX512F__)
-// Of what R of M rows, from m on, meet with each of BLOCK_N weight rows: where, from its beginning, a line is asked for with the
-// first of its own, and how many bytes further with each. Those that meet it together ask for rows to come, each for its share,
-// so that requests come evenly.
+// Where R of M rows, from m on, ask for weights: `ahead` bytes from the beginning of each weight row with its first line, `step`
+// further with each. Ahead of themselves, if they are all; or else each piece of rows for its share of the place's next row, so
+// that requests come evenly.
 struct Asking {
   int64_t ahead, step;
   Asking(int64_t bytes, int64_t M, int64_t R, int64_t m)
-      : ahead(R == M ? AHEAD<BLOCK_N> : bytes * std::max<int64_t>(1, FAR / bytes) + bytes * m / M), step(LINE * R / M) {}
+      : ahead(R == M ? AHEAD<BLOCK_N> : bytes * std::max<int64_t>(1, FAR / bytes) + bytes * m / M), step((LINE * R + M - 1) / M) {}
 };
 #endif
 
@@ -590,7 +590,7 @@ std::vector<float> as_floats(const T* x, int64_t count) {
 template <int PLACES, class W>
 void float_rows(const std::vector<float>& x, const W* w, Results y, Shape s) {
   const auto four = [&](int64_t top, int64_t M, const Indices& rows, float* sums) {
-    in_pieces<FLOAT_ROWS>(M, [&](auto R, int64_t m) {
+    in_pieces<(PLACES == 4 ? 1 : FLOAT_ROWS)>(M, [&](auto R, int64_t m) {
       float_block<R(), PLACES>(rows_at(w, rows, s.K).data(), &x[(top + m) * s.K], s.K, sums + m * COLUMNS);
     });
   };
@@ -622,7 +622,7 @@ float quantize_row(const float* x, int64_t K, int8_t* q) {
     std::memset(q, 0, K);
     return NAN;  // what is no number makes none
   }
-  const float scale = largest > 0 ? largest / 127 : 1;
+  const float scale = largest >= 127 * std::numeric_limits<float>::min() ? largest / 127 : 1;  // a smaller one would lose its bits
   for (k = 0; k < K; ++k) q[k] = int8_t((x[k] / scale + 12582912.0f) - 12582912.0f);  // to the nearest, ties to even
   return scale;
 }
@@ -697,12 +697,13 @@ inline void add_products(Ints& total, const Shorts& a, const Shorts& b) {
 #endif
 }
 
-// The same of bytes, four to each lane, none of b -128: in pairs they fit in 16 bits.
 #if defined(__AVX2__)
-constexpr bool QUICK_BYTES = true;
+constexpr bool QUICK_BYTES = true;  // whether bytes are multiplied without being widened
 #else
 constexpr bool QUICK_BYTES = false;
 #endif
+
+// The same of bytes, four to each lane, none of b -128: in pairs they fit in 16 bits.
 using Chars = Vector<int8_t, 4 * LANES>;
 
 inline void add_products(Ints& total, const Chars& a, const Chars& b) {
@@ -717,7 +718,7 @@ inline void add_products(Ints& total, const Chars& a, const Chars& b) {
 
 constexpr int STEP = 2 * LANES;     // 16-bit numbers that are multiplied at a time: rows are filled up to a multiple with zeros
 constexpr int SHORT_ROWS = 2;       // rows of q that are multiplied with four weight rows together: their sums fill the registers
-constexpr int64_t BLOCK_K = 256;    // numbers of a row that stay in the first-level cache meanwhile
+constexpr int64_t BLOCK_K = 128;    // numbers of a row that stay in the first-level cache meanwhile
 
 using Four = Vector<int32_t, BLOCK_N>;
 
@@ -790,7 +791,7 @@ template <int PLACES>
 void sum_rows(const int8_t* q, const float* a, const int8_t* w, Scales scales, Results y, Shape s) {
   const auto four = [&](int64_t top, int64_t M, const Indices& rows, int32_t* sums) {
     for (int64_t m = 0; m < M; ++m) save(sums + m * COLUMNS, Four{});
-    in_pieces<BYTE_ROWS>(M, [&](auto R, int64_t m) {
+    in_pieces<(PLACES == 4 ? 2 : BYTE_ROWS)>(M, [&](auto R, int64_t m) {
       sum_block<R(), PLACES>(rows_at(w, rows, s.K).data(), q + (top + m) * s.K, s.K, s.K, sums + m * COLUMNS);
     });
   };
@@ -799,7 +800,7 @@ void sum_rows(const int8_t* q, const float* a, const int8_t* w, Scales scales, R
   });
 }
 
-// More rows of q, (M, wide), with COLUMNS weight rows at a time: a part of these is widened once for all.
+// Rows of q, (M, wide), with COLUMNS weight rows at a time: a part of these is widened once for all.
 void short_columns(const int16_t* q, int64_t wide, const float* a, const int8_t* w, Scales scales, Results y, Shape s) {
   const int64_t N = s.N, K = s.K;
   over_rows((N + COLUMNS - 1) / COLUMNS, COLUMNS * K, [&](int64_t begin, int64_t end) {
@@ -1744,8 +1745,8 @@ struct Chunk {
 };
 
 // The queries (H, Dh) of one token over the keys of a chunk: for each head (`filled()` of them) the largest score, the sum of
-// e^(score - largest), and the values weighted by these. Values are asked for while keys are looked at, and the next chunk's
-// keys while values are.
+// e^(score - largest), and the values weighted by these. Values are asked for while keys are looked at, and with
+// AVX-512 the next chunk's keys while values are.
 template <class Q, class T>
 void attend(const Q* q, float scale, const T* k, const T* v, Heads s, const Chunk& chunk, const Chunk& next, float* largest,
             float* total, float* o) {

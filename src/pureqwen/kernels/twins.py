@@ -96,7 +96,8 @@ def whole(x: Tensor) -> tuple[Tensor, Tensor]:
     """x (M, K) as int8 q (M, K) and float32 scales (M, 1)."""
     wide = x.float()
     most = wide.abs().amax(dim=-1, keepdim=True)
-    scale = torch.where(most == 0, 1.0, most / 127)  # a NaN stays one
+    least = 127 * torch.finfo(torch.float32).tiny  # a smaller scale would lose its bits
+    scale = torch.where(most < least, 1.0, most / 127)  # a NaN stays one
     return (wide / scale).round().to(torch.int8), scale
 
 
