@@ -1,8 +1,8 @@
-"""What ops.cpp has for processors with AVX-512, run on those without: its instructions in plain C++.
+"""What ops.cpp has for processors with AVX-512, and for those with nothing, run on others.
 
-avx512/immintrin.h stands before the compiler's header of that name. The tests beside this one then run with
-the library that comes of it. What stays untested: the two lines of assembly, which are replaced, and that the
-processor's product of bfloat16 makes results that are subnormal zero.
+For the first avx512/immintrin.h, instructions in plain C++, stands before the compiler's header of that name.
+The tests beside this one then run with the library that comes of it. What stays untested of it: the two lines
+of assembly, which are replaced, and that the processor's product of bfloat16 makes subnormal results zero.
 """
 
 import re
@@ -62,8 +62,21 @@ def test_the_code_for_avx512_passes_the_tests_of_the_kernels(
     flags = ("-O1", "-mavx2", "-mfma", *defined, f"-I{HERE / 'avx512'}", *build.FLAGS[2:])
     monkeypatch.setattr(build, "SOURCE", tmp_path / "ops.cpp")
     monkeypatch.setattr(build, "FLAGS", flags)
+    assert_passes(tmp_path, monkeypatch, attends_blocks="BF16" in sets)
+
+
+@needs_avx2
+@pytest.mark.long
+def test_the_code_without_vector_instructions_passes_the_tests_of_the_kernels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(build, "FLAGS", ("-O3", "-march=x86-64", *build.FLAGS[2:]))
+    assert_passes(tmp_path, monkeypatch, attends_blocks=False)
+
+
+def assert_passes(folder: Path, monkeypatch: pytest.MonkeyPatch, *, attends_blocks: bool) -> None:
     monkeypatch.setattr(build, "LIMIT", 600)
-    command = [sys.executable, "-c", RUN, str(build.library(tmp_path)), str("BF16" in sets), *TESTS]
+    command = [sys.executable, "-c", RUN, str(build.library(folder)), str(attends_blocks), *TESTS]
     done = subprocess.run(command, cwd=HERE.parents[1], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert " passed" in done.stdout and " failed" not in done.stdout
