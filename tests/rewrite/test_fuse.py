@@ -12,6 +12,7 @@ from pureqwen.cache import PagedCache, StaticAttend, StaticCache
 from pureqwen.model import Block, Qwen3
 from pureqwen.rewrite import FusedBlock, for_cpu, fuse, quantize, replace
 from pureqwen.rewrite import native as native_module
+from pureqwen.rewrite.fuse import one_by_one
 
 SHAPES = {"dense": {"head_dim": 32}, "moe": {**MOE, "head_dim": 32}}  # native attention has lines of 32
 needs_native = pytest.mark.skipif(kernels.native() is not None, reason=f"no native code: {kernels.native()}")
@@ -105,13 +106,12 @@ def test_several_steps_in_one_call_give_the_bits_of_one_after_the_other(
     assert not calls["blocks"] and len(calls["attention"]) >= 2 * num
     assert bool(calls["feed_forward"]) == dense
     hook.remove()
-    for block in model.model.layers:
-        block.parts().at_once = False
     for n in calls.values():
         n.clear()
-    one_by_one = steps.run()
+    with one_by_one():
+        by_operation = steps.run()
     assert not any(calls.values())
-    for a, b, c in zip(at_once, by_block, one_by_one, strict=True):
+    for a, b, c in zip(at_once, by_block, by_operation, strict=True):
         assert torch.equal(a, b) and torch.equal(a, c)
 
 

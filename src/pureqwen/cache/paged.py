@@ -142,7 +142,7 @@ class PagedAttend(kernels.InPlace):
         native = kernels.runs(x) and self.k.shape[-1] % kernels.LINE == 0 and self.in_place(x)
         if type(self).__call__ is not PagedAttend.__call__ or not native:
             return None
-        return kernels.Place(self.k, self.v, self.slots, kernels.Table(self.pages, self.starts, self.lengths))
+        return kernels.Place(self.slots, kernels.Table(self.pages, self.starts, self.lengths))
 
     def parted(self, q: Tensor, table: kernels.Table) -> Tensor:
         """The rows of few tokens together, each row of many by itself."""

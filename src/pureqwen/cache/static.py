@@ -78,7 +78,7 @@ class StaticAttend(kernels.InPlace):
         """Where native code puts and finds the keys and values of x (B, S, D), if it can."""
         if type(self).__call__ is not StaticAttend.__call__ or not self.in_place(x):
             return None
-        return kernels.Place(self.k, self.v, self.slots, kernels.Table(self.pages, self.starts, self.lengths))
+        return kernels.Place(self.slots, kernels.Table(self.pages, self.starts, self.lengths))
 
     def sees(self) -> Tensor:
         """The mask of this layer: all of the step's. An attend of one's own narrows it."""
@@ -102,6 +102,7 @@ class StaticCache:
         self.limit = limit
         self.batch = batch
         self.capacity = 0
+        self.shape: tuple[int, int] | None = None  # rows, and tokens of each, of the step that layers have
         self.groups = config.num_attention_heads // config.num_key_value_heads
         layers = config.num_hidden_layers
         self.attends = [StaticAttend() for _ in range(layers)] if attends is None else list(attends)
@@ -122,23 +123,21 @@ class StaticCache:
         end = max(cached + now for cached, now in rows)
         self.reserve(end)
         device = self.attends[0].k.device
-        cached, now = torch.tensor(rows, device=device).T[..., None]  # each (B, 1)
-        steps = torch.arange(max(n for _, n in rows), device=device)
-        positions = torch.where(steps < now, cached + steps, self.capacity)  # (B, S)
-        self.share("rows", torch.arange(self.batch, device=device)[:, None])
-        self.share("positions", positions)
-        self.share("mask", self.mask(positions, self.reach(end)))
-        for name, value in self.paged(self.attends[0].rows, positions, cached[:, 0] + len(steps)).items():
+        B, S, C = len(rows), max(now for _, now in rows), self.capacity
+        places = [[*range(cached, cached + now), *[C] * (S - now)] for cached, now in rows]
+        positions = torch.tensor(places, device=device)
+        mask = self.mask(positions, self.reach(end))
+        slots = [b * (C + 1) + place for b, row in enumerate(places) for place in row]
+        lengths = torch.tensor([cached + S for cached, _ in rows], dtype=torch.int32)
+        made = {"positions": positions, "mask": mask, "slots": torch.tensor(slots), "lengths": lengths}
+        if self.shape != (B, S):
+            pages = torch.arange(B, dtype=torch.int32)[:, None]
+            starts = torch.arange(B + 1, dtype=torch.int32) * S
+            made |= {"rows": pages.long(), "pages": pages, "starts": starts}
+            self.shape = B, S
+        for name, value in made.items():
             self.share(name, value)
         return positions
-
-    def paged(self, rows: Tensor, positions: Tensor, lengths: Tensor) -> dict[str, Tensor]:
-        """Where the tokens of a step lie (rows (B, 1), positions (B, S)), and how many keys each row has with
-        them: row b is page b, of all its slots. A recorded step holds no number: it is made of tensors.
-        """
-        slots = (rows * (self.capacity + 1) + positions).flatten()
-        starts = torch.arange(len(rows) + 1, dtype=torch.int32, device=rows.device) * positions.shape[1]
-        return {"slots": slots, "pages": rows.int(), "starts": starts, "lengths": lengths.int()}
 
     def reserve(self, end: int) -> None:
         """Room for texts of `end` tokens. ValueError when that is more than `limit`."""
@@ -159,9 +158,9 @@ class StaticCache:
 
     def mask(self, positions: Tensor, used: int) -> Tensor:
         """Which of the first `used` slots the queries of each position may read: (B, 1, S*G, used)."""
-        visible = torch.arange(used, device=positions.device) <= positions[..., None]  # (B, S, used)
-        mask = torch.zeros(visible.shape, dtype=self.attends[0].k.dtype, device=positions.device)
-        mask.masked_fill_(~visible, float("-inf"))
+        hidden = torch.arange(used, device=positions.device) > positions[..., None]  # (B, S, used)
+        mask = torch.zeros(hidden.shape, dtype=self.attends[0].k.dtype, device=positions.device)
+        mask.masked_fill_(hidden, float("-inf"))
         return mask.repeat_interleave(self.groups, dim=1)[:, None]
 
     def share(self, name: str, value: Tensor) -> None:
@@ -170,18 +169,21 @@ class StaticCache:
         if last is not None and last.shape == value.shape:
             last.copy_(value)
             return
+        value = value.to(self.attends[0].k.device)
         for attend in self.attends:
             setattr(attend, name, value)
 
     def use(self, rows: Tensor, positions: Tensor, mask: Tensor) -> None:
         """Give every layer these very tensors as the step's: rows and positions (B, 1), one token each. A
-        recorded step writes to no tensor that is not its own, which another step might drop.
+        recorded step holds no number, and writes to no tensor that is not its own, which another might drop.
         """
-        made = self.paged(rows, positions, positions[:, 0] + 1)
+        slots = (rows * (self.capacity + 1) + positions).flatten()
+        starts = torch.arange(len(rows) + 1, dtype=torch.int32, device=rows.device)
+        pages, lengths = rows.int(), (positions[:, 0] + 1).int()
         for attend in self.attends:
             attend.rows, attend.positions, attend.mask = rows, positions, mask
-            for name, value in made.items():
-                setattr(attend, name, value)
+            attend.slots, attend.pages, attend.starts, attend.lengths = slots, pages, starts, lengths
+        self.shape = None
 
     def grow(self, capacity: int) -> None:
         """Room for `capacity` tokens a row; layer by layer, so that little is held twice."""

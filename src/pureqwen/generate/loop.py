@@ -12,6 +12,7 @@ Both show the rows' tokens in the same order, and a test holds them equal.
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -116,11 +117,17 @@ class Cached:
         ids = torch.tensor(
             [[*piece, *[0] * (width - len(piece))] for piece in pieces], device=self.device
         )  # (B, S)
+        logits: Tensor = self.model(ids, positions, self.cache.attends, self.keep(pieces, kept))
+        return logits  # (sum of kept, V)
+
+    def keep(self, pieces: Sequence[Sequence[int]], kept: Sequence[int]) -> tuple[Any, Any]:
+        """Which places (B, S) of the pieces have the logits that are wanted, as an index."""
+        if max(map(len, pieces)) == min(kept) == 1:  # as in almost every step
+            return slice(None), 0
         wanted = zip(pieces, kept, strict=True)
         places = [(n, len(p) - k + at) for n, (p, k) in enumerate(wanted) for at in range(k)]
-        keep = torch.tensor(places, dtype=torch.long, device=self.device).view(-1, 2).unbind(1)
-        logits: Tensor = self.model(ids, positions, self.cache.attends, keep)  # (sum of kept, V)
-        return logits
+        rows, columns = torch.tensor(places, dtype=torch.long, device=self.device).view(-1, 2).unbind(1)
+        return rows, columns
 
 
 @dataclass(frozen=True)

@@ -249,16 +249,18 @@ def _attends(q: Tensor) -> bool:
 
 
 class Place(NamedTuple):
-    """Where a step's keys and values go, and where they lie."""
+    """Where a step's keys and values go, and where they lie: the same in the pages of every layer."""
 
-    k: Tensor  # (P, page, Hkv, Dh), and v: pages of a layer
-    v: Tensor
     slots: Tensor  # (T,): of the step's tokens
     table: Table
 
 
 class InPlace:
     """An `Attend` that may leave its work to native code: this puts keys and values, and attends to them."""
+
+    k: Tensor  # (P, page, Hkv, Dh), and v: pages of its layer
+    v: Tensor
+    slots: Tensor  # of the step: layers of one kind that have the very same have the same place
 
     def place(self, x: Tensor) -> Place | None:
         """The place of a step of x (..., D); None where only calling the attend will do."""
@@ -269,15 +271,21 @@ class InPlace:
 
 
 def attention(
-    x: Tensor, weights: Sequence[Tensor], angles: Sequence[Tensor], place: Place, *, eps: float
+    x: Tensor,
+    weights: Sequence[Tensor],
+    angles: Sequence[Tensor],
+    place: Place,
+    pages: InPlace,
+    *,
+    eps: float,
 ) -> Tensor:
-    """Rows x (T, D) with what a block's attention over the place's keys makes of them, normed.
+    """Rows x (T, D) with what a block's attention over the keys in its pages makes of them, normed.
 
     weights: of the norm, of queries, keys and values, of the norms of queries and keys, of the output.
     angles: the cosines and sines, of each T times Dh/2.
     """
     run = torch.ops.pureqwen.attention.default
-    y: Tensor = run(x, eps, weights, *angles, place.k, place.v, place.slots, *place.table)
+    y: Tensor = run(x, eps, weights, *angles, pages.k, pages.v, place.slots, *place.table)
     return y
 
 
@@ -291,15 +299,21 @@ def feed_forward(x: Tensor, weights: Sequence[Tensor], *, eps: float) -> Tensor:
 
 
 def blocks(
-    x: Tensor, weights: Sequence[Tensor], angles: Sequence[Tensor], places: Sequence[Place], *, eps: float
+    x: Tensor,
+    weights: Sequence[Tensor],
+    angles: Sequence[Tensor],
+    place: Place,
+    pages: Sequence[InPlace],
+    *,
+    eps: float,
 ) -> Tensor:
-    """Rows x (T, D) after all blocks, whose places differ in nothing but the pages.
+    """Rows x (T, D) after all blocks, each with its pages.
 
-    weights: of each block those of `attention`, then those of `feed_forward`.
+    weights: of each block those of `attention`, then those of `feed_forward`; and of a norm, if one follows.
     """
-    k, v = [place.k for place in places], [place.v for place in places]
+    k, v = [layer.k for layer in pages], [layer.v for layer in pages]
     run = torch.ops.pureqwen.blocks.default
-    y: Tensor = run(x, eps, weights, *angles, k, v, places[0].slots, *places[0].table)
+    y: Tensor = run(x, eps, weights, *angles, k, v, place.slots, *place.table)
     return y
 
 

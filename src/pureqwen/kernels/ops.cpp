@@ -360,15 +360,15 @@ struct Scales {
   ScalarType type;
   const void* s;
 
-  // `count` of them from `first` on, in memory of the caller's if they aren't floats as they are.
-  const float* floats(int64_t first, int64_t count, std::vector<float>& memory) const {
+  // `count` of them from `first` on, in memory of the caller's if they aren't floats as they are; those so far ahead are asked for.
+  const float* floats(int64_t first, int64_t count, float* memory, int64_t ahead = 0) const {
     if (type == ScalarType::Float) return static_cast<const float*>(s) + first;
     const BFloat16* from = static_cast<const BFloat16*>(s) + first;
-    if (int64_t(memory.size()) < count + LANES) memory.resize(count + LANES);
+    if (ahead) __builtin_prefetch(from + ahead);
     int64_t i = 0;
-    for (; i + LANES <= count; i += LANES) save(&memory[i], widen(from + i));
+    for (; i + LANES <= count; i += LANES) save(memory + i, widen(from + i));
     for (; i < count; ++i) memory[i] = from[i];
-    return memory.data();
+    return memory;
   }
 };
 
@@ -414,6 +414,7 @@ constexpr int SHARED = 16;     // weight rows, at least, that a thread takes
 template <int SIDE>
 constexpr int64_t AHEAD = 3072 / SIDE;  // bytes ahead that are asked for, of each of SIDE weight rows that are read side by side
 constexpr int64_t FAR = 2048;           // the same, at least, where several pieces of rows meet the same weights
+constexpr int SCALES_AHEAD = 8;          // weight rows, whose scales of groups are asked for
 constexpr int64_t MANY = 128;  // rows of x that stay in the second-level cache, while weights pass
 constexpr int FLOAT_ROWS = 3;  // rows of x, that are multiplied with two weight rows together, and
 constexpr int BYTE_ROWS = 4;   // of bytes
@@ -840,22 +841,19 @@ struct Bytes {  // rows of q, filled up with zeros to whole lines
   int64_t M, K, size, wide;
   std::vector<int8_t> memory;
   int8_t* q;                  // (M, wide), from a multiple of 64 bytes on
-  std::vector<int32_t> sums;  // (M, K / size): of the numbers of each group of `size`
-  const int32_t* sum_of(int64_t m) const { return &sums[m * (K / size)]; }
+  std::vector<int32_t> sums;  // (M, K / size): of the numbers of each part of `size`, or what its sums begin at
+  const int32_t* sums_of(int64_t m) const { return &sums[m * (K / size)]; }
 };
 
-Bytes bytes_of(const int8_t* q, int64_t M, int64_t K, int64_t size) {
+template <class Sum>
+Bytes bytes_of(const int8_t* q, int64_t M, int64_t K, int64_t size, const Sum& sum) {
   const int64_t wide = (K + LINE - 1) / LINE * LINE;
   Bytes found{M, K, size, wide, std::vector<int8_t>(M * wide + LINE), nullptr, std::vector<int32_t>(M * (K / size))};
   found.q = whole_lines(found.memory.data());
   over_own_rows(M, K * 4, [&](int64_t begin, int64_t end) {
     for (int64_t m = begin; m < end; ++m) {
       std::copy_n(q + m * K, K, found.q + m * wide);
-      for (int64_t g = 0; g < K / size; ++g) {
-        int32_t sum = 0;
-        for (int64_t k = g * size; k < (g + 1) * size; ++k) sum += q[m * K + k];
-        found.sums[m * (K / size) + g] = sum;
-      }
+      for (int64_t g = 0; g < K / size; ++g) found.sums[m * (K / size) + g] = sum(q + m * K + g * size, size);
     }
   });
   return found;
@@ -872,9 +870,15 @@ Bytes bytes_of(const int8_t* q, int64_t M, int64_t K, int64_t size) {
 
 constexpr int TILE = 32;     // weight rows, and
 constexpr int ROWS = 12;     // rows of q, that are multiplied with a tile: their sums fill the registers
+constexpr int TILES = 1;     // that are at hand together
 constexpr int64_t FEW = 16;  // rows of q up to which 4-bit weights are multiplied as they lie
-constexpr int64_t PART = 256;        // numbers whose products surely fit in 32 bits: of all groups
 constexpr int64_t LONGEST = 66'000;  // numbers of a row whose sum surely fits in 32 bits
+
+int32_t sum_of(const int8_t* q, int64_t count) {
+  int32_t sum = 0;
+  for (int64_t k = 0; k < count; ++k) sum += q[k];
+  return sum;
+}
 
 // Adds products of bytes, the first without sign, four to each lane.
 inline __m512i plus_fours(__m512i total, __m512i a, __m512i b) {
@@ -932,7 +936,7 @@ void byte_ends(const int8_t* const* w, const int8_t* q, int64_t K, int64_t wide,
 }
 
 void byte_rows(const int8_t* q, const float* a, const int8_t* w, Scales scales, Results y, Shape s) {
-  const Bytes x = bytes_of(q, s.M, s.K, s.K);
+  const Bytes x = bytes_of(q, s.M, s.K, s.K, sum_of);
   const int64_t K = s.K, lines = K / LINE * LINE, wide = x.wide;
   const auto four = [&](int64_t top, int64_t M, const Indices& rows, int32_t* sums) {
     const auto weights = rows_at(w, rows, K);
@@ -946,7 +950,88 @@ void byte_rows(const int8_t* q, const float* a, const int8_t* w, Scales scales, 
     if (lines < K) byte_ends(weights.data(), numbers, K, wide, M, sums);
   };
   over_columns<BLOCK_N, int32_t>(s, K, four, [&](int64_t m, int64_t n, int64_t count, const int32_t* sums) {
-    put(sums, -128 * *x.sum_of(m), count, a[m], scales, y, m, n);
+    put(sums, -128 * *x.sums_of(m), count, a[m], scales, y, m, n);
+  });
+}
+#elif defined(__AVX2__)
+
+// ---- 8-bit weights in tiles: AVX2 --------------------------------------------------------------------------------
+//
+// Without an instruction that adds four products of bytes, one that adds two of 16-bit numbers is the quickest with many rows:
+// their weights are widened once for all of these.
+
+constexpr int TILE = 16;              // weight rows, and
+constexpr int ROWS = 6;               // rows of q, that are multiplied with a tile: their sums fill the registers
+constexpr int TILES = 4;              // that are at hand together: what they have of a row fills lines of the cache
+constexpr int64_t FEW = 16;           // rows of q up to which weights of 4 bits are multiplied as they lie,
+constexpr int64_t MANY_WIDENED = 48;  // and those of 8
+
+// 8 x 8 numbers of 32 bits turned around.
+inline void transpose(__m256i* r) {
+  __m256i two[8], four[8];
+  for (int i = 0; i < 8; i += 2) two[i] = _mm256_unpacklo_epi32(r[i], r[i + 1]), two[i + 1] = _mm256_unpackhi_epi32(r[i], r[i + 1]);
+  for (int i = 0; i < 8; i += 4)
+    for (int j = 0; j < 2; ++j) {
+      four[i + 2 * j] = _mm256_unpacklo_epi64(two[i + j], two[i + j + 2]);
+      four[i + 2 * j + 1] = _mm256_unpackhi_epi64(two[i + j], two[i + j + 2]);
+    }
+  for (int i = 0; i < 4; ++i) {
+    r[i] = _mm256_permute2x128_si256(four[i], four[i + 4], 0x20);
+    r[i + 4] = _mm256_permute2x128_si256(four[i], four[i + 4], 0x31);
+  }
+}
+
+// A tile: TILE weight rows as 16-bit numbers, two of each beside one another. Meanwhile the next tile is asked for.
+template <class Row>
+void pack_wide(int64_t K, const Row& row, int16_t* tile) {
+  for (int64_t k = 0; k < K; k += STEP)
+    for (int side = 0; side < TILE; side += LANES) {
+      __m256i rows[LANES];
+      for (int n = 0; n < LANES; ++n) {
+        const int8_t* from = row(side + n) + k;
+        rows[n] = (__m256i)widen(from);
+        if (k % LINE == 0) __builtin_prefetch(from + TILE * K, 0, 2);
+      }
+      transpose(rows);
+      for (int i = 0; i < LANES; ++i) save(tile + (k + i * 2) * TILE + side * 2, rows[i]);
+    }
+}
+
+// M rows of q, `wide` apart, with a tile: sums (M, TILE).
+template <int M>
+__attribute__((noinline)) void wide_rows(const int16_t* q, int64_t wide, const int16_t* tile, int64_t K, int32_t* out) {
+  constexpr int N = TILE / LANES;
+  Ints total[M * N] = {};
+  for (int64_t k = 0; k < K; k += 2) {
+    Shorts weights[N];
+    each<N>([&](auto n) { weights[n] = pinned(load<Shorts>(tile + k * TILE + n * 2 * LANES)); });
+    each<M>([&](auto r) {
+      const auto two = pinned((Shorts)_mm256_set1_epi32(load<int32_t>(q + r * wide + k)));
+      each<N>([&](auto n) { add_products(total[r * N + n], weights[n], two); });
+    });
+  }
+  each<M * N>([&](auto j) { save(out + j * LANES, total[j]); });
+}
+
+// Many rows of q, `wide` apart; K a multiple of STEP.
+void byte_tiles(const int16_t* q, int64_t wide, const float* a, const int8_t* w, Scales scales, Results y, Shape s) {
+  const int64_t N = s.N, K = s.K;
+  over_rows((N + TILES * TILE - 1) / (TILES * TILE), TILES * TILE * K, [&](int64_t begin, int64_t end) {
+    static thread_local std::vector<int16_t> memory;
+    int16_t* tiles = kept(memory, TILES * TILE * K);
+    int32_t out[ROWS * TILE];
+    for (int64_t n = begin * TILES * TILE; n < std::min(end * TILES * TILE, N); n += TILES * TILE) {
+      const int64_t num = std::min<int64_t>(TILES, (N - n + TILE - 1) / TILE);
+      for (int64_t t = 0; t < num; ++t)
+        pack_wide(K, [&](int64_t i) { return w + std::min(n + t * TILE + i, N - 1) * K; }, tiles + t * TILE * K);
+      in_pieces<ROWS>(s.M, [&](auto M, int64_t m) {
+        for (int64_t t = 0; t < num; ++t) {
+          const int64_t first = n + t * TILE, count = std::min<int64_t>(TILE, N - first);
+          wide_rows<M()>(q + m * wide, wide, tiles + t * TILE * K, K, out);
+          for (int r = 0; r < M(); ++r) put(out + r * TILE, 0, count, a[m + r], scales, y, m + r, first);
+        }
+      });
+    }
   });
 }
 #endif
@@ -955,13 +1040,21 @@ void int8_rows(const int8_t* q, const float* a, const int8_t* w, Scales scales, 
 #if defined(BYTE_PRODUCTS)
   if (s.K <= LONGEST) return byte_rows(q, a, w, scales, y, s);
 #endif
-  if ((QUICK_BYTES || s.M <= BYTE_ROWS) && s.K % (4 * LANES) == 0) return (s.M <= 2 ? sum_rows<4> : sum_rows<2>)(q, a, w, scales, y, s);
+#if defined(__AVX2__) && !defined(BYTE_PRODUCTS)
+  const bool tiles = s.M > MANY_WIDENED && s.K % STEP == 0;
+#else
+  constexpr bool tiles = false;
+#endif
+  if (!tiles && (QUICK_BYTES || s.M <= BYTE_ROWS) && s.K % (4 * LANES) == 0) return (s.M <= 2 ? sum_rows<4> : sum_rows<2>)(q, a, w, scales, y, s);
   static thread_local std::vector<int16_t> memory;
   const int64_t M = s.M, K = s.K, wide = filled(K);
   int16_t* rows = kept(memory, M * wide);
   over_own_rows(M, K * 4, [&](int64_t begin, int64_t end) {
     for (int64_t m = begin; m < end; ++m) spread(q + m * K, K, wide, rows + m * wide);
   });
+#if defined(__AVX2__) && !defined(BYTE_PRODUCTS)
+  if (tiles) return byte_tiles(rows, wide, a, w, scales, y, s);
+#endif
   short_columns(rows, wide, a, w, scales, y, s);
 }
 
@@ -1042,8 +1135,8 @@ inline Vector<float, N> lanes_of(const float* s) {
   return in_all_lanes<Vector<float, N>>(*s);
 }
 
-// Four weight rows, SIDE of them side by side, with R rows of q from m on: sums (R, COLUMNS). BYTES of a row are summed as whole
-// numbers; where it HALVES, they are of two groups, whose sums stay apart.
+// Four weight rows, SIDE of them side by side, with R rows of q from m on: sums (R, COLUMNS). BYTES of a row, a part of it, are
+// summed as whole numbers; where it HALVES, they are of two groups, whose sums stay apart. 
 template <int BYTES, bool HALVES, int R, int SIDE>
 __attribute__((noinline)) void group_block(const Groups& a, int64_t m, const uint8_t* const* w, const float* const* scales, float* out) {
   using Bytes = Vector<uint8_t, BYTES>;
@@ -1053,28 +1146,33 @@ __attribute__((noinline)) void group_block(const Groups& a, int64_t m, const uin
   const int64_t num_parts = a.K / (2 * BYTES), parts = std::max<int64_t>(1, a.size / (2 * BYTES)), half = a.K / 2;
   Sums total[R][BLOCK_N];
   for (int i = 0; i < BLOCK_N; i += SIDE) {
-    const uint8_t* p[SIDE];
-    const float* s[SIDE];
-    each<SIDE>([&](auto n) { p[n] = w[i + n], s[n] = scales[i + n]; });
     const int8_t* q = &a.q[m * a.K];
-    const int32_t* balance = &a.balance[m * num_parts * (BYTES / 4)];
+    const int32_t* balance = &a.balance[m * a.K / 8];
     Sums mine[R * SIDE];
     each<R * SIDE>([&](auto j) { mine[j] = Sums{}; });
-    for (int64_t part = 0; part < num_parts;) {
-      for (int64_t end = part + parts; part < end; ++part, q += BYTES, balance += BYTES / 4)
-        each<SIDE>([&](auto n) {
-          const Bytes both = load<Bytes>(p[n]), low = pinned(both & 15), high = pinned(both >> 4);
-          __builtin_prefetch(p[n] + AHEAD<SIDE>);
-          p[n] += BYTES;
-          const Sums scale = pinned(lanes_of<BYTES / 4, HALVES>(s[n]));
-          each<R>([&](auto r) {
-            const int8_t* numbers = q + r * a.K;
-            const auto sums = byte_products<BYTES>(low, load<Numbers>(numbers)) + byte_products<BYTES>(high, load<Numbers>(numbers + half));
-            const Wide whole = in_pairs<BYTES>(sums) + load<Wide>(balance + r * num_parts * (BYTES / 4));
-            mine[r * SIDE + n] = plus_product(mine[r * SIDE + n], __builtin_convertvector(whole, Sums), scale);
-          });
+    for (int64_t part = 0, group = 0, left = parts; part < num_parts; ++part) {
+      Numbers even[R], odd[R];
+      Wide start[R];
+      if constexpr (SIDE > 1)
+        each<R>([&](auto r) {
+          even[r] = pinned(load<Numbers>(q + r * a.K + part * BYTES)), odd[r] = pinned(load<Numbers>(q + r * a.K + half + part * BYTES));
+          start[r] = pinned(load<Wide>(balance + (r * num_parts + part) * (BYTES / 4)));
         });
-      each<SIDE>([&](auto n) { s[n] += 1 + HALVES; });
+      each<SIDE>([&](auto n) {
+        const uint8_t* p = w[i + n] + part * BYTES;
+        const Bytes both = pinned(load<Bytes>(p)), low = pinned(both & 15), high = pinned(both >> 4);
+        __builtin_prefetch(p + AHEAD<SIDE>);
+        const Sums scale = pinned(lanes_of<BYTES / 4, HALVES>(scales[i + n] + group * (1 + HALVES)));
+        each<R>([&](auto r) {
+          if constexpr (SIDE == 1) {
+            even[r] = load<Numbers>(q + r * a.K + part * BYTES), odd[r] = load<Numbers>(q + r * a.K + half + part * BYTES);
+            start[r] = load<Wide>(balance + (r * num_parts + part) * (BYTES / 4));
+          }
+          const Wide whole = in_pairs<BYTES>(byte_products<BYTES>(low, even[r]) + byte_products<BYTES>(high, odd[r])) + start[r];
+          mine[r * SIDE + n] = plus_product(mine[r * SIDE + n], __builtin_convertvector(whole, Sums), scale);
+        });
+      });
+      if (--left == 0) left = parts, ++group;
     }
     each<R * SIDE>([&](auto j) { total[j / SIDE][i + j % SIDE] = mine[j]; });
   }
@@ -1086,9 +1184,11 @@ void group_rows(const int8_t* q, const float* a, const uint8_t* p, Scales scales
   const Groups x = grouped<BYTES>(q, s.M, s.K, size);
   const int64_t num_groups = s.K / size;
   const auto four = [&](int64_t top, int64_t M, const Indices& rows, float* sums) {
-    static thread_local std::array<std::vector<float>, BLOCK_N> memory;
+    static thread_local std::vector<float> memory;
+    if (int64_t(memory.size()) < BLOCK_N * num_groups) memory.resize(BLOCK_N * num_groups);
     std::array<const float*, BLOCK_N> theirs;
-    for (int i = 0; i < BLOCK_N; ++i) theirs[i] = scales.floats(rows[i] * num_groups, num_groups, memory[i]);
+    for (int i = 0; i < BLOCK_N; ++i)
+      theirs[i] = scales.floats(rows[i] * num_groups, num_groups, &memory[i * num_groups], SCALES_AHEAD * num_groups);
     in_eights(M, [&](auto R, int64_t m) {
       const auto run = group_block<BYTES, HALVES, R(), (R() == 1 ? 2 : 1)>;
       run(x, top + m, rows_at(p, rows, s.K / 2).data(), theirs.data(), sums + m * COLUMNS);
@@ -1233,6 +1333,10 @@ void pack(int64_t K, const Row& row, uint8_t* tile) {
     }
 }
 
+int64_t part_of(int64_t size) { return size; }
+
+int32_t begin_of(const int8_t* q, int64_t count) { return -8 * sum_of(q, count); }
+
 // M rows of q from m on with a tile: out (M, TILE) gets the sum over the groups of scale times the group's sum.
 template <int M>
 __attribute__((noinline)) void tile_rows(const Bytes& a, int64_t m, const uint8_t* tile, const float* scales, int64_t, float* out) {
@@ -1241,7 +1345,7 @@ __attribute__((noinline)) void tile_rows(const Bytes& a, int64_t m, const uint8_
   const int64_t num_groups = a.K / a.size;
   for (int64_t g = 0; g < num_groups; ++g) {
     __m512i total[M][2];
-    for (int r = 0; r < M; ++r) total[r][0] = total[r][1] = _mm512_set1_epi32(-8 * a.sum_of(m + r)[g]);
+    for (int r = 0; r < M; ++r) total[r][0] = total[r][1] = _mm512_set1_epi32(a.sums_of(m + r)[g]);
     for (int64_t k = g * a.size; k < (g + 1) * a.size; k += 4) {
       const auto first = load<__m512i>(tile + k * TILE), second = load<__m512i>(tile + k * TILE + 64);
       for (int r = 0; r < M; ++r) {
@@ -1264,24 +1368,14 @@ __attribute__((noinline)) void tile_rows(const Bytes& a, int64_t m, const uint8_
 
 // ---- 4-bit weights in tiles: AVX2 --------------------------------------------------------------------------------
 
-constexpr int TILE = 16;       // weight rows, and
-constexpr int ROWS = 6;        // rows of q, that are multiplied with a tile: their sums fill the registers
-constexpr int64_t FEW = 16;    // rows of q up to which weights are multiplied as they lie
-constexpr int64_t PART = 32;   // numbers whose products surely fit in 16 bits, added in pairs
+// Numbers of a group that are summed as whole numbers: as many as surely fit.
+int64_t part_of(int64_t size) { return size % LINE ? LINE / 2 : LINE; }
 
-// 8 x 8 numbers of 32 bits turned around.
-inline void transpose(__m256i* r) {
-  __m256i two[8], four[8];
-  for (int i = 0; i < 8; i += 2) two[i] = _mm256_unpacklo_epi32(r[i], r[i + 1]), two[i + 1] = _mm256_unpackhi_epi32(r[i], r[i + 1]);
-  for (int i = 0; i < 8; i += 4)
-    for (int j = 0; j < 2; ++j) {
-      four[i + 2 * j] = _mm256_unpacklo_epi64(two[i + j], two[i + j + 2]);
-      four[i + 2 * j + 1] = _mm256_unpackhi_epi64(two[i + j], two[i + j + 2]);
-    }
-  for (int i = 0; i < 4; ++i) {
-    r[i] = _mm256_permute2x128_si256(four[i], four[i + 4], 0x20);
-    r[i + 4] = _mm256_permute2x128_si256(four[i], four[i + 4], 0x31);
-  }
+// What the sums of such a part begin at: -8 times the first two of each four numbers, and in the upper half the last two.
+int32_t begin_of(const int8_t* q, int64_t count) {
+  int32_t first = 0, last = 0;
+  for (int64_t k = 0; k < count; k += 4) first += q[k] + q[k + 1], last += q[k + 2] + q[k + 3];
+  return int32_t(uint32_t(-8 * last) << 16 | uint16_t(-8 * first));
 }
 
 // 32 weights of a row, each with 8 added.
@@ -1294,7 +1388,7 @@ inline __m256i nibble_line(const uint8_t* p) {
 // A tile: TILE weight rows, four numbers of each beside one another.
 template <class Row>
 void pack(int64_t K, const Row& row, uint8_t* tile) {
-  for (int64_t k = 0; k < K; k += PART)
+  for (int64_t k = 0; k < K; k += LINE / 2)
     for (int side = 0; side < TILE; side += LANES) {
       __m256i rows[LANES];
       for (int n = 0; n < LANES; ++n) {
@@ -1306,60 +1400,67 @@ void pack(int64_t K, const Row& row, uint8_t* tile) {
     }
 }
 
-// M rows of q from m on with a tile: out (M, TILE) gets the sum over the groups of scale times the group's sum. A part's sums
-// begin at -8 sum q, in the first of a lane's two halves: together with that half's products it never exceeds 16 * 16 * 127.
+// M rows of q from m on with a tile: out (M, TILE) gets the sum over the groups of scale times the group's sum. A part's products are
+// added in 16 bits, those of two neighbours to one number. A sum may leave these on its way, but not at its end: of 64 products of
+// numbers from -8 to 7, half of them are at most 32 * 8 * 127.
 template <int M>
 __attribute__((noinline)) void tile_rows(const Bytes& a, int64_t m, const uint8_t* tile, const float* scales, int64_t size, float* out) {
   constexpr int N = TILE / LANES;
   const int8_t* q = a.q + m * a.wide;
-  const int32_t* sums = a.sum_of(m);
-  const int64_t wide = a.wide, num_parts = a.K / PART, parts = size / PART;
-  std::fill(out, out + M * TILE, 0.0f);
+  const int32_t* begins = a.sums_of(m);
+  const int64_t wide = a.wide, num_parts = a.K / a.size, parts = size / a.size;
+  Floats kept[M * N] = {};
   for (int64_t part = 0; part < num_parts; scales += TILE)
-    for (int64_t i = 0; i < parts; ++i, ++part, q += PART, tile += PART * TILE) {
+    for (int64_t i = 0; i < parts; ++i, ++part) {
       Shorts total[M][N];
       each<M>([&](auto r) {
-        const auto begin = (Shorts)(Ints{} + int32_t(uint16_t(-8 * sums[r * num_parts + part])));
+        const auto begin = (Shorts)_mm256_set1_epi32(begins[r * num_parts + part]);
         each<N>([&](auto n) { total[r][n] = begin; });
       });
-      for (int k = 0; k < PART; k += 4) {
+      for (const int8_t* end = q + a.size; q < end; q += 4, tile += 4 * TILE) {
         __m256i weights[N];
-        each<N>([&](auto n) { weights[n] = pinned(load<__m256i>(tile + k * TILE + n * 4 * LANES)); });
+        each<N>([&](auto n) { weights[n] = pinned(load<__m256i>(tile + n * 4 * LANES)); });
         each<M>([&](auto r) {
-          const __m256i four = pinned(_mm256_set1_epi32(load<int32_t>(q + r * wide + k)));
+          const __m256i four = pinned(_mm256_set1_epi32(load<int32_t>(q + r * wide)));
           each<N>([&](auto n) { total[r][n] += (Shorts)_mm256_maddubs_epi16(weights[n], four); });
         });
       }
+      Floats scale[N];
+      each<N>([&](auto n) { scale[n] = pinned(load<Floats>(scales + n * LANES)); });
       each<M * N>([&](auto j) {
         const auto found = __builtin_convertvector(in_pairs<LINE / 2>(total[j / N][j % N]), Floats);
-        save(out + j * LANES, plus_product(load<Floats>(out + j * LANES), found, load<Floats>(scales + j % N * LANES)));
+        kept[j] = plus_product(kept[j], found, scale[j % N]);
       });
     }
+  each<M * N>([&](auto j) { save(out + j * LANES, kept[j]); });
 }
 #endif
 
 #if defined(__AVX2__)
 // Many rows of q, K a multiple of LINE.
 void nibble_tiles(const int8_t* q, const float* a, const uint8_t* p, Scales scales, Results y, Shape s, int64_t size) {
-  const Bytes rows = bytes_of(q, s.M, s.K, std::min(size, PART));
+  const Bytes rows = bytes_of(q, s.M, s.K, part_of(size), begin_of);
   const int64_t N = s.N, K = s.K, num_groups = K / size;
-  over_rows((N + TILE - 1) / TILE, TILE * K, [&](int64_t begin, int64_t end) {
+  over_rows((N + TILES * TILE - 1) / (TILES * TILE), TILES * TILE * K, [&](int64_t begin, int64_t end) {
     static thread_local std::vector<uint8_t> memory;
-    if (int64_t(memory.size()) < TILE * K + LINE) memory.resize(TILE * K + LINE);
-    uint8_t* tile = whole_lines(memory.data());
-    std::vector<float> wide(num_groups * TILE), floats;
+    if (int64_t(memory.size()) < TILES * TILE * K + LINE) memory.resize(TILES * TILE * K + LINE);
+    uint8_t* tiles = whole_lines(memory.data());
+    std::vector<float> wide(TILES * num_groups * TILE), floats(num_groups);
     float out[ROWS * TILE];
-    for (int64_t n = begin * TILE; n < std::min(end * TILE, N); n += TILE) {
+    for (int64_t n = begin * TILES * TILE; n < std::min(end * TILES * TILE, N); n += TILES * TILE) {
+      const int64_t num = std::min<int64_t>(TILES, (N - n + TILE - 1) / TILE);
       const auto row = [&](int64_t i) { return std::min(n + i, N - 1); };
-      pack(K, [&](int64_t i) { return p + row(i) * K / 2; }, tile);
-      for (int64_t i = 0; i < TILE; ++i) {
-        const float* theirs = scales.floats(row(i) * num_groups, num_groups, floats);
-        for (int64_t g = 0; g < num_groups; ++g) wide[g * TILE + i] = theirs[g];
+      for (int64_t t = 0; t < num; ++t) pack(K, [&](int64_t i) { return p + row(t * TILE + i) * K / 2; }, tiles + t * TILE * K);
+      for (int64_t i = 0; i < num * TILE; ++i) {
+        const float* theirs = scales.floats(row(i) * num_groups, num_groups, floats.data());
+        for (int64_t g = 0; g < num_groups; ++g) wide[(i / TILE * num_groups + g) * TILE + i % TILE] = theirs[g];
       }
       const auto run = [&](auto M, int64_t m) {
-        tile_rows<M()>(rows, m, tile, wide.data(), size, out);
-        const int64_t count = std::min<int64_t>(TILE, N - n);
-        for (int r = 0; r < M(); ++r) put(out + r * TILE, count, a[m + r], y, m + r, n);
+        for (int64_t t = 0; t < num; ++t) {
+          const int64_t first = n + t * TILE, count = std::min<int64_t>(TILE, N - first);
+          tile_rows<M()>(rows, m, tiles + t * TILE * K, &wide[t * num_groups * TILE], size, out);
+          for (int r = 0; r < M(); ++r) put(out + r * TILE, count, a[m + r], y, m + r, first);
+        }
       };
       if constexpr (ROWS < 8) {
         in_pieces<ROWS>(s.M, run);
@@ -2087,7 +2188,9 @@ void attend_pages(const Plan& plan, const T* q, const T* k, const T* v, float* f
     mine = q;
   else
     mine = (copy = in_twos(q, num_tokens * s.H * s.Dh)).data();
-  over_rows(num_chunks, CHUNK * s.Hkv * s.Dh * 8, [&](int64_t begin, int64_t end) {
+  // From the back: the first share is the larger one, and a row's last chunk the smaller.
+  over_rows(num_chunks, CHUNK * s.Hkv * s.Dh * 8, [&](int64_t before, int64_t until) {
+    const int64_t begin = num_chunks - until, end = num_chunks - before;
     int64_t t = std::upper_bound(plan.starts.begin(), plan.starts.end(), begin) - plan.starts.begin() - 1;
     const auto chunk_at = [&](int64_t c) {
       return chunk_of(plan.table + plan.queries[t].table * plan.width, plan.queries[t].num_keys, c - plan.starts[t], s);
@@ -2198,7 +2301,8 @@ struct Weights {
     require(gate.whole() == up.whole(), "matrices of floats and of whole numbers read other rows");
     return {first, gate, up, down};
   }
-  void done() const { require(next == all.size(), "there are more weights than matrices and norms"); }
+  bool left() const { return next < all.size(); }
+  void done() const { require(!left(), "there are more weights than matrices and norms"); }
 };
 
 // A step through blocks: what all of them read and write.
@@ -2401,9 +2505,9 @@ Tensor experts(const Tensor& x, const Tensor& weights, const Tensor& chosen, std
 
 // ---- blocks --------------------------------------------------------------------------------------------------------
 
-// x (M, D) through blocks, or through one half of them.
+// x (M, D) through blocks, or through one half of them, and if there is a last norm, through that.
 Tensor through(const Tensor& x, double eps, const std::vector<Attending>& attending, const std::vector<Feeding>& feeding,
-               const Plan& plan, const Tensor* cos, const Tensor* sin, const Tensor* slots) {
+               const Plan& plan, const Tensor* cos, const Tensor* sin, const Tensor* slots, const void* last_norm) {
   const size_t num_blocks = std::max(attending.size(), feeding.size());
   int64_t widest = 0, bytes = 0;
   const auto size = [&](const Matrix& m) { widest = std::max({widest, m.N, m.K}), bytes = std::max(bytes, m.bytes()); };
@@ -2416,11 +2520,13 @@ Tensor through(const Tensor& x, double eps, const std::vector<Attending>& attend
     std::copy_n(data<T>(x), x.numel(), to);
     const Step<T> step(x.size(0), x.size(1), eps, widest);
     float* found = kept_floats(plan.num_found());
-    Team(num_blocks * Step<T>::PARTS, bytes).run([&] {
+    Team(num_blocks * Step<T>::PARTS + 1, bytes).run([&] {
       for (size_t n = 0; n < num_blocks; ++n) {
         if (n < attending.size()) step.attend(attending[n], plan, data<T>(*cos), data<T>(*sin), data<int64_t>(*slots), found, to);
         if (n < feeding.size()) step.feed(feeding[n], to);
       }
+      const int64_t M = x.size(0), D = x.size(1);
+      if (last_norm) write(Rows<T>{M, D, to}, normed(to, static_cast<const T*>(last_norm), D, eps));
     });
   });
   return y;
@@ -2431,7 +2537,7 @@ Tensor feed_forward(const Tensor& x, double eps, std::vector<Tensor> weights) {
   Weights from{weights, x.scalar_type(), x.size(1)};
   const std::vector<Feeding> feeding{from.feeding()};
   from.done();
-  return through(x, eps, {}, feeding, Plan{}, nullptr, nullptr, nullptr);
+  return through(x, eps, {}, feeding, Plan{}, nullptr, nullptr, nullptr, nullptr);
 }
 
 // Of each block the attention, and if `feeds` the network too.
@@ -2455,9 +2561,10 @@ Tensor attending(const Tensor& x, double eps, const std::vector<Tensor>& weights
     last.k_pages = k_pages[n].data_ptr(), last.v_pages = v_pages[n].data_ptr();
     if (feeds) feeding.push_back(from.feeding());
   }
+  const void* last_norm = from.left() ? from.norm(x.size(1)) : nullptr;
   from.done();
   const Plan plan = plan_of(M, attending[0].q.N / Dh, k_pages[0], block_table, row_starts, lengths);
-  return through(x, eps, attending, feeding, plan, &cos, &sin, &slots);
+  return through(x, eps, attending, feeding, plan, &cos, &sin, &slots, last_norm);
 }
 
 Tensor attention(const Tensor& x, double eps, std::vector<Tensor> weights, const Tensor& cos, const Tensor& sin, const Tensor& k_pages,

@@ -31,9 +31,16 @@ class Rope:
 
     def __call__(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Positions (...) to cos and sin (..., 1, Dh/2) in `dtype`; the 1 stands for the heads."""
-        angles = positions.float()[..., None, None] * self.frequencies(positions.device)  # (..., 1, Dh/2)
-        scale = 1.0 if self.scaling is None else attention_factor(self.scaling)
-        return (angles.cos() * scale).to(dtype), (angles.sin() * scale).to(dtype)
+        return self.angles(positions, self.frequencies(positions.device), dtype)
+
+    def angles(self, positions: Tensor, frequencies: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """The same with the `frequencies` (Dh/2,) at hand: they are the same at every step of a text."""
+        angles = positions.float()[..., None, None] * frequencies  # (..., 1, Dh/2)
+        cos, sin = angles.cos(), angles.sin()
+        if self.scaling is not None:
+            scale = attention_factor(self.scaling)
+            cos, sin = cos * scale, sin * scale
+        return cos.to(dtype), sin.to(dtype)
 
     def frequencies(self, device: torch.device) -> Tensor:
         """The angle per position of each pair of dimensions: (Dh/2,), float32."""

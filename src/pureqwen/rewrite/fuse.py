@@ -12,7 +12,7 @@ each half of it is a single operation, the attention too, if its memory is one t
 where that holds for all blocks, a FusedDecoder makes them one operation.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from pureqwen import kernels
 from pureqwen.kernels import Whole
 from pureqwen.model import MLP, Attend, Attention, Block, Decoder, MoE, Qwen3, RMSNorm
+from pureqwen.model.rope import Rope
 from pureqwen.rewrite.few import NativeLinear
 from pureqwen.rewrite.quantize import Int4Linear, Int8Linear, Quantized
 from pureqwen.rewrite.walk import replace
@@ -44,11 +45,11 @@ class FusedBlock(Block):
         rows = x.reshape(-1, x.shape[-1]).contiguous()  # (T, D)
         turns = per_token(angles, x.shape[:-1])
         at_once = parts.at_once and len(rows) <= kernels.FEW and not _one_by_one
-        place = attend.place(x) if at_once and isinstance(attend, kernels.InPlace) else None
-        if place is None:
-            rows = parts.attended(rows, x.shape[:-1], turns, attend)
+        pages = attend if at_once and isinstance(attend, kernels.InPlace) else None
+        if pages and (place := pages.place(x)):
+            rows = kernels.attention(rows, read(parts.attending), turns, place, pages, eps=parts.eps)
         else:
-            rows = kernels.attention(rows, read(parts.attending), turns, place, eps=parts.eps)
+            rows = parts.attended(rows, x.shape[:-1], turns, attend)
         if at_once and parts.feeding:
             return kernels.feed_forward(rows, read(parts.feeding), eps=parts.eps).view(x.shape)
         return parts.fed_forward(rows).view(x.shape)
@@ -68,53 +69,61 @@ class FusedDecoder(Decoder):
         for name, part in decoder.named_children():
             self.add_module(name, part)
         self.rope = decoder.rope
+        self._layers = Layers(())
+        self._rope: tuple[object, ...] = ()  # what the rope was made of when its frequencies were computed
+        self._frequencies = torch.empty(0)
 
     def forward(self, ids: Tensor, positions: Tensor, attends: Sequence[Attend]) -> Tensor:
         if ids.numel() > kernels.FEW:
             return super().forward(ids, positions, attends)
         x = self.embed_tokens(ids)  # (..., D)
-        angles = self.rope(positions, x.dtype)
-        if found := self.places(x, attends):
-            parts, places = found
-            shelves = [shelf for part in parts for shelf in (*part.attending, *part.feeding)]
-            rows, turns = x.reshape(-1, x.shape[-1]), per_token(angles, x.shape[:-1])
-            x = kernels.blocks(rows, read(shelves), turns, places, eps=parts[0].eps).view(x.shape)
-        else:
+        angles = self.angles(positions, x)
+        layers = self.known() if computes(x) and not _one_by_one else None
+        place = in_place(attends, x) if layers else None
+        if not layers or not place:
             for layer, attend in zip(self.layers, attends, strict=True):
                 x = layer(x, angles, attend)
-        out: Tensor = self.last(x)
-        return out
+            return self.last(x)
+        rows, turns, eps = x.reshape(-1, x.shape[-1]), per_token(angles, x.shape[:-1]), layers.eps
+        weights, norm = read(layers.shelves), self.norm
+        if plain(norm) and norm.eps == eps:
+            return kernels.blocks(rows, [*weights, norm.weight], turns, *place, eps=eps).view(x.shape)
+        return self.last(kernels.blocks(rows, weights, turns, *place, eps=eps).view(x.shape))
+
+    def angles(self, positions: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The rope's, at these positions; for few rows computing its frequencies is most of the work."""
+        rope = self.rope
+        if type(rope) is not Rope or not computes(x):
+            return rope(positions, x.dtype)
+        if self._rope != (made_of := tuple(vars(rope).values())):
+            self._rope, self._frequencies = made_of, rope.frequencies(x.device)
+        return rope.angles(positions, self._frequencies, x.dtype)
 
     def last(self, x: Tensor) -> Tensor:
         """The last norm of few rows x (..., D)."""
         norm = self.norm
-        heard = norm._forward_hooks or norm._forward_pre_hooks
-        if type(norm) is not RMSNorm or heard or not computes(x):
+        if not plain(norm) or not computes(x):
             out: Tensor = norm(x)
             return out
         rows = x.reshape(-1, x.shape[-1]).contiguous()
         return kernels.rms_norm(rows, norm.weight, norm.eps).view(x.shape)
 
-    def places(
-        self, x: Tensor, attends: Sequence[Attend]
-    ) -> tuple[list["Parts"], list[kernels.Place]] | None:
-        """The parts of all blocks, and where their keys and values lie. None where they can't be one call."""
-        if _one_by_one or not computes(x):
-            return None
-        all_parts, places = [], []
-        for block, attend in zip(self.layers, attends, strict=True):
-            if type(block) is not FusedBlock or block._forward_hooks or block._forward_pre_hooks:
-                return None
-            parts = block.parts()
-            if not parts.known or not parts.at_once or not parts.feeding or any(parts.hooks):
-                return None
-            place = attend.place(x) if isinstance(attend, kernels.InPlace) else None
-            if place is None:
-                return None
-            all_parts.append(parts)
-            places.append(place)
-        same = all(place.slots is places[0].slots for place in places)  # and so is the rest of the step
-        return (all_parts, places) if same and len({parts.eps for parts in all_parts}) == 1 else None
+    def known(self) -> "Layers | None":
+        """The layers, looked up anew where one was replaced; None where they can't be one call."""
+        blocks = self.layers._modules.values()
+        if not self._layers.are(blocks):
+            self._layers = Layers(blocks)
+        return self._layers if self._layers.at_once and not any(self._layers.hooks) else None
+
+
+def in_place(attends: Sequence[Attend], x: Tensor) -> tuple[kernels.Place, Sequence[kernels.InPlace]] | None:
+    """Where a step of x (..., D) has its keys and values, if all layers have them at the same place."""
+    first = attends[0]
+    if not isinstance(first, kernels.InPlace):
+        return None
+    kind, slots, place = type(first), first.slots, first.place(x)
+    pages = [attend for attend in attends if type(attend) is kind and attend.slots is slots]
+    return (place, pages) if place and len(pages) == len(attends) else None
 
 
 _one_by_one = False
@@ -131,6 +140,11 @@ def one_by_one() -> Iterator[None]:
         _one_by_one = False
 
 
+def plain(norm: nn.Module) -> bool:
+    """Whether a norm is an RMSNorm and no more: nobody listens."""
+    return type(norm) is RMSNorm and not norm._forward_hooks and not norm._forward_pre_hooks
+
+
 def computes(x: Tensor) -> bool:
     """Whether native code runs on x, and neither a gradient nor a compiler asks for PyTorch's operations."""
     return kernels.runs(x) and not torch.is_grad_enabled() and not torch.compiler.is_compiling()
@@ -143,10 +157,14 @@ def per_token(angles: Sequence[Tensor], leading: torch.Size) -> Sequence[Tensor]
     return [part.expand(*leading, 1, -1).reshape(-1, part.shape[-1]) for part in angles]
 
 
-def found(block: Block) -> tuple[nn.Module | None, ...]:
-    """The modules in a block, down to its matrices and norms; the same ones are equal."""
-    mine = block._modules
-    return (*mine.values(), *mine["self_attn"]._modules.values(), *mine["mlp"]._modules.values())  # type: ignore[union-attr]
+def places(block: Block) -> list[dict[str, nn.Module | None]]:
+    """Where a block keeps its modules, down to its matrices and norms."""
+    return [block._modules, block.self_attn._modules, block.mlp._modules]
+
+
+def found(block: Block) -> list[nn.Module | None]:
+    """The modules that are there; the same ones are equal."""
+    return [module for place in places(block) for module in place.values()]
 
 
 class Parts:
@@ -202,6 +220,33 @@ class Parts:
         opened, wide = product(rows, gate), product(rows, up)
         run = kernels.swiglu_quantize if isinstance(down, Quantized) else kernels.swiglu
         return x + product(run(opened, wide), down)
+
+
+class Layers:
+    """All blocks, looked up once."""
+
+    def __init__(self, blocks: Iterable[nn.Module]) -> None:
+        self.blocks = list(blocks)
+        fused = [block for block in self.blocks if isinstance(block, FusedBlock)]
+        parts = [block.parts() for block in fused]
+        self.places = [place for block in fused for place in places(block)]
+        self.found = self.now()
+        alike = all(type(block) is FusedBlock for block in self.blocks)
+        whole = alike and all(part.known and part.at_once and part.feeding for part in parts)
+        self.at_once = whole and len({part.eps for part in parts}) == 1
+        if self.at_once:
+            self.eps = parts[0].eps
+            self.shelves = [shelf for part in parts for shelf in (*part.attending, *part.feeding)]
+            own = [hooks for x in fused for hooks in (x._forward_hooks, x._forward_pre_hooks)]
+            self.hooks = [*own, *(hooks for part in parts for hooks in part.hooks)]
+
+    def now(self) -> list[nn.Module | None]:
+        """What is in the blocks."""
+        return [module for place in self.places for module in place.values()]
+
+    def are(self, blocks: Iterable[nn.Module]) -> bool:
+        """Whether these blocks are they, and in them are the very same modules."""
+        return self.blocks == list(blocks) and self.found == self.now()
 
 
 KINDS = (nn.Linear, NativeLinear, Int8Linear, Int4Linear)  # those that are no more than their weights
