@@ -23,6 +23,7 @@ from pureqwen.config import ModelConfig
 
 # Queries of a row that are attended to one by one, in ops.cpp too; for more, products of blocks are faster.
 FEW = 4
+BLOCK = 128  # queries of many that are attended to together
 SMALLEST = 256  # slots of a fresh cache
 GRANULE = 64  # attention reads the used slots, rounded up to so many
 
@@ -62,8 +63,25 @@ class StaticAttend(kernels.InPlace):
         folded = q.view(B, S, Hkv, H // Hkv, Dh).transpose(1, 2).reshape(B, Hkv, -1, Dh)  # (B, Hkv, S*G, Dh)
         used = self.mask.shape[-1]  # a shape, not a number of ours: nothing to recompile for
         keys, values = (x[:, :used].transpose(1, 2) for x in (self.k, self.v))  # (B, Hkv, used, Dh)
-        o = F.scaled_dot_product_attention(folded, keys, values, attn_mask=self.sees())
-        return o.view(B, Hkv, S, H // Hkv, Dh).transpose(1, 2).reshape(B, S, H, Dh)
+        sees, o = self.sees(), []
+        for start, end, reach in self.blocks(q):
+            mine, seen = slice(start * (H // Hkv), end * (H // Hkv)), slice(0, reach)
+            mask = sees[:, :, mine, seen]
+            some = (folded[:, :, mine], keys[:, :, seen], values[:, :, seen])
+            o.append(F.scaled_dot_product_attention(*some, attn_mask=mask))
+        whole = torch.cat(o, dim=2) if len(o) > 1 else o[0]
+        return whole.view(B, Hkv, S, H // Hkv, Dh).transpose(1, 2).reshape(B, S, H, Dh)
+
+    def blocks(self, q: Tensor) -> list[tuple[int, int, int]]:
+        """The queries q (B, S, H, Dh) in blocks from start to end, and how far each reaches: what is behind
+        is hidden from all of it, and needs no product. A graph, and a GPU, has one block.
+        """
+        S, used = q.shape[1], self.mask.shape[-1]
+        if torch.compiler.is_compiling() or q.device.type != "cpu" or S <= BLOCK:
+            return [(0, S, used)]
+        before = int(self.lengths.max()) - S
+        starts = range(0, S, BLOCK)
+        return [(at, min(at + BLOCK, S), min(before + at + BLOCK, used)) for at in starts]
 
     def in_place(self, x: Tensor) -> bool:
         """Whether native code attends to tokens x (B, S, ...), which see all that stands before: a few, or as

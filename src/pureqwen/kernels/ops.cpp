@@ -870,7 +870,7 @@ Bytes bytes_of(const int8_t* q, int64_t M, int64_t K, int64_t size, const Sum& s
 
 constexpr int TILE = 32;     // weight rows, and
 constexpr int ROWS = 12;     // rows of q, that are multiplied with a tile: their sums fill the registers
-constexpr int TILES = 1;     // that are at hand together
+constexpr int WIDTH = TILE;  // weight rows whose tiles are at hand together
 constexpr int64_t FEW = 16;  // rows of q up to which 4-bit weights are multiplied as they lie
 constexpr int64_t LONGEST = 66'000;  // numbers of a row whose sum surely fits in 32 bits
 
@@ -962,7 +962,7 @@ void byte_rows(const int8_t* q, const float* a, const int8_t* w, Scales scales, 
 
 constexpr int TILE = 16;              // weight rows, and
 constexpr int ROWS = 6;               // rows of q, that are multiplied with a tile: their sums fill the registers
-constexpr int TILES = 4;              // that are at hand together: what they have of a row fills lines of the cache
+constexpr int WIDTH = 4 * TILE;       // weight rows whose tiles are at hand together: what they have of a row fills lines of the cache
 constexpr int64_t FEW = 16;           // rows of q up to which weights of 4 bits are multiplied as they lie,
 constexpr int64_t MANY_WIDENED = 48;  // and those of 8
 
@@ -997,7 +997,7 @@ void pack_wide(int64_t K, const Row& row, int16_t* tile) {
     }
 }
 
-// M rows of q, `wide` apart, with a tile: sums (M, TILE).
+// M rows of q, `wide` apart, with a tile: sums (M, TILE), WIDTH apart.
 template <int M>
 __attribute__((noinline)) void wide_rows(const int16_t* q, int64_t wide, const int16_t* tile, int64_t K, int32_t* out) {
   constexpr int N = TILE / LANES;
@@ -1010,26 +1010,22 @@ __attribute__((noinline)) void wide_rows(const int16_t* q, int64_t wide, const i
       each<N>([&](auto n) { add_products(total[r * N + n], weights[n], two); });
     });
   }
-  each<M * N>([&](auto j) { save(out + j * LANES, total[j]); });
+  each<M * N>([&](auto j) { save(out + j / N * WIDTH + j % N * LANES, total[j]); });
 }
 
 // Many rows of q, `wide` apart; K a multiple of STEP.
 void byte_tiles(const int16_t* q, int64_t wide, const float* a, const int8_t* w, Scales scales, Results y, Shape s) {
   const int64_t N = s.N, K = s.K;
-  over_rows((N + TILES * TILE - 1) / (TILES * TILE), TILES * TILE * K, [&](int64_t begin, int64_t end) {
+  over_rows((N + WIDTH - 1) / WIDTH, WIDTH * K, [&](int64_t begin, int64_t end) {
     static thread_local std::vector<int16_t> memory;
-    int16_t* tiles = kept(memory, TILES * TILE * K);
-    int32_t out[ROWS * TILE];
-    for (int64_t n = begin * TILES * TILE; n < std::min(end * TILES * TILE, N); n += TILES * TILE) {
-      const int64_t num = std::min<int64_t>(TILES, (N - n + TILE - 1) / TILE);
-      for (int64_t t = 0; t < num; ++t)
-        pack_wide(K, [&](int64_t i) { return w + std::min(n + t * TILE + i, N - 1) * K; }, tiles + t * TILE * K);
+    int16_t* tiles = kept(memory, WIDTH * K);
+    int32_t out[ROWS * WIDTH];
+    for (int64_t n = begin * WIDTH; n < std::min(end * WIDTH, N); n += WIDTH) {
+      const int64_t count = std::min<int64_t>(WIDTH, N - n);
+      for (int64_t t = 0; t < count; t += TILE) pack_wide(K, [&](int64_t i) { return w + std::min(n + t + i, N - 1) * K; }, tiles + t * K);
       in_pieces<ROWS>(s.M, [&](auto M, int64_t m) {
-        for (int64_t t = 0; t < num; ++t) {
-          const int64_t first = n + t * TILE, count = std::min<int64_t>(TILE, N - first);
-          wide_rows<M()>(q + m * wide, wide, tiles + t * TILE * K, K, out);
-          for (int r = 0; r < M(); ++r) put(out + r * TILE, 0, count, a[m + r], scales, y, m + r, first);
-        }
+        for (int64_t t = 0; t < count; t += TILE) wide_rows<M()>(q + m * wide, wide, tiles + t * K, K, out + t);
+        for (int r = 0; r < M(); ++r) put(out + r * WIDTH, 0, count, a[m + r], scales, y, m + r, n);
       });
     }
   });
@@ -1337,7 +1333,7 @@ int64_t part_of(int64_t size) { return size; }
 
 int32_t begin_of(const int8_t* q, int64_t count) { return -8 * sum_of(q, count); }
 
-// M rows of q from m on with a tile: out (M, TILE) gets the sum over the groups of scale times the group's sum.
+// M rows of q from m on with a tile: out (M, TILE), WIDTH apart, gets the sum over the groups of scale times the group's sum.
 template <int M>
 __attribute__((noinline)) void tile_rows(const Bytes& a, int64_t m, const uint8_t* tile, const float* scales, int64_t, float* out) {
   __m512 kept[M][2] = {};
@@ -1361,7 +1357,7 @@ __attribute__((noinline)) void tile_rows(const Bytes& a, int64_t m, const uint8_
       }
   }
   for (int r = 0; r < M; ++r)
-    for (int i = 0; i < 2; ++i) save(out + r * TILE + 16 * i, kept[r][i]);
+    for (int i = 0; i < 2; ++i) save(out + r * WIDTH + 16 * i, kept[r][i]);
 }
 
 #elif defined(__AVX2__)
@@ -1400,7 +1396,7 @@ void pack(int64_t K, const Row& row, uint8_t* tile) {
     }
 }
 
-// M rows of q from m on with a tile: out (M, TILE) gets the sum over the groups of scale times the group's sum. A part's products are
+// M rows of q from m on with a tile: out (M, TILE), WIDTH apart, gets the sum over the groups of scale times the group's sum. A part's products are
 // added in 16 bits, those of two neighbours to one number. A sum may leave these on its way, but not at its end: of 64 products of
 // numbers from -8 to 7, half of them are at most 32 * 8 * 127.
 template <int M>
@@ -1432,7 +1428,7 @@ __attribute__((noinline)) void tile_rows(const Bytes& a, int64_t m, const uint8_
         kept[j] = plus_product(kept[j], found, scale[j % N]);
       });
     }
-  each<M * N>([&](auto j) { save(out + j * LANES, kept[j]); });
+  each<M * N>([&](auto j) { save(out + j / N * WIDTH + j % N * LANES, kept[j]); });
 }
 #endif
 
@@ -1441,26 +1437,25 @@ __attribute__((noinline)) void tile_rows(const Bytes& a, int64_t m, const uint8_
 void nibble_tiles(const int8_t* q, const float* a, const uint8_t* p, Scales scales, Results y, Shape s, int64_t size) {
   const Bytes rows = bytes_of(q, s.M, s.K, part_of(size), begin_of);
   const int64_t N = s.N, K = s.K, num_groups = K / size;
-  over_rows((N + TILES * TILE - 1) / (TILES * TILE), TILES * TILE * K, [&](int64_t begin, int64_t end) {
+  over_rows((N + WIDTH - 1) / WIDTH, WIDTH * K, [&](int64_t begin, int64_t end) {
     static thread_local std::vector<uint8_t> memory;
-    if (int64_t(memory.size()) < TILES * TILE * K + LINE) memory.resize(TILES * TILE * K + LINE);
+    if (int64_t(memory.size()) < WIDTH * K + LINE) memory.resize(WIDTH * K + LINE);
     uint8_t* tiles = whole_lines(memory.data());
-    std::vector<float> wide(TILES * num_groups * TILE), floats(num_groups);
-    float out[ROWS * TILE];
-    for (int64_t n = begin * TILES * TILE; n < std::min(end * TILES * TILE, N); n += TILES * TILE) {
-      const int64_t num = std::min<int64_t>(TILES, (N - n + TILE - 1) / TILE);
+    std::vector<float> wide(WIDTH * num_groups), floats(num_groups);
+    float out[ROWS * WIDTH];
+    for (int64_t n = begin * WIDTH; n < std::min(end * WIDTH, N); n += WIDTH) {
+      const int64_t count = std::min<int64_t>(WIDTH, N - n);
       const auto row = [&](int64_t i) { return std::min(n + i, N - 1); };
-      for (int64_t t = 0; t < num; ++t) pack(K, [&](int64_t i) { return p + row(t * TILE + i) * K / 2; }, tiles + t * TILE * K);
-      for (int64_t i = 0; i < num * TILE; ++i) {
-        const float* theirs = scales.floats(row(i) * num_groups, num_groups, floats.data());
-        for (int64_t g = 0; g < num_groups; ++g) wide[(i / TILE * num_groups + g) * TILE + i % TILE] = theirs[g];
+      for (int64_t t = 0; t < count; t += TILE) {
+        pack(K, [&](int64_t i) { return p + row(t + i) * K / 2; }, tiles + t * K);
+        for (int64_t i = 0; i < TILE; ++i) {
+          const float* theirs = scales.floats(row(t + i) * num_groups, num_groups, floats.data());
+          for (int64_t g = 0; g < num_groups; ++g) wide[t * num_groups + g * TILE + i] = theirs[g];
+        }
       }
       const auto run = [&](auto M, int64_t m) {
-        for (int64_t t = 0; t < num; ++t) {
-          const int64_t first = n + t * TILE, count = std::min<int64_t>(TILE, N - first);
-          tile_rows<M()>(rows, m, tiles + t * TILE * K, &wide[t * num_groups * TILE], size, out);
-          for (int r = 0; r < M(); ++r) put(out + r * TILE, count, a[m + r], y, m + r, first);
-        }
+        for (int64_t t = 0; t < count; t += TILE) tile_rows<M()>(rows, m, tiles + t * K, &wide[t * num_groups], size, out + t);
+        for (int r = 0; r < M(); ++r) put(out + r * WIDTH, count, a[m + r], y, m + r, n);
       };
       if constexpr (ROWS < 8) {
         in_pieces<ROWS>(s.M, run);
