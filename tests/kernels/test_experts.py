@@ -8,6 +8,7 @@ import torch
 
 from pureqwen import kernels
 from pureqwen.config import ModelConfig
+from pureqwen.kernels import twins
 from pureqwen.model import Qwen3
 from pureqwen.rewrite import native_products, quantize
 
@@ -106,3 +107,51 @@ def test_matrices_that_do_not_fit_are_an_error_and_not_a_crash() -> None:
             kernels.experts(x, weights, chosen, wrong)
     with pytest.raises(RuntimeError, match="experts"):
         kernels.experts(x, weights[:, :1], chosen, [gate, gate, down])
+
+
+def router(dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Rows, a norm's weight, and a router of 24 experts."""
+    draw = torch.Generator().manual_seed(3)
+    x, weight, gate = (torch.randn(*shape, generator=draw) for shape in ((16, 256), (256,), (24, 256)))
+    return x.to(dtype), weight.to(dtype), gate.to(dtype)
+
+
+@pytest.mark.parametrize("sums_to_one", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_router_chooses_as_its_twin_does(dtype: torch.dtype, sums_to_one: bool) -> None:
+    x, weight, gate = router(dtype)
+    how: dict[str, Any] = {"eps": 1e-6, "num_experts": 3, "sums_to_one": sums_to_one}
+    h, weights, chosen = kernels.route(x, weight, gate, **how)
+    assert torch.equal(h, kernels.rms_norm(x, weight, 1e-6))
+    _, expected, same = twins.route(x, weight, 1e-6, gate, 3, sums_to_one)
+    assert weights.dtype == dtype and chosen.dtype == torch.long
+    if dtype == torch.float32:
+        assert torch.equal(chosen, same)
+        torch.testing.assert_close(weights, expected)
+    else:  # the product's last bit may choose another of two that are next to equal
+        assert (chosen == same).float().mean() > 0.9
+        torch.testing.assert_close(weights, expected, atol=0.02, rtol=0.02)
+    for t in range(16):
+        alone = kernels.route(x[t : t + 1], weight, gate, **how)
+        assert all(torch.equal(a[0], b[t]) for a, b in zip(alone, (h, weights, chosen), strict=True))
+
+
+def test_of_experts_that_are_equal_the_first_are_chosen_and_a_row_of_no_numbers_harms_none() -> None:
+    x, weight, gate = router(torch.float32)
+    how: dict[str, Any] = {"eps": 1e-6, "num_experts": 3, "sums_to_one": True}
+    _, weights, chosen = kernels.route(x, weight, gate[:1].repeat(24, 1), **how)
+    assert chosen.tolist() == [[0, 1, 2]] * 16
+    torch.testing.assert_close(weights, torch.full((16, 3), 1 / 3))
+    _, weights, chosen = kernels.route(x, weight, gate, **how)
+    x[1, 5] = float("nan")
+    _, without, same = kernels.route(x, weight, gate, **how)
+    rest = [0, *range(2, 16)]
+    assert torch.equal(weights[rest], without[rest]) and torch.equal(chosen[rest], same[rest])
+    assert without[1].isnan().all() and int(same.min()) >= 0 and int(same.max()) < 24
+
+
+def test_a_router_that_does_not_fit_is_an_error() -> None:
+    x, weight, gate = router(torch.float32)
+    for wrong in ((weight[:32], gate, 3), (weight, gate[:, :32], 3), (weight, gate, 25), (weight, gate, 0)):
+        with pytest.raises(RuntimeError, match="pureqwen kernels: "):
+            kernels.route(x, *wrong[:2], eps=1e-6, num_experts=wrong[2], sums_to_one=True)

@@ -262,13 +262,51 @@ def test_a_hook_hears_its_part(path: str) -> None:
     assert heard == [1]
 
 
+CHANGED = [
+    ("dense", "layers.1"), ("dense", "layers.1.self_attn.q_norm"), ("dense", "layers.1.mlp.gate_proj"),
+    ("dense", "norm"), ("moe", "layers.1.mlp"), ("moe", "layers.1.mlp.gate"), ("moe", "layers.1.mlp.experts"),
+]  # fmt: skip
+
+
+@needs_native
+@pytest.mark.parametrize(("shape", "path"), CHANGED)
+@torch.inference_mode()
+def test_a_hook_is_heard_that_comes_between_two_steps_and_then_goes(shape: str, path: str) -> None:
+    model = for_cpu(models(shape)[0])
+    steps, heard = Steps(model, "static"), []
+    before = steps.run()
+    hook = model.get_submodule(f"model.{path}").register_forward_hook(lambda *args: heard.append(1))
+    with_hook = steps.run()
+    assert len(heard) == len(before)
+    hook.remove()
+    for a, b, c in zip(before, with_hook, steps.run(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+        assert torch.equal(a, c)
+    assert len(heard) == len(before)
+
+
+@needs_native
+@pytest.mark.parametrize(("shape", "path"), [one for one in CHANGED if "mlp" in one[1] or "attn" in one[1]])
+@torch.inference_mode()
+def test_a_part_is_run_that_comes_between_two_steps(shape: str, path: str) -> None:
+    plain = models(shape)[0]
+    model = for_cpu(copy.deepcopy(plain))
+    steps = Steps(model, "static")
+    before = steps.run()
+    for one in (plain, model):
+        replace(one, f"model.{path}", lambda _, old: Doubled(old))
+    for a, b, c in zip(Steps(plain, "static").run(), steps.run(), before, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3)
+        assert (b - c).abs().mean() > 0.01 * c.abs().mean()
+
+
 class Doubled(nn.Module):
     def __init__(self, old: nn.Module) -> None:
         super().__init__()
         self.old = old
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y: torch.Tensor = 2 * self.old(x)
+    def forward(self, *args: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = 2 * self.old(*args)
         return y
 
 

@@ -6,7 +6,7 @@
     store_pages, paged_attention         keys and values into their slots; queries over them
     attention, feed_forward, blocks      the halves of a block, or all blocks, in one call: with few rows an
                                          operation takes about as long to start as to run
-    experts                              a mixture of experts in one call, where each gets few rows
+    route, experts                       a mixture of experts in two calls, where each gets few rows
 
 On a CPU the code of ops.cpp runs, if there is one; elsewhere, or without it, the twin. `native()` says which,
 and compiles at its first call (some seconds, once a machine where it succeeds).
@@ -48,6 +48,7 @@ __all__ = [
     "quantize",
     "rms_norm",
     "rms_norm_quantize",
+    "route",
     "runs",
     "store_pages",
     "swiglu",
@@ -96,6 +97,7 @@ def _describe() -> None:
     )
     torch.library.register_fake("pureqwen::linear", lambda x, weight: x.new_empty(len(x), len(weight)))
     torch.library.register_fake("pureqwen::store_pages", lambda *tensors: None)
+    torch.library.register_fake("pureqwen::route", _like_routed)
     for name in ("attention", "feed_forward", "blocks", "experts"):
         torch.library.register_fake(f"pureqwen::{name}", lambda x, *rest: torch.empty_like(x))
 
@@ -106,6 +108,13 @@ def _like_whole(x: Tensor, *rest: object) -> tuple[Tensor, Tensor]:
 
 def _like_product(q: Tensor, scale: Tensor, weight: Tensor, scales: Tensor, like: Tensor) -> Tensor:
     return like.new_empty(len(q), len(weight))
+
+
+def _like_routed(
+    x: Tensor, weight: Tensor, eps: float, router: Tensor, num_experts: int, sums_to_one: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    shape = len(x), num_experts
+    return torch.empty_like(x), x.new_empty(shape), x.new_empty(shape, dtype=torch.long)
 
 
 def _ready() -> bool:
@@ -326,6 +335,17 @@ def takes_experts(x: Tensor, weight: Tensor | None = None) -> bool:
         return False
     widths = x.shape[1:] if weight is None else weight.shape
     return all(width % LINE == 0 for width in widths) and runs(x)
+
+
+def route(
+    x: Tensor, weight: Tensor, router: Tensor, *, eps: float, num_experts: int, sums_to_one: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Few tokens x (T, D) normed, and the shares and numbers, each (T, K), of the experts that the router
+    (E, D) chooses for each: what model.MoE gives its experts. sums_to_one: the shares of a token's experts.
+    """
+    run = torch.ops.pureqwen.route.default if runs(x) else twins.route
+    h, weights, chosen = run(x, weight, eps, router, num_experts, sums_to_one)
+    return h, weights, chosen
 
 
 def experts(x: Tensor, weights: Tensor, chosen: Tensor, matrices: Sequence[Tensor]) -> Tensor:

@@ -2477,6 +2477,52 @@ void through_experts(const T* x, const T* weights, int64_t num_tokens, int64_t D
   });
 }
 
+// The K largest of E shares, the first of equals first, and what comes before all: what is no number.
+void largest(const float* shares, int64_t E, int64_t K, int64_t* chosen) {
+  const auto size = [&](int64_t e) { return std::isnan(shares[e]) ? INFINITY : shares[e]; };
+  std::vector<int64_t> order(E);
+  for (int64_t e = 0; e < E; ++e) order[e] = e;
+  std::partial_sort(order.begin(), order.begin() + K, order.end(), [&](int64_t a, int64_t b) {
+    return size(a) > size(b) || (size(a) == size(b) && a < b);
+  });
+  std::copy_n(order.begin(), K, chosen);
+}
+
+// Rows x (M, D) normed; and the K experts that the router (E, D) prefers for each, with their shares, which `sums_to_one` may make.
+std::tuple<Tensor, Tensor, Tensor> route(const Tensor& x, const Tensor& norm_weight, double eps, const Tensor& router, int64_t K,
+                                         bool sums_to_one) {
+  const int64_t M = x.size(0), D = x.size(1), E = router.size(0);
+  const Matrix gate = matrix(router);
+  require(x.is_contiguous() && norm_weight.is_contiguous() && alike(x, norm_weight) && norm_weight.numel() == D, "route: bad norm");
+  require(gate.K == D && 0 < K && K <= E, "route: bad shapes");
+  Tensor h = output(x, M, D), weights = output(x, M, K), chosen = torch::stable::new_empty(x, {M, K}, ScalarType::Long);
+  with_type(x, [&](auto* X) {
+    using T = Pointed<decltype(X)>;
+    std::vector<T> logits(M * E);
+    T *rows = data<T>(h), *shares = data<T>(weights);
+    Team(6, gate.bytes()).run([&] {
+      write(Rows<T>{M, D, rows}, normed(data<T>(x), data<T>(norm_weight), D, eps));
+      meet();
+      multiply(Rows<T>{M, D, rows}, gate, logits.data());
+      meet();
+      over_rows(M, E * 64, [&](int64_t begin, int64_t end) {
+        std::vector<float> all(E);
+        for (int64_t m = begin; m < end; ++m) {
+          float most = -INFINITY, total = 0, kept = 0;
+          for (int64_t e = 0; e < E; ++e) most = std::max(most, float(logits[m * E + e]));
+          for (int64_t e = 0; e < E; ++e) total += all[e] = std::exp(float(logits[m * E + e]) - most);
+          for (int64_t e = 0; e < E; ++e) all[e] /= total;
+          int64_t* mine = data<int64_t>(chosen) + m * K;
+          largest(all.data(), E, K, mine);
+          for (int64_t k = 0; k < K; ++k) kept += all[mine[k]];
+          for (int64_t k = 0; k < K; ++k) store(shares + m * K + k, sums_to_one ? all[mine[k]] / kept : all[mine[k]]);
+        }
+      });
+    });
+  });
+  return {h, weights, chosen};
+}
+
 Tensor experts(const Tensor& x, const Tensor& weights, const Tensor& chosen, std::vector<Tensor> matrices) {
   const int64_t num_tokens = x.size(0), D = x.size(1), K = chosen.size(1);
   require(x.is_contiguous() && weights.is_contiguous() && chosen.is_contiguous(), "experts: not contiguous");
@@ -2591,6 +2637,7 @@ STABLE_TORCH_LIBRARY(pureqwen, m) {
   m.def("feed_forward(Tensor x, float eps, Tensor[] weights) -> Tensor");
   m.def("blocks(Tensor x, float eps, Tensor[] weights, Tensor cos, Tensor sin, Tensor(a!)[] k_pages, Tensor(b!)[] v_pages, Tensor slots,"
         " Tensor block_table, Tensor row_starts, Tensor lengths) -> Tensor");
+  m.def("route(Tensor x, Tensor weight, float eps, Tensor router, int num_experts, bool sums_to_one) -> (Tensor, Tensor, Tensor)");
   m.def("experts(Tensor x, Tensor weights, Tensor chosen, Tensor[] matrices) -> Tensor");
   m.def("store_pages(Tensor k, Tensor v, Tensor(a!) k_pages, Tensor(b!) v_pages, Tensor slots) -> ()");
   m.def("paged_attention(Tensor q, Tensor k_pages, Tensor v_pages, Tensor block_table, Tensor row_starts, Tensor lengths)"
@@ -2612,6 +2659,7 @@ STABLE_TORCH_LIBRARY_IMPL(pureqwen, CPU, m) {
   m.impl("attention", TORCH_BOX(&attention));
   m.impl("feed_forward", TORCH_BOX(&feed_forward));
   m.impl("blocks", TORCH_BOX(&all_blocks));
+  m.impl("route", TORCH_BOX(&route));
   m.impl("experts", TORCH_BOX(&experts));
   m.impl("store_pages", TORCH_BOX(&store_pages));
   m.impl("paged_attention", TORCH_BOX(&paged_attention));

@@ -124,6 +124,17 @@ def rms_norm_quantize(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Te
     return whole(rms_norm(x, weight, eps))
 
 
+def route(
+    x: Tensor, weight: Tensor, eps: float, router: Tensor, num_experts: int, sums_to_one: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows x (T, D) normed; model.MoE.route of them: weights and numbers (T, K) of K experts."""
+    h = rms_norm(x, weight, eps)
+    weights, chosen = F.linear(h, router).softmax(-1, dtype=torch.float32).topk(num_experts, dim=-1)
+    if sums_to_one:
+        weights = weights / weights.sum(-1, keepdim=True)
+    return h, weights.to(x.dtype), chosen
+
+
 def swiglu(gate: Tensor, up: Tensor) -> Tensor:
     """The inner activations of model.MLP, (M, F)."""
     return F.silu(gate) * up

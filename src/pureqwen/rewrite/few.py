@@ -25,10 +25,16 @@ class NativeExperts(Experts):
     """Experts whose products of few rows are native: of a few tokens each expert gets one or two."""
 
     def forward(self, x: Tensor, weights: Tensor, chosen: Tensor) -> Tensor:
-        stacks = (self.gate_proj, self.up_proj, self.down_proj)
-        if kernels.takes_experts(x, self.gate_proj[0]):
-            return kernels.experts(x, weights, chosen, stacks)
+        if self.takes(x):
+            return self.in_one_call(x, weights, chosen)
         return super().forward(x, weights, chosen)
+
+    def takes(self, x: Tensor) -> bool:
+        """Whether tokens x (T, D) go through their experts in one native call."""
+        return kernels.takes_experts(x, self.gate_proj[0])
+
+    def in_one_call(self, x: Tensor, weights: Tensor, chosen: Tensor) -> Tensor:
+        return kernels.experts(x, weights, chosen, (self.gate_proj, self.up_proj, self.down_proj))
 
     def one(self, e: int, x: Tensor) -> Tensor:
         if torch.compiler.is_compiling():

@@ -14,6 +14,7 @@ where that holds for all blocks, a FusedDecoder makes them one operation.
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -22,8 +23,8 @@ from pureqwen import kernels
 from pureqwen.kernels import Whole
 from pureqwen.model import MLP, Attend, Attention, Block, Decoder, MoE, Qwen3, RMSNorm
 from pureqwen.model.rope import Rope
-from pureqwen.rewrite.few import NativeLinear
-from pureqwen.rewrite.quantize import Int4Linear, Int8Linear, Quantized
+from pureqwen.rewrite.few import NativeExperts, NativeLinear
+from pureqwen.rewrite.quantize import Int4Linear, Int8Linear, Quantized, QuantizedExperts
 from pureqwen.rewrite.walk import replace
 
 Rows = Tensor | Whole  # (M, K)
@@ -44,15 +45,13 @@ class FusedBlock(Block):
             return super().forward(x, angles, attend)
         rows = x.reshape(-1, x.shape[-1]).contiguous()  # (T, D)
         turns = per_token(angles, x.shape[:-1])
-        at_once = parts.at_once and len(rows) <= kernels.FEW and not _one_by_one
+        at_once = parts.at_once and not _one_by_one and len(rows) <= kernels.FEW
         pages = attend if at_once and isinstance(attend, kernels.InPlace) else None
         if pages and (place := pages.place(x)):
             rows = kernels.attention(rows, read(parts.attending), turns, place, pages, eps=parts.eps)
         else:
             rows = parts.attended(rows, x.shape[:-1], turns, attend)
-        if at_once and parts.feeding:
-            return kernels.feed_forward(rows, read(parts.feeding), eps=parts.eps).view(x.shape)
-        return parts.fed_forward(rows).view(x.shape)
+        return (parts.fed(rows) if at_once else parts.fed_forward(rows)).view(x.shape)
 
     def parts(self) -> "Parts":
         """Its parts; looked up anew where one was replaced."""
@@ -79,16 +78,22 @@ class FusedDecoder(Decoder):
         x = self.embed_tokens(ids)  # (..., D)
         angles = self.angles(positions, x)
         layers = self.known() if computes(x) and not _one_by_one else None
-        place = in_place(attends, x) if layers else None
-        if not layers or not place:
+        found = in_place(attends, x) if layers else None
+        if not layers or not found:
             for layer, attend in zip(self.layers, attends, strict=True):
                 x = layer(x, angles, attend)
             return self.last(x)
-        rows, turns, eps = x.reshape(-1, x.shape[-1]), per_token(angles, x.shape[:-1]), layers.eps
-        weights, norm = read(layers.shelves), self.norm
+        place, pages = found
+        rows, turns = x.reshape(-1, x.shape[-1]).contiguous(), per_token(angles, x.shape[:-1])
+        if not layers.dense:
+            for part, its in zip(layers.parts, pages, strict=True):
+                rows = kernels.attention(rows, read(part.attending), turns, place, its, eps=part.eps)
+                rows = part.fed(rows)
+            return self.last(rows.view(x.shape))
+        weights, norm, eps = read(layers.shelves), self.norm, layers.parts[0].eps
         if plain(norm) and norm.eps == eps:
-            return kernels.blocks(rows, [*weights, norm.weight], turns, *place, eps=eps).view(x.shape)
-        return self.last(kernels.blocks(rows, weights, turns, *place, eps=eps).view(x.shape))
+            return kernels.blocks(rows, [*weights, norm.weight], turns, place, pages, eps=eps).view(x.shape)
+        return self.last(kernels.blocks(rows, weights, turns, place, pages, eps=eps).view(x.shape))
 
     def angles(self, positions: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         """The rope's, at these positions; for few rows computing its frequencies is most of the work."""
@@ -177,12 +182,16 @@ class Parts:
         self.attn, self.mlp = attn, mlp = block.self_attn, block.mlp
         self.norms = [block.input_layernorm, block.post_attention_layernorm]
         self.known = type(attn) is Attention and type(mlp) in (MLP, MoE)
+        self.at_once, self.eps = False, 0.0  # whether native code takes several operations in one call
+        self.hooks: list[dict[int, Any]] = []
         if self.known:
             self.heads = [attn.q_norm, attn.k_norm]
             self.readers = [attn.q_proj, attn.k_proj, attn.v_proj]
             self.feeders = [mlp.gate_proj, mlp.up_proj, mlp.down_proj] if isinstance(mlp, MLP) else []
+            self.mixture = Mixture(mlp) if isinstance(mlp, MoE) else None
             norms, matrices = [*self.norms, *self.heads], [*self.readers, attn.o_proj, *self.feeders]
-            listeners = [attn, mlp, *norms, *matrices]
+            mixed = [mlp.gate, mlp.experts] if isinstance(mlp, MoE) else []
+            listeners = [attn, mlp, *norms, *matrices, *mixed]
             self.hooks = [hooks for x in listeners for hooks in (x._forward_hooks, x._forward_pre_hooks)]
             self.known = all(type(norm) is RMSNorm for norm in norms)
             alike = self.known and len({norm.eps for norm in norms}) == 1
@@ -209,12 +218,17 @@ class Parts:
         o = attend(*(y.view(*leading, -1, attn.head_dim) for y in (q, k, v))).reshape(T, -1)
         return x + product(as_read(o, attn.o_proj), attn.o_proj)
 
+    def fed(self, x: Tensor) -> Tensor:
+        """Few rows x (T, D) with what the feed-forward network adds; of one MLP in one call."""
+        if self.feeding:
+            return kernels.feed_forward(x, read(self.feeding), eps=self.eps)
+        return self.fed_forward(x)
+
     def fed_forward(self, x: Tensor) -> Tensor:
         """The rows x (T, D) with what the feed-forward network adds."""
         norm = self.norms[1]
-        if not self.feeders:
-            y: Tensor = x + self.mlp(kernels.rms_norm(x, norm.weight, norm.eps))
-            return y
+        if self.mixture is not None:
+            return x + self.mixture(x, norm)
         gate, up, down = self.feeders
         rows = normed(x, norm, gate, up)
         opened, wide = product(rows, gate), product(rows, up)
@@ -222,23 +236,46 @@ class Parts:
         return x + product(run(opened, wide), down)
 
 
+class Mixture:
+    """The mixture of experts of a block, behind its norm."""
+
+    def __init__(self, moe: MoE) -> None:
+        self.moe, self.gate, experts = moe, moe.gate, cast(nn.Module, moe.experts)
+        alike = type(self.gate) in (nn.Linear, NativeLinear) and type(experts) in (
+            NativeExperts,
+            QuantizedExperts,
+        )
+        self.native = (
+            cast(NativeExperts | QuantizedExperts, experts) if alike and agree([self.gate]) else None
+        )
+
+    def __call__(self, x: Tensor, norm: RMSNorm) -> Tensor:
+        """What it makes of the rows x (T, D), normed."""
+        moe, native = self.moe, self.native
+        if native is None or len(x) > kernels.FEW or not native.takes(x):
+            out: Tensor = moe(kernels.rms_norm(x, norm.weight, norm.eps))
+            return out
+        num, whole, gate = moe.num_experts_per_tok, moe.norm_topk_prob, self.gate.weight
+        routed = kernels.route(x, norm.weight, gate, eps=norm.eps, num_experts=num, sums_to_one=whole)
+        return native.in_one_call(*routed)
+
+
 class Layers:
     """All blocks, looked up once."""
 
     def __init__(self, blocks: Iterable[nn.Module]) -> None:
         self.blocks = list(blocks)
-        fused = [block for block in self.blocks if isinstance(block, FusedBlock)]
-        parts = [block.parts() for block in fused]
+        fused = [block for block in self.blocks if type(block) is FusedBlock]
+        self.parts = [block.parts() for block in fused]
         self.places = [place for block in fused for place in places(block)]
         self.found = self.now()
-        alike = all(type(block) is FusedBlock for block in self.blocks)
-        whole = alike and all(part.known and part.at_once and part.feeding for part in parts)
-        self.at_once = whole and len({part.eps for part in parts}) == 1
-        if self.at_once:
-            self.eps = parts[0].eps
-            self.shelves = [shelf for part in parts for shelf in (*part.attending, *part.feeding)]
-            own = [hooks for x in fused for hooks in (x._forward_hooks, x._forward_pre_hooks)]
-            self.hooks = [*own, *(hooks for part in parts for hooks in part.hooks)]
+        alike = len(fused) == len(self.blocks) and len({part.eps for part in self.parts if part.at_once}) == 1
+        self.at_once = alike and all(part.at_once for part in self.parts)
+        self.dense = self.at_once and all(part.feeding for part in self.parts)
+        own = [hooks for block in fused for hooks in (block._forward_hooks, block._forward_pre_hooks)]
+        self.hooks = [*own, *(hooks for part in self.parts for hooks in part.hooks)]
+        if self.dense:
+            self.shelves = [shelf for part in self.parts for shelf in (*part.attending, *part.feeding)]
 
     def now(self) -> list[nn.Module | None]:
         """What is in the blocks."""

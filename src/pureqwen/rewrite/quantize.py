@@ -143,17 +143,25 @@ class QuantizedExperts(nn.ModuleList):
 
     def forward(self, x: Tensor, weights: Tensor, chosen: Tensor) -> Tensor:
         """x (T, D), weights and chosen (T, K) to (T, D)."""
-        if not kernels.takes_experts(x):
-            return scattered(x, weights, chosen, len(self), self.run)
+        if self.takes(x):
+            return self.in_one_call(x, weights, chosen)
+        return scattered(x, weights, chosen, len(self), self.run)
+
+    def takes(self, x: Tensor) -> bool:
+        """Whether tokens x (T, D) go through their experts in one native call."""
+        return kernels.takes_experts(x)
+
+    def in_one_call(self, x: Tensor, weights: Tensor, chosen: Tensor) -> Tensor:
         hit = sorted(set(chosen.flatten().tolist()))
         return kernels.experts(x, weights, chosen, [tensor for e in hit for tensor in self.matrices(e)])
 
     def matrices(self, e: int) -> list[Tensor]:
         """Those of expert e, each with its scales behind it."""
-        parts = self._modules[str(e)]._modules  # a module finds a child slowly
-        kept = [parts[name]._parameters for name in PARTS]  # type: ignore[union-attr]
-        names = [("weight_packed" if "weight_packed" in one else "weight", "weight_scale") for one in kept]
-        return [one[name] for one, both in zip(kept, names, strict=True) for name in both]  # type: ignore[misc]
+        parts, found = self._modules[str(e)]._modules, []  # a module finds a child slowly
+        for part in PARTS:
+            kept = parts[part]._parameters  # type: ignore[union-attr]
+            found += [kept["weight_packed" if "weight_packed" in kept else "weight"], kept["weight_scale"]]
+        return found  # type: ignore[return-value]
 
     def run(self, rows: Tensor, ends: Tensor) -> Tensor:
         """Rows (T*K, D) sorted by expert, whose rows end at `ends` (E,)."""
