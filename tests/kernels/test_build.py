@@ -75,6 +75,18 @@ def test_no_compiler_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         library(tmp_path / "cache")
 
 
+def test_a_gcc_without_its_parallel_half_compiles_without_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = fake_compiler(tmp_path / "bin", monkeypatch)
+    compiler = tmp_path / "bin" / "c++"
+    refuses = 'case "$*" in *-flto*) echo "error: no LTO here" >&2; exit 1;; esac\nsleep'
+    script = compiler.read_text().replace("fake 1.0", "g++ 12, Free Software Foundation")
+    compiler.write_text(script.replace("sleep", refuses))
+    assert library(tmp_path / "cache").read_text() == "made\n"
+    assert compilations(log) == 3  # asked, refused, compiled
+
+
 def test_a_compiler_that_fails_is_said_and_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -20,6 +20,7 @@ import torch
 SOURCE = Path(__file__).with_name("ops.cpp")
 COMPILERS = ("c++", "g++", "clang++")
 FLAGS = ("-O3", "-march=native", "-std=c++20", "-fPIC", "-shared", "-Wno-psabi")
+PARALLEL = ("-flto=auto",)  # with which GCC's second half works on all cores
 LIMIT = 120  # seconds for the compiler
 
 
@@ -40,7 +41,8 @@ def library(cache: Path | None = None) -> Path:
     if compiler is None:
         raise NoKernels("there is no C++ compiler (c++, g++ or clang++)")
     folder = cache or Path.home() / ".cache" / "pureqwen" / "kernels"
-    path = folder / f"{_key(compiler)}.so"
+    version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False).stdout
+    path = folder / f"{_key(version)}.so"
     if path.is_file():
         return path
     try:
@@ -48,18 +50,17 @@ def library(cache: Path | None = None) -> Path:
         with open(path.with_suffix(".lock"), "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not path.is_file():  # another process may have made it while this one waited
-                _compile(compiler, path)
+                _compile(compiler, path, is_gcc="Free Software Foundation" in version)
     except OSError as error:
         raise NoKernels(f"{folder} can't be written: {error.strerror or error}") from error
     return path
 
 
-def _key(compiler: str) -> str:
-    """A name for this source on this machine."""
-    version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False).stdout
+def _key(version: str) -> str:
+    """A name for what a compiler of this version makes of this source on this machine."""
     parts = (
         SOURCE.read_text(),
-        " ".join(FLAGS),
+        " ".join((*FLAGS, *PARALLEL)),
         torch.__version__,
         version,
         platform.machine(),
@@ -77,7 +78,7 @@ def _processor() -> str:
     return next((line for line in lines if line.startswith(("flags", "Features"))), "")
 
 
-def _compile(compiler: str, path: Path) -> None:
+def _compile(compiler: str, path: Path, *, is_gcc: bool) -> None:
     root = Path(torch.__file__).parent
     handle, temporary = tempfile.mkstemp(suffix=".so", dir=path.parent)
     os.close(handle)
@@ -85,8 +86,13 @@ def _compile(compiler: str, path: Path) -> None:
     paths = (f"-I{root / 'include'}", f"-L{root / 'lib'}")
     command = [compiler, *FLAGS, *paths, str(SOURCE), "-o", temporary, "-ltorch_cpu", "-ltorch"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT, check=False)
-        if done.returncode:
+        for more in (PARALLEL, ()) if is_gcc else ((),):  # a GCC may have been built without it
+            done = subprocess.run(
+                [*command, *more], capture_output=True, text=True, timeout=LIMIT, check=False
+            )
+            if not done.returncode:
+                break
+        else:
             first = next((line for line in done.stderr.splitlines() if "error" in line), done.stderr[:200])
             raise NoKernels(f"{compiler} failed: {first.strip()}")
         os.replace(temporary, path)

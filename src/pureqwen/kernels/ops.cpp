@@ -236,6 +236,18 @@ inline V exp(V x) {
 // of what goes `over_rows` it takes the next share as long as there is one, what stands between it does for itself, and where
 // it needs what others did it `meet`s them. A share is as large as can be, for memory is read best in its order.
 
+// Some function of the numbers from begin to end. It is compiled once, whoever calls it.
+class Work {
+ public:
+  template <class F>
+  Work(const F& f) : f_(&f), call_([](const void* g, int64_t begin, int64_t end) { (*static_cast<const F*>(g))(begin, end); }) {}
+  void operator()(int64_t begin, int64_t end) const { call_(f_, begin, end); }
+
+ private:
+  const void* f_;
+  void (*call_)(const void*, int64_t, int64_t);
+};
+
 class Team {
  public:
   // most: how often a call goes over rows. bytes: what the largest of it reads.
@@ -244,15 +256,9 @@ class Team {
 
   template <class Step>
   void run(const Step& step) {
-    torch::stable::parallel_for(0, num_threads_, 1, [&](int64_t, int64_t) {
-      mine = this, turn = met = 0;
-      step();
-      meet();
-      mine = nullptr;
-    });
+    begin([&](int64_t, int64_t) { step(); });
   }
 
-  template <class Work>
   void share(int64_t num, int64_t least, const Work& work) {
     Part& part = parts_[turn++];
     const int64_t size = std::max(least, (num + num_threads_ - 1) / num_threads_);
@@ -273,6 +279,15 @@ class Team {
   static thread_local Team* mine;  // of the thread that asks, or none
 
  private:
+  void begin(const Work& step) {
+    torch::stable::parallel_for(0, num_threads_, 1, [&](int64_t, int64_t) {
+      mine = this, turn = met = 0;
+      step(0, 1);
+      meet();
+      mine = nullptr;
+    });
+  }
+
   struct alignas(64) Part {
     std::atomic<int64_t> next = 0, done = 0, num = 0;
   };
@@ -292,7 +307,6 @@ class Team {
 thread_local Team* Team::mine = nullptr;
 thread_local size_t Team::turn, Team::met;
 
-template <class Work>
 void over_rows(int64_t num_rows, int64_t bytes_a_row, const Work& work) {
   const int64_t bytes = std::max<int64_t>(1, bytes_a_row);
   if (Team* team = Team::mine) return team->share(num_rows, std::max<int64_t>(1, SOME / bytes), work);
@@ -300,7 +314,6 @@ void over_rows(int64_t num_rows, int64_t bytes_a_row, const Work& work) {
 }
 
 // As over_rows, but what is written is one's own: in a team each does all of it.
-template <class Work>
 void over_own_rows(int64_t num_rows, int64_t bytes_a_row, const Work& work) {
   Team::mine ? work(0, num_rows) : over_rows(num_rows, bytes_a_row, work);
 }
