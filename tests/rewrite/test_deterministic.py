@@ -8,7 +8,7 @@ from peers import MOE, build, tiny
 
 from pureqwen import Engine, EngineConfig, Qwen, Qwen3, SamplingParams, kernels
 from pureqwen.generate import Row, Sampler
-from pureqwen.rewrite import deterministic, quantize
+from pureqwen.rewrite import deterministic, for_cpu, quantize
 from pureqwen.rewrite.deterministic import product
 
 SHAPES: dict[str, dict[str, Any]] = {
@@ -102,6 +102,11 @@ CASES = [
 @pytest.mark.parametrize(("shape", "way"), CASES)
 def test_logits_are_the_same_to_the_bit_in_every_way_of_computing_them(shape: str, way: str) -> None:
     assert_the_same_bits(ways(Qwen(model(shape, way))))
+
+
+@pytest.mark.parametrize(("shape", "way"), [("dense", "float32"), ("dense", "int8"), ("moe", "bfloat16")])
+def test_so_they_are_of_a_model_as_it_is_loaded(shape: str, way: str) -> None:
+    assert_the_same_bits(ways(Qwen(for_cpu(model(shape, way)))))
 
 
 @pytest.mark.skipif(kernels.native() is not None, reason=f"no native code: {kernels.native()}")

@@ -115,6 +115,7 @@ class PagedAttend(kernels.InPlace):
     q (T, H, Dh), k and v (T, Hkv, Dh): the tokens of the step, row after row.
     """
 
+    ALIKE = True
     k: Tensor  # (P, page, Hkv, Dh): this layer's own
     v: Tensor
     slots: Tensor  # (T,): the step's, the same for every layer: where each token's key and value go,

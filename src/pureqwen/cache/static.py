@@ -41,6 +41,7 @@ class StaticAttend(kernels.InPlace):
     Dh): each key is then read once and not G times.
     """
 
+    ALIKE = True
     k: Tensor  # (B, C + 1, Hkv, Dh): this layer's own
     v: Tensor
     rows: Tensor  # (B, 1): the step's, the same for every layer: the row that each token belongs to,
@@ -65,19 +66,20 @@ class StaticAttend(kernels.InPlace):
         keys, values = (x[:, :used].transpose(1, 2) for x in (self.k, self.v))  # (B, Hkv, used, Dh)
         sees, o = self.sees(), []
         for start, end, reach in self.blocks(q):
-            mine, seen = slice(start * (H // Hkv), end * (H // Hkv)), slice(0, reach)
-            mask = sees[:, :, mine, seen]
-            some = (folded[:, :, mine], keys[:, :, seen], values[:, :, seen])
+            mine = slice(start * (H // Hkv), end * (H // Hkv))
+            mask = sees if end - start == S else sees[:, :, mine, :reach]
+            some = folded[:, :, mine], keys[:, :, :reach], values[:, :, :reach]
             o.append(F.scaled_dot_product_attention(*some, attn_mask=mask))
         whole = torch.cat(o, dim=2) if len(o) > 1 else o[0]
         return whole.view(B, Hkv, S, H // Hkv, Dh).transpose(1, 2).reshape(B, S, H, Dh)
 
     def blocks(self, q: Tensor) -> list[tuple[int, int, int]]:
         """The queries q (B, S, H, Dh) in blocks from start to end, and how far each reaches: what is behind
-        is hidden from all of it, and needs no product. A graph, and a GPU, has one block.
+        is hidden from all of it, and needs no product. A graph, a GPU and a mask of one's own have one block.
         """
         S, used = q.shape[1], self.mask.shape[-1]
-        if torch.compiler.is_compiling() or q.device.type != "cpu" or S <= BLOCK:
+        causal = type(self).sees is StaticAttend.sees
+        if torch.compiler.is_compiling() or q.device.type != "cpu" or S <= BLOCK or not causal:
             return [(0, S, used)]
         before = int(self.lengths.max()) - S
         starts = range(0, S, BLOCK)
@@ -148,13 +150,14 @@ class StaticCache:
         slots = [b * (C + 1) + place for b, row in enumerate(places) for place in row]
         lengths = torch.tensor([cached + S for cached, _ in rows], dtype=torch.int32)
         made = {"positions": positions, "mask": mask, "slots": torch.tensor(slots), "lengths": lengths}
-        if self.shape != (B, S):
+        shape, self.shape = self.shape, None  # of none, should this be broken off
+        if shape != (B, S):
             pages = torch.arange(B, dtype=torch.int32)[:, None]
             starts = torch.arange(B + 1, dtype=torch.int32) * S
             made |= {"rows": pages.long(), "pages": pages, "starts": starts}
-            self.shape = B, S
         for name, value in made.items():
             self.share(name, value)
+        self.shape = B, S
         return positions
 
     def reserve(self, end: int) -> None:

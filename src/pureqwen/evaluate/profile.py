@@ -35,7 +35,7 @@ IN_ONE_CALL = ("blocks", "attention", "feed_forward")  # native operators that d
 OURS = (f"native {PRODUCTS}", f"native {ATTENTION}", GLUE)
 KINDS = (*OURS, PRODUCTS, ATTENTION, COPIES, ELEMENTWISE, OTHER, BETWEEN)
 PATTERNS = (  # the first that matches an operator's name
-    (OURS[0], re.compile(rf"{NATIVE}\w*(linear|product|expert)")),
+    (OURS[0], re.compile(rf"{NATIVE}\w*(linear|product|route|expert)")),
     (OURS[1], re.compile(rf"{NATIVE}\w*(attention|pages)")),
     (GLUE, re.compile(NATIVE)),
     (

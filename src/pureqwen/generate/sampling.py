@@ -137,7 +137,8 @@ class Sampler:
 
 def likeliest(scores: Tensor) -> int:
     """The place of the largest score, the first of equals. On a CPU by NumPy, four times as fast at it."""
-    return int((scores.numpy() if scores.device.type == "cpu" else scores).argmax())
+    quick = scores.device.type == "cpu" and scores.dtype == torch.float32
+    return int((scores.detach().numpy() if quick else scores).argmax())
 
 
 def draw(scores: Tensor, u: float) -> Tensor:

@@ -269,7 +269,8 @@ class InPlace:
 
     k: Tensor  # (P, page, Hkv, Dh), and v: pages of its layer
     v: Tensor
-    slots: Tensor  # of the step: layers of one kind that have the very same have the same place
+    slots: Tensor  # of the step: layers that have the very same have the same place, if one
+    ALIKE = False  # whether there is a place for all layers of just this kind or for none
 
     def place(self, x: Tensor) -> Place | None:
         """The place of a step of x (..., D); None where only calling the attend will do."""

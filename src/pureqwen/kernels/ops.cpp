@@ -12,12 +12,12 @@
 //   attends_blocks(q)            whether the latter is quick for many queries of a row, too
 //   attention, feed_forward      the two halves of a block, each in one call
 //   blocks                       all blocks of a step in one call
-//   experts                      a mixture of experts, where each gets few rows
+//   route, experts               a mixture of experts, where each gets few rows: which, and through them
 //
 // Sums of int8 are exact, those of int4 within a group; only scaling rounds. Each sum of floats has one fixed order
 // (lane by lane, then the lanes; chunk by chunk), so a row of a result depends neither on the rows beside it nor on the
-// number of threads. Two borders are left: more than 16 rows meet 4-bit weights in tiles, where a group's sum is whole before
-// it is scaled; there a row differs from the one computed among few by float32's rounding. So does attention in bfloat16 with
+// number of threads. Two borders are left: more than 16 rows meet 4-bit weights in tiles, where larger parts of a group
+// are whole before they are scaled; there a row differs from the one computed among few by float32's rounding. So does attention in bfloat16 with
 // AVX-512: more than 4 tokens of a row round their softmax to bfloat16, as PyTorch's does.
 //
 // Vectors are the vector types of GCC and Clang, which become AVX2, AVX-512 or NEON as the machine has them. What they
@@ -427,7 +427,7 @@ constexpr int SHARED = 16;     // weight rows, at least, that a thread takes
 template <int SIDE>
 constexpr int64_t AHEAD = 3072 / SIDE;  // bytes ahead that are asked for, of each of SIDE weight rows that are read side by side
 constexpr int64_t FAR = 2048;           // the same, at least, where several pieces of rows meet the same weights
-constexpr int SCALES_AHEAD = 8;          // weight rows, whose scales of groups are asked for
+constexpr int SCALES_AHEAD = 8;         // weight rows, whose scales of groups are asked for
 constexpr int64_t MANY = 128;  // rows of x that stay in the second-level cache, while weights pass
 constexpr int FLOAT_ROWS = 3;  // rows of x, that are multiplied with two weight rows together, and
 constexpr int BYTE_ROWS = 4;   // of bytes
@@ -1145,7 +1145,7 @@ inline Vector<float, N> lanes_of(const float* s) {
 }
 
 // Four weight rows, SIDE of them side by side, with R rows of q from m on: sums (R, COLUMNS). BYTES of a row, a part of it, are
-// summed as whole numbers; where it HALVES, they are of two groups, whose sums stay apart. 
+// summed as whole numbers; where it HALVES, they are of two groups, whose sums stay apart.
 template <int BYTES, bool HALVES, int R, int SIDE>
 __attribute__((noinline)) void group_block(const Groups& a, int64_t m, const uint8_t* const* w, const float* const* scales, float* out) {
   using Bytes = Vector<uint8_t, BYTES>;
@@ -1409,9 +1409,9 @@ void pack(int64_t K, const Row& row, uint8_t* tile) {
     }
 }
 
-// M rows of q from m on with a tile: out (M, TILE), WIDTH apart, gets the sum over the groups of scale times the group's sum. A part's products are
-// added in 16 bits, those of two neighbours to one number. A sum may leave these on its way, but not at its end: of 64 products of
-// numbers from -8 to 7, half of them are at most 32 * 8 * 127.
+// M rows of q from m on with a tile: out (M, TILE), WIDTH apart, gets the sum over the groups of scale times the group's sum. The
+// products of a part are added in 16 bits, those of two neighbours to one number: of 64, half are at most 32 * 8 * 127, with what
+// is still to come of -8 q, too.
 template <int M>
 __attribute__((noinline)) void tile_rows(const Bytes& a, int64_t m, const uint8_t* tile, const float* scales, int64_t size, float* out) {
   constexpr int N = TILE / LANES;

@@ -129,7 +129,7 @@ def route(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Rows x (T, D) normed; model.MoE.route of them: weights and numbers (T, K) of K experts."""
     h = rms_norm(x, weight, eps)
-    weights, chosen = F.linear(h, router).softmax(-1, dtype=torch.float32).topk(num_experts, dim=-1)
+    weights, chosen = linear(h, router).softmax(-1, dtype=torch.float32).topk(num_experts, dim=-1)
     if sums_to_one:
         weights = weights / weights.sum(-1, keepdim=True)
     return h, weights.to(x.dtype), chosen

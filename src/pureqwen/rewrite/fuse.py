@@ -69,21 +69,19 @@ class FusedDecoder(Decoder):
             self.add_module(name, part)
         self.rope = decoder.rope
         self._layers = Layers(())
-        self._rope: tuple[object, ...] = ()  # what the rope was made of when its frequencies were computed
-        self._frequencies = torch.empty(0)
+        self._rope: tuple[object, Tensor] = (), torch.empty(0)  # what it is made of, and its frequencies
 
     def forward(self, ids: Tensor, positions: Tensor, attends: Sequence[Attend]) -> Tensor:
-        if ids.numel() > kernels.FEW:
-            return super().forward(ids, positions, attends)
         x = self.embed_tokens(ids)  # (..., D)
         angles = self.angles(positions, x)
-        layers = self.known() if computes(x) and not _one_by_one else None
-        found = in_place(attends, x) if layers else None
-        if not layers or not found:
+        few = ids.numel() <= kernels.FEW and computes(x) and not _one_by_one
+        layers = self.known() if few else None
+        where = in_place(attends, x) if layers else None
+        if not layers or not where:
             for layer, attend in zip(self.layers, attends, strict=True):
                 x = layer(x, angles, attend)
             return self.last(x)
-        place, pages = found
+        place, pages = where
         rows, turns = x.reshape(-1, x.shape[-1]).contiguous(), per_token(angles, x.shape[:-1])
         if not layers.dense:
             for part, its in zip(layers.parts, pages, strict=True):
@@ -97,15 +95,15 @@ class FusedDecoder(Decoder):
 
     def angles(self, positions: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         """The rope's, at these positions; for few rows computing its frequencies is most of the work."""
-        rope = self.rope
+        rope, (made_of, frequencies) = self.rope, self._rope
         if type(rope) is not Rope or not computes(x):
             return rope(positions, x.dtype)
-        if self._rope != (made_of := tuple(vars(rope).values())):
-            self._rope, self._frequencies = made_of, rope.frequencies(x.device)
-        return rope.angles(positions, self._frequencies, x.dtype)
+        if made_of != (now := tuple(vars(rope).values())):
+            self._rope = _, frequencies = now, rope.frequencies(x.device)
+        return rope.angles(positions, frequencies, x.dtype)
 
     def last(self, x: Tensor) -> Tensor:
-        """The last norm of few rows x (..., D)."""
+        """The last norm of x (..., D), of each row alike, few or many."""
         norm = self.norm
         if not plain(norm) or not computes(x):
             out: Tensor = norm(x)
@@ -123,12 +121,17 @@ class FusedDecoder(Decoder):
 
 def in_place(attends: Sequence[Attend], x: Tensor) -> tuple[kernels.Place, Sequence[kernels.InPlace]] | None:
     """Where a step of x (..., D) has its keys and values, if all layers have them at the same place."""
-    first = attends[0]
-    if not isinstance(first, kernels.InPlace):
+    pages = [attend for attend in attends if isinstance(attend, kernels.InPlace)]
+    place = pages[0].place(x) if pages and len(pages) == len(attends) else None
+    if place is None:
         return None
-    kind, slots, place = type(first), first.slots, first.place(x)
-    pages = [attend for attend in attends if type(attend) is kind and attend.slots is slots]
-    return (place, pages) if place and len(pages) == len(attends) else None
+    kind = type(pages[0])
+    alike = vars(kind).get("ALIKE", False)  # of this very kind: a subclass may see to its layers one by one
+    for attend in pages[1:]:
+        same = type(attend) is kind and (alike or attend.place(x) is not None)
+        if not same or attend.slots is not place.slots:
+            return None
+    return place, pages
 
 
 _one_by_one = False
@@ -136,7 +139,9 @@ _one_by_one = False
 
 @contextmanager
 def one_by_one() -> Iterator[None]:
-    """Within it each operation of a block is a call of its own: slower, but a profiler tells them apart."""
+    """Within it each operation of a block is a call of its own, but for a router with its norm: slower, but a
+    profiler tells them apart.
+    """
     global _one_by_one
     _one_by_one = True
     try:
@@ -162,14 +167,14 @@ def per_token(angles: Sequence[Tensor], leading: torch.Size) -> Sequence[Tensor]
     return [part.expand(*leading, 1, -1).reshape(-1, part.shape[-1]) for part in angles]
 
 
-def places(block: Block) -> list[dict[str, nn.Module | None]]:
+def holders(block: Block) -> list[dict[str, nn.Module | None]]:
     """Where a block keeps its modules, down to its matrices and norms."""
     return [block._modules, block.self_attn._modules, block.mlp._modules]
 
 
 def found(block: Block) -> list[nn.Module | None]:
     """The modules that are there; the same ones are equal."""
-    return [module for place in places(block) for module in place.values()]
+    return [module for holder in holders(block) for module in holder.values()]
 
 
 class Parts:
@@ -267,7 +272,7 @@ class Layers:
         self.blocks = list(blocks)
         fused = [block for block in self.blocks if type(block) is FusedBlock]
         self.parts = [block.parts() for block in fused]
-        self.places = [place for block in fused for place in places(block)]
+        self.holders = [holder for block in fused for holder in holders(block)]
         self.found = self.now()
         alike = len(fused) == len(self.blocks) and len({part.eps for part in self.parts if part.at_once}) == 1
         self.at_once = alike and all(part.at_once for part in self.parts)
@@ -279,7 +284,7 @@ class Layers:
 
     def now(self) -> list[nn.Module | None]:
         """What is in the blocks."""
-        return [module for place in self.places for module in place.values()]
+        return [module for holder in self.holders for module in holder.values()]
 
     def are(self, blocks: Iterable[nn.Module]) -> bool:
         """Whether these blocks are they, and in them are the very same modules."""
