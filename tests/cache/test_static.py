@@ -5,6 +5,7 @@ import torch
 from peers import VARIANTS, build, tiny
 from torch import nn
 
+from pureqwen import kernels
 from pureqwen.cache import StaticCache, bytes_per_token
 
 # How 50 forwards of two rows may go: prompts, chunks and single tokens, together and apart.
@@ -31,9 +32,9 @@ def steps(rows: list[tuple[int, int]]):
 
 
 def rectangle(text: torch.Tensor, rows: list[tuple[int, int]]) -> torch.Tensor:
-    """The ids (2, S) that a step computes, filled up with zeros."""
+    """The ids (B, S) that a step computes, filled up with zeros."""
     width = max(now for _, now in rows)
-    ids = torch.zeros(2, width, dtype=torch.long)
+    ids = torch.zeros(len(rows), width, dtype=torch.long)
     for n, (cached, now) in enumerate(rows):
         ids[n, :now] = text[n, cached : cached + now]
     return ids
@@ -157,3 +158,26 @@ def test_an_attend_holds_tensors_only_and_steps_of_one_shape_are_written_in_plac
     assert cache.attends[0].positions.tolist() == [[6], [4]]
     layouts = {(x.shape, x.stride(), x.dtype) for attend in cache.attends for x in (attend.k, attend.v)}
     assert len(layouts) == 1
+
+
+@pytest.mark.parametrize("native", [True, False])
+@torch.inference_mode()
+def test_blocks_of_queries_see_all_that_stands_before_them(
+    native: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Prompts of several blocks, beside a longer text and a shorter one, up to the last slot of the cache."""
+    if not native:
+        monkeypatch.setattr(kernels, "runs", lambda x: False)
+    config = tiny()
+    model, text = build(config), torch.randint(0, config.vocab_size, (3, 400))
+    full, cache = model(text), StaticCache(config, batch=3, limit=400)
+    done = [0, 0, 0]
+    for now in ([100, 7, 0], [300, 130, 129], [0, 263, 271]):
+        rows = list(zip(done, now, strict=True))
+        logits = model(rectangle(text, rows), cache.begin(rows), cache.attends)
+        for n, (cached, more) in enumerate(rows):
+            torch.testing.assert_close(
+                logits[n, :more], full[n, cached : cached + more], atol=1e-4, rtol=1e-4
+            )
+        done = [cached + more for cached, more in rows]
+    assert done == [400, 400, 400]

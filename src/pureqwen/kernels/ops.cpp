@@ -16,9 +16,9 @@
 //
 // Sums of int8 are exact, those of int4 within a group; only scaling rounds. Each sum of floats has one fixed order
 // (lane by lane, then the lanes; chunk by chunk), so a row of a result depends neither on the rows beside it nor on the
-// number of threads. Two borders are left: more than 16 rows meet 4-bit weights in tiles, where larger parts of a group
-// are whole before they are scaled; there a row differs from the one computed among few by float32's rounding. So does attention in bfloat16 with
-// AVX-512: more than 4 tokens of a row round their softmax to bfloat16, as PyTorch's does.
+// number of threads. Two borders are left: more than 16 rows meet 4-bit weights in tiles, where larger parts of a group are
+// whole before they are scaled; there a row differs from the one computed among few by float32's rounding. So does attention in
+// bfloat16 with AVX-512: more than 4 tokens of a row round their softmax to bfloat16, as PyTorch's does.
 //
 // Vectors are the vector types of GCC and Clang, which become AVX2, AVX-512 or NEON as the machine has them. What they
 // can't express, products that are rounded once with their sum, or small ones added in pairs or fours, is named where x86
@@ -2501,7 +2501,7 @@ void largest(const float* shares, int64_t E, int64_t K, int64_t* chosen) {
   std::copy_n(order.begin(), K, chosen);
 }
 
-// Rows x (M, D) normed; and the K experts that the router (E, D) prefers for each, with their shares, which `sums_to_one` may make.
+// Rows x (M, D) normed; and of each the K experts that the router (E, D) prefers, with their shares, scaled if `sums_to_one`.
 std::tuple<Tensor, Tensor, Tensor> route(const Tensor& x, const Tensor& norm_weight, double eps, const Tensor& router, int64_t K,
                                          bool sums_to_one) {
   const int64_t M = x.size(0), D = x.size(1), E = router.size(0);

@@ -89,9 +89,10 @@ class FusedDecoder(Decoder):
                 rows = part.fed(rows)
             return self.last(rows.view(x.shape))
         weights, norm, eps = read(layers.shelves), self.norm, layers.parts[0].eps
-        if plain(norm) and norm.eps == eps:
-            return kernels.blocks(rows, [*weights, norm.weight], turns, place, pages, eps=eps).view(x.shape)
-        return self.last(kernels.blocks(rows, weights, turns, place, pages, eps=eps).view(x.shape))
+        if ends := plain(norm) and norm.eps == eps:  # then the last norm is of the same call
+            weights.append(norm.weight)
+        x = kernels.blocks(rows, weights, turns, place, pages, eps=eps).view(x.shape)
+        return x if ends else self.last(x)
 
     def angles(self, positions: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         """The rope's, at these positions; for few rows computing its frequencies is most of the work."""
@@ -246,13 +247,9 @@ class Mixture:
 
     def __init__(self, moe: MoE) -> None:
         self.moe, self.gate, experts = moe, moe.gate, cast(nn.Module, moe.experts)
-        alike = type(self.gate) in (nn.Linear, NativeLinear) and type(experts) in (
-            NativeExperts,
-            QuantizedExperts,
-        )
-        self.native = (
-            cast(NativeExperts | QuantizedExperts, experts) if alike and agree([self.gate]) else None
-        )
+        known = type(self.gate) in (nn.Linear, NativeLinear) and agree([self.gate])
+        known = known and type(experts) in (NativeExperts, QuantizedExperts)
+        self.native = cast(NativeExperts | QuantizedExperts, experts) if known else None
 
     def __call__(self, x: Tensor, norm: RMSNorm) -> Tensor:
         """What it makes of the rows x (T, D), normed."""
