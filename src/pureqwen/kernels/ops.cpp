@@ -1724,9 +1724,11 @@ constexpr int64_t CHUNK = 64;  // keys that are looked at together; a long text'
 #if defined(__AVX512F__)
 constexpr int WIDE = 16;   // lanes of the vectors here
 constexpr int SHARING = 4;  // query heads that meet a key together, at most: their sums stay in registers
+constexpr int64_t NEAR = CHUNK;  // keys, or values of so many, that are asked for ahead
 #else
 constexpr int WIDE = LANES;
-constexpr int SHARING = 2;
+constexpr int SHARING = 4;
+constexpr int64_t NEAR = 8;
 #endif
 constexpr int64_t COLUMN = 32;  // numbers of a head that are looked at together
 
@@ -1782,18 +1784,20 @@ inline Wide sums_of(const Wide* v) {
 // R queries with one key: sums, whose lanes are still to be added. What lies at `ahead` is asked for meanwhile.
 template <int R, class T>
 inline void meet(const float* q, const T* key, const T* ahead, int64_t Dh, Wide* to) {
-  Wide first[R] = {}, second[R] = {};
+  Wide total[R][2];
+  each<R>([&](auto r) { total[r][0] = total[r][1] = Wide{}; });
   for (int64_t d = 0; d < Dh; d += COLUMN) {
     for (size_t line = 0; line < COLUMN * sizeof(T); line += 64) __builtin_prefetch((const char*)(ahead + d) + line, 0, 2);
-    for (int64_t i = d; i < d + COLUMN; i += 2 * WIDE) {
+    each<COLUMN / (2 * WIDE)>([&](auto n) {
+      const int64_t i = d + n * 2 * WIDE;
       const Two numbers = two(key + i);
-      for (int r = 0; r < R; ++r) {
-        first[r] = plus_product(first[r], numbers.first, load<Wide>(q + r * Dh + i));
-        second[r] = plus_product(second[r], numbers.second, load<Wide>(q + r * Dh + i + WIDE));
-      }
-    }
+      each<R>([&](auto r) {
+        total[r][0] = plus_product(total[r][0], numbers.first, load<Wide>(q + r * Dh + i));
+        total[r][1] = plus_product(total[r][1], numbers.second, load<Wide>(q + r * Dh + i + WIDE));
+      });
+    });
   }
-  for (int r = 0; r < R; ++r) to[r] = first[r] + second[r];
+  each<R>([&](auto r) { to[r] = total[r][0] + total[r][1]; });
 }
 
 #if defined(__AVX512BF16__)
@@ -1813,26 +1817,29 @@ inline void meet(const BFloat16* q, const BFloat16* key, const BFloat16* ahead, 
 using Met = float;
 #endif
 
-// The values of `count` keys, COLUMN numbers of each, weighted for R queries by their shares.
+// Adds to o the values of `count` keys, COLUMN numbers of each, weighted for R queries by their shares; to zero, where it begins.
 template <int R, class T>
-inline void gather(const float* shares, int64_t stride, const T* v, const T* ahead, const int64_t* rows, const int64_t* rows_ahead,
-                   int64_t count, int64_t Dh, float* o) {
-  constexpr int N = COLUMN / WIDE;
-  Wide total[R][N] = {};
-  for (int64_t i = 0; i < count; ++i) {
-    if constexpr (WIDE > LANES)  // else it costs more than it brings: keys lie in order, and the processor foresees that
-      for (size_t line = 0; line < COLUMN * sizeof(T); line += 64) __builtin_prefetch((const char*)(ahead + rows_ahead[i]) + line, 0, 2);
-    for (int n = 0; n < N; n += 2) {
-      const Two numbers = two(v + rows[i] + n * WIDE);
-      for (int r = 0; r < R; ++r) {
-        const Wide share = in_all_lanes<Wide>(shares[i * stride + r]);
-        total[r][n] = plus_product(total[r][n], share, numbers.first);
-        total[r][n + 1] = plus_product(total[r][n + 1], share, numbers.second);
-      }
+inline void gather(bool begins, const float* shares, int64_t stride, const T* v, const T* ahead, const int64_t* rows,
+                   const int64_t* rows_ahead, int64_t count, int64_t Dh, float* o) {
+  constexpr int ALL = COLUMN / WIDE, N = R > 2 ? 2 : ALL;  // vectors of values, and those whose sums stay in registers
+  for (int part = 0; part < ALL; part += N, v += N * WIDE, o += N * WIDE) {
+    Wide total[R * N];
+    each<R * N>([&](auto j) { total[j] = begins ? Wide{} : load<Wide>(o + j / N * Dh + j % N * WIDE); });
+    for (int64_t i = 0; i < count; ++i) {
+      if (part == 0)
+        for (size_t line = 0; line < COLUMN * sizeof(T); line += 64) __builtin_prefetch((const char*)(ahead + rows_ahead[i]) + line, 0, 2);
+      Wide share[R];
+      each<R>([&](auto r) { share[r] = pinned(in_all_lanes<Wide>(shares[i * stride + r])); });
+      each<N / 2>([&](auto n) {
+        const Two numbers = two(v + rows[i] + n * 2 * WIDE);
+        each<R>([&](auto r) {
+          total[r * N + 2 * n] = plus_product(total[r * N + 2 * n], share[r], numbers.first);
+          total[r * N + 2 * n + 1] = plus_product(total[r * N + 2 * n + 1], share[r], numbers.second);
+        });
+      });
     }
+    each<R * N>([&](auto j) { save(o + j / N * Dh + j % N * WIDE, total[j]); });
   }
-  for (int r = 0; r < R; ++r)
-    for (int n = 0; n < N; ++n) save(o + r * Dh + n * WIDE, total[r][n]);
 }
 
 // Calls f(R, head) for pieces of the G query heads of each key head: SHARING of them, and at the end two or one.
@@ -1854,22 +1861,22 @@ struct Chunk {
 };
 
 // The queries (H, Dh) of one token over the keys of a chunk: for each head (`filled()` of them) the largest score, the sum of
-// e^(score - largest), and the values weighted by these. Values are asked for while keys are looked at, and with
-// AVX-512 the next chunk's keys while values are.
+// e^(score - largest), and the values weighted by these. What is asked for ahead is what comes NEAR keys later: keys, then values,
+// then the next chunk's keys; so memory is never at rest.
 template <class Q, class T>
 void attend(const Q* q, float scale, const T* k, const T* v, Heads s, const Chunk& chunk, const Chunk& next, float* largest,
             float* total, float* o) {
-  const int64_t G = s.H / s.Hkv, filled = s.filled(), count = chunk.count;
+  const int64_t G = s.H / s.Hkv, filled = s.filled(), count = chunk.count, near = std::min(NEAR, count);
   static thread_local std::vector<float> kept;
   if (int64_t(kept.size()) < filled * (CHUNK + WIDE + 1)) kept.resize(filled * (CHUNK + WIDE + 1));
   float* scores = kept.data();  // (CHUNK, filled)
   Wide* sums = reinterpret_cast<Wide*>(-(-reinterpret_cast<uintptr_t>(scores + filled * CHUNK) & -sizeof(Wide)));
   std::fill(sums + s.H, sums + filled, Wide{});
   for (int64_t i = 0; i < count; ++i) {
-    const T *key = k + chunk.rows[i], *value = v + chunk.rows[i];
+    const T *key = k + chunk.rows[i], *ahead = i + near < count ? k + chunk.rows[i + near] : v + chunk.rows[i + near - count];
     for (int64_t h = 0; h < s.Hkv; ++h)
       in_pieces(G, [&](auto R, int64_t g) {
-        meet<R()>(q + (h * G + g) * s.Dh, key + h * s.Dh, value + h * s.Dh, s.Dh, sums + h * G + g);
+        meet<R()>(q + (h * G + g) * s.Dh, key + h * s.Dh, ahead + h * s.Dh, s.Dh, sums + h * G + g);
       });
     for (int64_t h = 0; h < filled; h += WIDE) save(scores + i * filled + h, sums_of(sums + h) * scale);
   }
@@ -1886,12 +1893,18 @@ void attend(const Q* q, float scale, const T* k, const T* v, Heads s, const Chun
     }
     save(largest + h, most), save(total + h, all);
   }
-  for (int64_t h = 0; h < s.Hkv; ++h)
-    for (int64_t d = h * s.Dh; d < (h + 1) * s.Dh; d += COLUMN)
-      in_pieces(G, [&](auto R, int64_t g) {
-        const int64_t head = h * G + g;
-        gather<R()>(scores + head, filled, v + d, k + d, chunk.rows, next.rows, count, s.Dh, o + head * s.Dh + d - h * s.Dh);
-      });
+  for (int64_t i = 0; i < count; i += near) {
+    const bool last = i + near >= count;
+    const T* then = last ? k : v;
+    const int64_t *rows = chunk.rows + i, *ahead = last ? next.rows : rows + near;
+    for (int64_t h = 0; h < s.Hkv; ++h)
+      for (int64_t d = h * s.Dh; d < (h + 1) * s.Dh; d += COLUMN)
+        in_pieces(G, [&](auto R, int64_t g) {
+          const int64_t head = h * G + g;
+          gather<R()>(i == 0, scores + i * filled + head, filled, v + d, then + d, rows, ahead, std::min(near, count - i), s.Dh,
+                      o + head * s.Dh + d - h * s.Dh);
+        });
+  }
 }
 
 struct Query {
