@@ -1722,14 +1722,13 @@ void store_pages(const Tensor& k, const Tensor& v, const Tensor& k_pages, const 
 constexpr int64_t CHUNK = 64;  // keys that are looked at together; a long text's chunks are shared by the threads
 
 #if defined(__AVX512F__)
-constexpr int WIDE = 16;   // lanes of the vectors here
-constexpr int SHARING = 4;  // query heads that meet a key together, at most: their sums stay in registers
+constexpr int WIDE = 16;         // lanes of the vectors here
 constexpr int64_t NEAR = CHUNK;  // keys, or values of so many, that are asked for ahead
 #else
 constexpr int WIDE = LANES;
-constexpr int SHARING = 4;
 constexpr int64_t NEAR = 8;
 #endif
+constexpr int SHARING = 4;  // query heads that meet a key together, at most: their sums stay in registers
 constexpr int64_t COLUMN = 32;  // numbers of a head that are looked at together
 
 using Wide = Vector<float, WIDE>;
@@ -1847,7 +1846,7 @@ template <class F>
 inline void in_pieces(int64_t G, const F& f) {
   int64_t g = 0;
   for (; g + SHARING <= G; g += SHARING) f(std::integral_constant<int, SHARING>{}, g);
-  if (SHARING > 2 && g + 2 <= G) f(std::integral_constant<int, 2>{}, g), g += 2;
+  if (g + 2 <= G) f(std::integral_constant<int, 2>{}, g), g += 2;
   if (g < G) f(std::integral_constant<int, 1>{}, g);
 }
 
@@ -1861,8 +1860,8 @@ struct Chunk {
 };
 
 // The queries (H, Dh) of one token over the keys of a chunk: for each head (`filled()` of them) the largest score, the sum of
-// e^(score - largest), and the values weighted by these. What is asked for ahead is what comes NEAR keys later: keys, then values,
-// then the next chunk's keys; so memory is never at rest.
+// e^(score - largest), and the values weighted by these, NEAR keys' at a time. What is asked for meanwhile is what comes NEAR
+// keys later: keys, then values, then the next chunk's keys.
 template <class Q, class T>
 void attend(const Q* q, float scale, const T* k, const T* v, Heads s, const Chunk& chunk, const Chunk& next, float* largest,
             float* total, float* o) {
