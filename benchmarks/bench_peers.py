@@ -2,7 +2,8 @@
 
 Random weights of Qwen3-0.6B's shape and of a small mixture of experts. Each program is a process that holds
 its model; one computes while the others wait, turn and turn about, so that a machine that slows down slows
-them all. How fast memory is read and matrices are multiplied is measured in between. Groups:
+them all. How fast memory is read is measured before each turn of ours, and how fast matrices are multiplied
+before each group. Groups:
 
     dense    a prompt of 512 and what follows; batches of 8 and 32
     long     one token with 16,384 in the cache: pureqwen alone, against the read limit
@@ -34,7 +35,7 @@ sys.path.insert(0, str(ROOT))  # for benchmarks.peers
 
 from benchmarks.peers import limits, models, turns  # noqa: E402
 from benchmarks.peers.programs import MEMORY, START, Group, Places, groups, quick  # noqa: E402
-from benchmarks.peers.rows import OURS, Key, merged, rows_of  # noqa: E402
+from benchmarks.peers.rows import Key, merged, rows_of  # noqa: E402
 
 RESULT = ROOT / "benchmarks" / "results" / "peers.json"
 NAMES = ("dense", "long", "start", "memory", "moe")
@@ -53,11 +54,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as logs:
         bench = turns.Bench(Path(logs), options.threads)
         machine = limits.Machine()
+        during: dict[Key, limits.Machine] = {}
         for group in wanted:
-            machine.sample()
-            run(bench, able(bench, group, unmade[group.kind]), options)
-        machine.sample()
-        limit = {key: limit_of(key, bench, machine, places.folder) for key in bench.found}
+            machine.sample_products()
+            machine.sample_reading()
+            run(bench, able(bench, group, unmade[group.kind]), options, machine, during)
+        machine.sample_products()
+        machine.sample_reading()
+        limit = {key: limit_of(key, bench, during.get(key, machine), places.folder) for key in bench.found}
     rows, runs = rows_of(bench.found, limit)
     result = {
         "command": command(options),
@@ -106,7 +110,14 @@ def able(bench: turns.Bench, group: Group, unmade: dict[str, str]) -> Group:
     return replace(group, programs=[program for program in group.programs if program not in bench.broken])
 
 
-def run(bench: turns.Bench, group: Group, options: argparse.Namespace) -> None:
+def run(
+    bench: turns.Bench,
+    group: Group,
+    options: argparse.Namespace,
+    machine: limits.Machine,
+    during: dict[Key, limits.Machine],
+) -> None:
+    """Every task of a group; `during` gets the machine as it was while a row was measured."""
     turns.say(f"-- {group.name}")
     runs = 1 if options.quick else options.runs
     if group.name == "start":
@@ -117,18 +128,20 @@ def run(bench: turns.Bench, group: Group, options: argparse.Namespace) -> None:
         with bench.held(group.programs):
             for number, task in enumerate(group.tasks):
                 bench.keep({bits for later in group.tasks[number:] for bits in later.bits})
-                bench.take(quick(task) if options.quick else task, runs)
+                own, known = machine.of_a_task(), set(bench.found)
+                bench.take(quick(task) if options.quick else task, runs, own.sample_reading)
+                machine.read += own.read
+                during.update(dict.fromkeys(bench.found.keys() - known, own))
 
 
 def limit_of(key: Key, bench: turns.Bench, machine: limits.Machine, folder: Path) -> float | None:
     """What the machine allows at best, in the unit of the key. None where ours was not measured."""
     if key.what == "start-up":
         return statistics.median(turns.importing_torch() for _ in range(3))
-    kind = "moe" if key.what.startswith("MoE") else "dense"
-    mine = [p for p in bench.facts if p.name == OURS and (p.bits, p.kind) == (key.bits, kind)]
-    if not mine:
+    mine = bench.ours.get(key)
+    if mine is None:
         return None
-    return limits.limit(key, machine, folder / kind / mine[0].format, bench.facts[mine[0]]["dtype"])
+    return limits.limit(key, machine, folder / mine.kind / mine.format, bench.facts[mine]["dtype"])
 
 
 def command(options: argparse.Namespace) -> str:

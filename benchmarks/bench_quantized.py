@@ -34,6 +34,7 @@ from recipes.pocket.evaluate import answers, asked, share  # noqa: E402
 from recipes.pocket.problem import Chat  # noqa: E402
 from recipes.pocket.tasks import TASKS  # noqa: E402
 
+WAYS = [(scheme, "int8") for scheme in SCHEMES] + [("int4-g64", "int4-g64")]  # of the blocks, and of the head
 RESULT = ROOT / "benchmarks" / "results" / "quantized.json"
 
 
@@ -82,11 +83,13 @@ def main() -> None:
     plain = log_probabilities(qwen, documents)
     found = {"float32": figures(qwen, chats, plain, plain)}
     with tempfile.TemporaryDirectory() as temporary:
-        for scheme in SCHEMES:
-            quantize_folder(resolve("pocket"), Path(temporary) / scheme, scheme=scheme)
-            small = pureqwen.load(Path(temporary) / scheme, dtype="float32")
-            found[scheme] = figures(small, chats, plain, log_probabilities(small, documents))
-            print(scheme, json.dumps(found[scheme]), flush=True)
+        for number, (scheme, head) in enumerate(WAYS):
+            folder = Path(temporary) / str(number)
+            quantize_folder(resolve("pocket"), folder, scheme=scheme, head=head)
+            small = pureqwen.load(folder, dtype="float32")
+            name = scheme if head == "int8" else f"{scheme}, the head too"
+            found[name] = figures(small, chats, plain, log_probabilities(small, documents))
+            print(name, json.dumps(found[name]), flush=True)
     result = {
         "command": f"python benchmarks/bench_quantized.py --count {count}",
         "device": f"{platform.machine()} cpu, {torch.get_num_threads()} threads",

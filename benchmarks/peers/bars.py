@@ -135,6 +135,8 @@ BARS = (
     lead("decode, 16 bits, over llama.cpp BF16", 1.05, "decode", 16, "llama.cpp", [1]),
     lead("decode, 8 bits, over llama.cpp Q8_0", 1.6, "decode", 8, "llama.cpp", [1]),
     lead("decode, 4 bits, over llama.cpp's best", 2.0, "decode", 4, "llama.cpp", [1]),
+    lead("decode, the head in 4 bits too, over llama.cpp's best", 2.0, "decode, the head too", 4,
+         "llama.cpp"),
     lead("decode, 16 bits, over transformers", 3.0, "decode", 16, "transformers", [1]),
     best_lead("prefill, our best over OpenVINO int8", 1.3, "prefill", "OpenVINO int8"),
     best_lead("prefill, our best over llama.cpp's best", 2.2, "prefill", "llama.cpp"),

@@ -1,4 +1,4 @@
-"""What the machine allows: sampled several times in a run, and what that makes of a row.
+"""What the machine allows: sampled between the turns of a run, and what that makes of a row.
 
 The limits and the floor of a forward are those of `pureqwen bench` (pureqwen.evaluate), to which oneDNN's
 product of 8-bit numbers comes. Neither reading what must be read nor multiplying what must be multiplied can
@@ -14,7 +14,7 @@ import torch
 
 from benchmarks.peers.rows import Key
 from pureqwen.config import ModelConfig
-from pureqwen.evaluate.limits import best, measure_limits
+from pureqwen.evaluate.limits import WIDTH, best, measure_peaks, read_bandwidth
 from pureqwen.evaluate.roofline import roof_of, work_of
 from pureqwen.explain import Ledger, ledger
 
@@ -31,12 +31,20 @@ class Machine:
         self.read: list[float] = []  # bytes/s
         self.peaks: dict[str, list[float]] = {}  # operations/s, by what is multiplied
 
-    def sample(self) -> None:
-        found = measure_limits(CPU, num_bytes=BUFFER, runs=RUNS)
-        self.read.append(found.read)
-        for name, speed in found.peaks.items():
+    def sample_reading(self) -> None:
+        """Takes a second: memory is as quick in one minute as it is slow in another."""
+        self.read.append(read_bandwidth(torch.ones(BUFFER // (4 * WIDTH), WIDTH), RUNS)[0])
+
+    def sample_products(self) -> None:
+        for name, speed in measure_peaks(CPU, runs=RUNS).items():
             speed = max(speed, whole_peak()) if name == "int8" else speed
             self.peaks.setdefault(name, []).append(speed)
+
+    def of_a_task(self) -> "Machine":
+        """With the same products, and memory as it is while one task is measured."""
+        own = Machine()
+        own.peaks = self.peaks
+        return own
 
     @property
     def bandwidth(self) -> float:

@@ -1,6 +1,7 @@
 """The models that are measured: random weights, ours in every scheme, and the peers' own formats.
 
-    FOLDER/dense/bf16   int8   int4-g64     safetensors: pureqwen, and transformers the first
+    FOLDER/dense/bf16   int8   int4-g64     safetensors: pureqwen, and transformers the first; the head is of
+                                            8 bits unless the name says -head
                  BF16.gguf   Q8_0.gguf ...  llama.cpp
                  openvino-int8   openvino-int4
     FOLDER/moe/ ...                         the same, without OpenVINO
@@ -29,7 +30,11 @@ from pureqwen.weights.names import stored_tensors
 from pureqwen.weights.save import write_checkpoint
 
 ROOT = Path(__file__).parents[2]
-SCHEMES = ("int8", "int4-g64")
+SCHEMES = {
+    "int8": ("int8", "int8"),
+    "int4-g64": ("int4-g64", "int8"),
+}  # folder: of the blocks, and of the head
+SMALL_HEAD = {"int4-g64-head": ("int4-g64", "int4-g64")}  # of the dense one
 GGUF = {"dense": ("Q8_0", "Q4_0", "Q4_K_M"), "moe": ("Q8_0", "Q4_0")}
 OPENVINO = ("int8", "int4")
 MOE: dict[str, Any] = {
@@ -71,8 +76,8 @@ def prepare(folder: Path, kind: str, python: Path) -> dict[str, str]:
     place = folder / kind
     plain = place / "bf16"
     made(plain, lambda out: write_random(out, shape(kind)))
-    for scheme in SCHEMES:
-        made(place / scheme, lambda out, scheme=scheme: quantize_folder(plain, out, scheme=scheme))
+    for name, (scheme, head) in (SCHEMES | (SMALL_HEAD if kind == "dense" else {})).items():
+        made(place / name, lambda out, s=scheme, h=head: quantize_folder(plain, out, scheme=s, head=h))
     wanted = [("BF16.gguf", "convert_llama", [str(plain)])]
     wanted += [
         (f"{name}.gguf", "convert_llama", [str(place / "BF16.gguf"), "--to", name]) for name in GGUF[kind]

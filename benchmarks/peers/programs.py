@@ -16,6 +16,7 @@ LONG, START, MEMORY = (
     512,
 )  # tokens: in the long cache, before the first token, while memory is read
 SCHEMES = {32: ("bf16", "float32"), 16: ("bf16", "bfloat16"), 8: ("int8", "auto"), 4: ("int4-g64", "auto")}
+SMALL_HEAD = "int4-g64-head"  # of 4 bits, where that of int4-g64 has 8
 PEERS = {
     32: ("transformers float32",),
     16: ("transformers bfloat16", "llama.cpp BF16"),
@@ -37,6 +38,7 @@ class Program:
     def __str__(self) -> str:
         ours = {OURS: "pureqwen", PLAIN: "pureqwen without native code"}
         name = f"{ours[self.name]}, {self.bits} bits" if self.name in ours else self.name
+        name += ", the head too" if self.format == SMALL_HEAD else ""
         return f"MoE: {name}" if self.kind == "moe" else name
 
 
@@ -81,13 +83,18 @@ def groups(places: Places) -> list[Group]:
     dense = everyone(places, "dense", (32, 16, 8, 4))
     mine = [one for one in dense if one.name in (OURS, PLAIN) and one.bits < 32]
     eight = [one for one in dense if one.bits == 8]
-    start = [replace(one, command=one.command[:3] + _moved(one, places)) for one in eight]
+    start = [
+        _with(one, one.format, places.folder / "start") if one.name in (OURS, PLAIN) else one for one in eight
+    ]
+    four = [one for one in dense if one.bits == 4 and one.name != PLAIN and "OpenVINO" not in one.name]
+    small = [_with(one, SMALL_HEAD, places.folder / "dense") if one.name == OURS else one for one in four]
     few = [one for one in dense if one.bits < 32 and one.name != PLAIN]
     alone = [one for one in dense if (one.name, one.bits) == (PLAIN, 32)]  # no one is compared with it
     together = [one for one in dense if one not in alone]
     found = [
         Group(name="dense", kind="dense", programs=together, tasks=DENSE),
         Group(name="dense", kind="dense", programs=alone, tasks=DENSE[:1]),
+        Group(name="dense", kind="dense", programs=small, tasks=(HEAD,)),
         Group(name="long", kind="dense", programs=mine, tasks=(CACHED,)),
         Group(name="start", kind="dense", programs=start),
         Group(name="memory", kind="dense", programs=few),
@@ -103,6 +110,7 @@ DENSE = (
     Task(what="decode", prompt=128, bits=(16, 8, 4), batch=8, steps=6),
     Task(what="decode", prompt=128, bits=(8,), batch=32, steps=4),
 )
+HEAD = Task(what="decode, the head too", prompt=512, bits=(4,))
 CACHED = Task(what="long decode", prompt=LONG, bits=(16, 8, 4), steps=6, cached=True)
 
 
@@ -152,9 +160,7 @@ def peers_of(kind: str, bits: int) -> tuple[str, ...]:
     return tuple(n for n in PEERS[bits] if not n.startswith("OpenVINO") and n != "llama.cpp Q4_K_M")
 
 
-def _moved(program: Program, places: Places) -> tuple[str, ...]:
-    """The rest of a command, ours with the model that has a tokenizer beside it."""
-    path, *rest = program.command[3:]
-    if program.name in (OURS, PLAIN):
-        path = str(places.folder / "start" / program.format)
-    return (path, *rest)
+def _with(program: Program, format: str, folder: Path) -> Program:
+    """The same with another model: that of `format` in `folder`."""
+    command = (*program.command[:3], str(folder / format), *program.command[4:])
+    return replace(program, format=format, command=command)

@@ -10,7 +10,16 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-ORDER = ("prefill", "decode", "long decode", "start-up", "memory", "MoE prefill", "MoE decode")
+ORDER = (
+    "prefill",
+    "decode",
+    "decode, the head too",
+    "long decode",
+    "start-up",
+    "memory",
+    "MoE prefill",
+    "MoE decode",
+)
 OURS, PLAIN = "ours", "plain"
 UNITS = {"start-up": "s", "memory": "MB"}  # what is not tokens a second
 LESS = frozenset(UNITS)  # what is better when there is less of it

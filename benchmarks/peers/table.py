@@ -16,6 +16,7 @@ HEADLINES = (("prefill", "MoE prefill"), ("decode", "MoE decode"))  # what the R
 SPOKEN = {
     "prefill": "prompt of {prompt}",
     "decode": "answer after {prompt}",
+    "decode, the head too": "answer after {prompt}, the head in 4 bits",
     "long decode": "answer with {prompt:,} tokens in the cache",
     "start-up": "start to first token, prompt of {prompt}",
     "memory": "memory over the baseline, prompt of {prompt}",

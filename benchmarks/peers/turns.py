@@ -14,7 +14,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,7 @@ class Bench:
         self.failures: dict[tuple[str, str], list[str]] = {}  # (program, why): the groups
         self.group = ""
         self.facts: dict[Program, dict[str, Any]] = {}
+        self.ours: dict[Key, Program] = {}  # which of ours a row is about
         self.workers: dict[Program, Worker] = {}
         self.broken: set[Program] = set()
         self.slow: dict[Program, float] = {}
@@ -93,9 +94,11 @@ class Bench:
 
     def add(self, key: Key, program: Program, value: float) -> None:
         self.found.setdefault(key, {}).setdefault(program.name, []).append(value)
+        if program.name == OURS:
+            self.ours[key] = program
 
-    def take(self, task: Task, runs: int) -> None:
-        """All rounds of a task."""
+    def take(self, task: Task, runs: int, before: Callable[[], object] = lambda: None) -> None:
+        """All rounds of a task. before: called before each turn of ours that counts."""
         if task.batch > 1:
             for program in [p for p in self.workers if p in self.slow and p.name != OURS]:
                 self.leave_out(program, f"no batches, for one text took {self.slow[program]:.0f} s")
@@ -104,6 +107,8 @@ class Bench:
             able = [p for p in self.workers if p.bits in task.bits and p not in done]
             for program in able if number % 2 == 0 else reversed(able):
                 with self.excused(program):
+                    if number and program.name == OURS:
+                        before()
                     time.sleep(PAUSE)
                     values, seconds = self.turn(program, task, number)
                     if number == 0 and seconds > SLOW:

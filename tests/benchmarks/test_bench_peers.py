@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors import safe_open
 
 from benchmarks.peers.process import Failed, Worker
-from benchmarks.peers.programs import Group, Places, Program, Task, everyone, groups, peers_of
+from benchmarks.peers.programs import HEAD, Group, Places, Program, Task, everyone, groups, peers_of
 from benchmarks.peers.rows import Key
 from benchmarks.peers.turns import Bench
 from benchmarks.peers.worker import prompts
@@ -163,6 +164,21 @@ def test_a_batch_computes_its_prompts_once_and_goes_on(
     assert bench.found[Key("long decode", 8, 1, 64)] == {"a": [2.0]}
 
 
+def test_memory_is_read_before_each_turn_of_ours_that_counts_and_a_row_knows_which_of_ours_it_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench, notes = bench_of(tmp_path, monkeypatch, a=steady, ours=steady)
+    with bench.held([program("a"), program("ours")]):
+        task = Task(what="decode", prompt=8, bits=(8,))
+        bench.take(task, runs=2, before=lambda: notes.append(("-", "read")))
+    assert [f"{name} {do}" for name, do in notes if do in ("read", "decode")] == [
+        *("a decode", "ours decode"),  # warms up
+        *("- read", "ours decode", "a decode"),
+        *("a decode", "- read", "ours decode"),
+    ]
+    assert bench.ours == {Key("decode", 8, 1, 8): program("ours")}
+
+
 def test_who_has_no_task_left_gives_its_memory_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bench, _ = bench_of(tmp_path, monkeypatch, a=steady, b=steady)
     with bench.held([program("a"), program("b", bits=32)]):
@@ -275,6 +291,21 @@ def test_the_mixture_of_experts_has_three_billion_parameters() -> None:
     assert shape("moe").num_parameters() == pytest.approx(3.2e9, rel=0.02)
 
 
+def tensors_of(folder: Path) -> set[str]:
+    with safe_open(folder / "model.safetensors", "pt") as file:
+        return set(file.keys())
+
+
+def test_the_head_in_4_bits_is_measured_beside_llama_and_by_itself(tmp_path: Path) -> None:
+    small = [g for g in groups(Places(tmp_path, tmp_path / "python", 2)) if g.tasks == (HEAD,)]
+    assert [str(one) for one in small[0].programs] == [
+        "pureqwen, 4 bits, the head too",
+        "llama.cpp Q4_0",
+        "llama.cpp Q4_K_M",
+    ]
+    assert str(tmp_path / "dense" / "int4-g64-head") in small[0].programs[0].command
+
+
 def test_a_format_that_can_t_be_made_is_a_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from benchmarks.peers import models
 
@@ -295,7 +326,10 @@ def test_a_format_that_can_t_be_made_is_a_reason(tmp_path: Path, monkeypatch: py
         "openvino-int4",
     }
     assert set(missing.values()) == {"not installed: make peers"}
-    assert sorted(path.name for path in (tmp_path / "dense").iterdir()) == ["bf16", "int4-g64", "int8"]
+    written = sorted(path.name for path in (tmp_path / "dense").iterdir())
+    assert written == ["bf16", "int4-g64", "int4-g64-head", "int8"]
+    packed = [name for name in written if "lm_head.weight_packed" in tensors_of(tmp_path / "dense" / name)]
+    assert packed == ["int4-g64-head"]
 
 
 def test_the_tokenizer_of_the_start_is_as_large_as_the_real_one_and_reads_text(tmp_path: Path) -> None:

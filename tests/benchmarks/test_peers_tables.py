@@ -143,7 +143,7 @@ def test_a_bar_is_its_figure_and_its_verdict(
 
 
 def test_no_two_bars_have_the_same_words() -> None:
-    assert len({one.words for one in bars.BARS}) == len(bars.BARS) == 14
+    assert len({one.words for one in bars.BARS}) == len(bars.BARS) == 15
 
 
 # ---- pages -----------------------------------------------------------------------------------------------
@@ -211,6 +211,21 @@ def test_the_stored_result_has_the_keys_that_the_pages_rely_on() -> None:
     assert set(result) == {"command", "machine", "versions", "missing", "rows", "runs"}
     assert len(result["rows"]) == len(result["runs"]) > 0
     assert all(set(one) == set(row()) for one in result["rows"])
+
+
+def test_memory_is_that_of_the_task_and_products_are_those_of_the_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from benchmarks.peers import limits
+
+    monkeypatch.setattr(limits, "BUFFER", 1 << 20)
+    machine = limits.Machine()
+    machine.read, machine.peaks = [1e3], {"float32": [1e11]}
+    own = machine.of_a_task()
+    own.sample_reading()
+    machine.peaks["float32"].append(3e11)
+    assert len(own.read) == 1 and own.bandwidth > 1e6 and machine.read == [1e3]
+    assert own.fastest == {"float32": 2e11}
 
 
 def test_the_limit_of_a_step_is_reading_and_that_of_a_prompt_multiplying(tmp_path: Path) -> None:
