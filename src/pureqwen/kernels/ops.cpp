@@ -1115,21 +1115,21 @@ inline Vector<int32_t, BYTES / 4> in_pairs(const Vector<int16_t, BYTES / 2>& v) 
 
 struct Groups {  // rows of q for 4-bit weights, M of them, K numbers each, `size` in a group
   int64_t M, K, size;
-  std::vector<int8_t> q;         // each row as its even numbers, then its odd ones: as they lie in the weights' halves
-  std::vector<int32_t> balance;  // for each part -8 sum q, lane by lane: a stored weight is 8 too large
+  std::vector<int8_t> q;       // each row as its even numbers, then its odd ones: as they lie in the weights' halves
+  std::vector<float> balance;  // for each group -8 sum q: a stored weight is 8 too large
+
+  int64_t num() const { return K / size; }
 };
 
-template <int BYTES>
 Groups grouped(const int8_t* q, int64_t M, int64_t K, int64_t size) {
-  using Numbers = Vector<int8_t, BYTES>;
-  const auto ones = Vector<uint8_t, BYTES>{} + 1;
-  Groups found{M, K, size, std::vector<int8_t>(M * K), std::vector<int32_t>(M * K / 8)};
+  Groups found{M, K, size, std::vector<int8_t>(M * K), std::vector<float>(M * (K / size))};
   for (int64_t m = 0; m < M; ++m) {
     int8_t* row = found.q.data() + m * K;
     for (int64_t k = 0; k < K / 2; ++k) row[k] = q[m * K + 2 * k], row[K / 2 + k] = q[m * K + 2 * k + 1];
-    for (int64_t k = 0; k < K / 2; k += BYTES) {
-      const auto sums = byte_products<BYTES>(ones, load<Numbers>(row + k)) + byte_products<BYTES>(ones, load<Numbers>(row + K / 2 + k));
-      save(&found.balance[m * K / 8 + k / 4], in_pairs<BYTES>(sums) * -8);
+    for (int64_t g = 0; g < found.num(); ++g) {
+      int32_t sum = 0;
+      for (int64_t k = 0; k < size; ++k) sum += q[m * K + g * size + k];
+      found.balance[m * found.num() + g] = -8 * sum;
     }
   }
   return found;
@@ -1150,22 +1150,26 @@ template <int BYTES, bool HALVES, int R, int SIDE>
 __attribute__((noinline)) void group_block(const Groups& a, int64_t m, const uint8_t* const* w, const float* const* scales, float* out) {
   using Bytes = Vector<uint8_t, BYTES>;
   using Numbers = Vector<int8_t, BYTES>;
-  using Wide = Vector<int32_t, BYTES / 4>;
   using Sums = Vector<float, BYTES / 4>;
-  const int64_t num_parts = a.K / (2 * BYTES), parts = std::max<int64_t>(1, a.size / (2 * BYTES)), half = a.K / 2;
+  const int64_t num_parts = a.K / (2 * BYTES), parts = std::max<int64_t>(1, a.size / (2 * BYTES)), half = a.K / 2, num = a.num();
   Sums total[R][BLOCK_N];
   for (int i = 0; i < BLOCK_N; i += SIDE) {
     const int8_t* q = &a.q[m * a.K];
-    const int32_t* balance = &a.balance[m * a.K / 8];
+    const float* balance = &a.balance[m * num];
     Sums mine[R * SIDE];
     each<R * SIDE>([&](auto j) { mine[j] = Sums{}; });
+    int64_t g = 0;
+    for (; g + BYTES / 4 <= num; g += BYTES / 4)
+      each<R * SIDE>([&](auto j) {
+        mine[j] = plus_product(mine[j], load<Sums>(balance + j / SIDE * num + g), load<Sums>(scales[i + j % SIDE] + g));
+      });
+    for (; g < num; ++g)
+      each<R * SIDE>([&](auto j) { mine[j] = plus_product(mine[j], Sums{balance[j / SIDE * num + g]}, Sums{scales[i + j % SIDE][g]}); });
     for (int64_t part = 0, group = 0, left = parts; part < num_parts; ++part) {
       Numbers even[R], odd[R];
-      Wide start[R];
       if constexpr (SIDE > 1)
         each<R>([&](auto r) {
           even[r] = pinned(load<Numbers>(q + r * a.K + part * BYTES)), odd[r] = pinned(load<Numbers>(q + r * a.K + half + part * BYTES));
-          start[r] = pinned(load<Wide>(balance + (r * num_parts + part) * (BYTES / 4)));
         });
       each<SIDE>([&](auto n) {
         const uint8_t* p = w[i + n] + part * BYTES;
@@ -1175,9 +1179,8 @@ __attribute__((noinline)) void group_block(const Groups& a, int64_t m, const uin
         each<R>([&](auto r) {
           if constexpr (SIDE == 1) {
             even[r] = load<Numbers>(q + r * a.K + part * BYTES), odd[r] = load<Numbers>(q + r * a.K + half + part * BYTES);
-            start[r] = load<Wide>(balance + (r * num_parts + part) * (BYTES / 4));
           }
-          const Wide whole = in_pairs<BYTES>(byte_products<BYTES>(low, even[r]) + byte_products<BYTES>(high, odd[r])) + start[r];
+          const auto whole = in_pairs<BYTES>(byte_products<BYTES>(low, even[r]) + byte_products<BYTES>(high, odd[r]));
           mine[r * SIDE + n] = plus_product(mine[r * SIDE + n], __builtin_convertvector(whole, Sums), scale);
         });
       });
@@ -1190,7 +1193,7 @@ __attribute__((noinline)) void group_block(const Groups& a, int64_t m, const uin
 
 template <int BYTES, bool HALVES, int PLACES>
 void group_rows(const int8_t* q, const float* a, const uint8_t* p, Scales scales, Results y, Shape s, int64_t size) {
-  const Groups x = grouped<BYTES>(q, s.M, s.K, size);
+  const Groups x = grouped(q, s.M, s.K, size);
   const int64_t num_groups = s.K / size;
   const auto four = [&](int64_t top, int64_t M, const Indices& rows, float* sums) {
     static thread_local std::vector<float> memory;
@@ -1199,7 +1202,7 @@ void group_rows(const int8_t* q, const float* a, const uint8_t* p, Scales scales
     for (int i = 0; i < BLOCK_N; ++i)
       theirs[i] = scales.floats(rows[i] * num_groups, num_groups, &memory[i * num_groups], SCALES_AHEAD * num_groups);
     in_eights(M, [&](auto R, int64_t m) {
-      const auto run = group_block<BYTES, HALVES, R(), (R() == 1 ? 2 : 1)>;
+      const auto run = group_block<BYTES, HALVES, R(), (R() == 1 ? 4 : 1)>;
       run(x, top + m, rows_at(p, rows, s.K / 2).data(), theirs.data(), sums + m * COLUMNS);
     });
   };
@@ -1491,7 +1494,7 @@ void int4_rows(const int8_t* q, const float* a, const uint8_t* p, Scales scales,
     return with_type(scales.type, [&](auto* S) { nibble_rows(q, a, p, static_cast<const Pointed<decltype(S)>*>(scales.s), y, s, size); });
 #endif
   const auto run = [&](auto BYTES, auto HALVES) {
-    (s.M == 1 ? group_rows<BYTES(), HALVES(), 2> : group_rows<BYTES(), HALVES(), 1>)(q, a, p, scales, y, s, size);
+    (s.M == 1 ? group_rows<BYTES(), HALVES(), 4> : group_rows<BYTES(), HALVES(), 1>)(q, a, p, scales, y, s, size);
   };
 #if defined(__AVX2__)
   if (size == 32 && s.K % LINE == 0) return run(std::integral_constant<int, 32>{}, std::true_type{});
