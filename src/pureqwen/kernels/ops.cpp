@@ -17,8 +17,8 @@
 // Sums of int8 are exact, those of int4 within a group; only scaling rounds. Each sum of floats has one fixed order
 // (lane by lane, then the lanes; chunk by chunk), so a row of a result depends neither on the rows beside it nor on the
 // number of threads. Two borders are left: more than 16 rows meet 4-bit weights in tiles, where larger parts of a group are
-// whole before they are scaled; there a row differs from the one computed among few by float32's rounding. So does attention in
-// bfloat16 with AVX-512: more than 4 tokens of a row round their softmax to bfloat16, as PyTorch's does.
+// whole before they are scaled; there a row differs from the one computed among few by float32's rounding. So does attention where
+// more than 4 tokens of a row are looked at in blocks; with AVX-512 these round their softmax to bfloat16, as PyTorch's does.
 //
 // Vectors are the vector types of GCC and Clang, which become AVX2, AVX-512 or NEON as the machine has them. What they
 // can't express, products that are rounded once with their sum, or small ones added in pairs or fours, is named where x86
@@ -1954,16 +1954,60 @@ Chunk chunk_of(const int32_t* pages, int64_t num_keys, int64_t c, Heads s) {
   return found;
 }
 
-#if defined(__AVX512BF16__)
-// ---- many queries of a row: AVX-512 BF16 -------------------------------------------------------------------------
+// ---- many queries of a row ---------------------------------------------------------------------------------------
 //
 // A block of a row's queries passes over its keys chunk by chunk, with a running softmax: what was found so far is scaled
 // when a larger score comes. A chunk's keys and values are packed once for all of the block's queries and of the heads that
 // share them. Each query has its own sums, in the order of the keys, whatever stands beside it in a block.
 
+#if defined(__AVX512BF16__) || (defined(__AVX2__) && !defined(__AVX512F__))
+#define QUERY_BLOCKS
+#endif
+
 constexpr int64_t ONE_BY_ONE = 4;  // tokens of a row for which packing does not pay
-constexpr int QUERIES = 6;         // that are multiplied together with 64 columns: their sums fill the registers
+constexpr int QUERIES = 6;         // that are multiplied together with some columns: their sums fill the registers
 constexpr int64_t BLOCK = 192;     // queries, about, for which a chunk is packed
+
+// Whether queries of this type are looked at in blocks.
+bool in_blocks([[maybe_unused]] ScalarType type) {
+#if defined(__AVX512BF16__)
+  return type == ScalarType::BFloat16;
+#elif defined(QUERY_BLOCKS)
+  return true;
+#else
+  return false;
+#endif
+}
+
+struct Block {
+  const int32_t* pages;
+  int64_t h, begin, end, num_keys, limit;  // the key head, the tokens, how many keys the first of them sees, and any at most
+};
+
+// The blocks of these rows, the longest first: threads take one after the other.
+std::vector<Block> blocks_of(const std::vector<Block>& rows, Heads s) {
+  const int64_t size = std::max<int64_t>(1, BLOCK * s.Hkv / s.H);
+  std::vector<Block> blocks;
+  for (Block b : rows)
+    for (int64_t last = (b.end - 1 - b.begin) / size; last >= 0; --last)
+      for (int64_t h = 0; h < s.Hkv; ++h) {
+        const int64_t begin = b.begin + last * size;
+        blocks.push_back({b.pages, h, begin, std::min(begin + size, b.end), b.num_keys + last * size, b.limit});
+      }
+  return blocks;
+}
+
+#if defined(QUERY_BLOCKS)
+// What QUERIES queries have found up to some key.
+struct Found {
+  float largest[QUERIES], share[QUERIES];  // `share`: what remains of it when a larger score has come
+  Wide total[QUERIES];
+};
+
+#if defined(__AVX512BF16__)
+using Part = BFloat16;        // as what queries meet keys, and shares values;
+using Packed = uint32_t;      // keys and values themselves: two numbers of a column, side by side
+constexpr int64_t PAIRED = 2;
 
 // Adds to `total` QUERIES rows of pairs of bfloat16 times columns of pairs, 16 of them a vector.
 template <int N>
@@ -2022,15 +2066,9 @@ void pack(const BFloat16* k, const BFloat16* v, const Chunk& chunk, int64_t Dh, 
     }
 }
 
-// What QUERIES queries have found up to some key.
-struct Found {
-  float largest[QUERIES], share[QUERIES];  // `share`: what remains of it when a larger score has come
-  Wide total[QUERIES];
-};
-
 // Scores of a chunk's keys, of which query m sees num_keys[m]: their shares (QUERIES, CHUNK) as bfloat16.
 __attribute__((noinline)) void shares_of(const BFloat16* const* q, const uint32_t* keys, int64_t Dh, const int64_t* num_keys,
-                                         Found& found, BFloat16* shares) {
+                                         int64_t /*seen*/, Found& found, BFloat16* shares) {
   __m512 scores[QUERIES][4] = {};
   pairs_tile<4>(q, keys, CHUNK, Dh / 2, scores);
   const float scale = 1 / std::sqrt(float(Dh));
@@ -2066,66 +2104,147 @@ __attribute__((noinline)) void add_values(const BFloat16* const* shares, const u
     for (int n = 0; n < N; ++n) save(o + m * Dh + n * 16, total[m][n]);
 }
 
-struct Block {
-  const int32_t* pages;
-  int64_t h, begin, end, num_keys, limit;  // the key head, the tokens, how many keys the first of them sees, and any at most
-};
+// The same for all columns: what `seen` keys have.
+void add_all(const BFloat16* const* shares, const uint32_t* values, int64_t seen, int64_t Dh, const float* share, float* o) {
+  for (int64_t d = 0; d < Dh;) {
+    const bool wide = d + 64 <= Dh;
+    (wide ? add_values<4> : add_values<2>)(shares, values + d, (seen + 1) / 2, Dh, share, o + d);
+    d += wide ? 64 : 32;
+  }
+}
+#else
+using Part = float;
+using Packed = float;
+constexpr int64_t PAIRED = 1;
+constexpr int TILE_WIDTH = 2 * WIDE;  // columns, of which `count` numbers each lie in a piece: with QUERIES their sums fill the registers
 
-void attend_block(const BFloat16* q, const BFloat16* k, const BFloat16* v, Heads s, Block b, BFloat16* y) {
+// Adds QUERIES rows of `count` numbers, which is not 0, times the columns of a tile to sums that `begin` gives; `end` takes them.
+template <class Begin, class End>
+__attribute__((always_inline)) inline void numbers_tile(const float* const* rows, const float* columns, int64_t count, const Begin& begin,
+                                                        const End& end) {
+  Wide total[2 * QUERIES];
+  each<2 * QUERIES>([&](auto j) { total[j] = begin(j / 2, j % 2 * WIDE); });
+  int64_t p = 0;
+  do {
+    const Wide first = pinned(load<Wide>(columns + p * TILE_WIDTH)), second = pinned(load<Wide>(columns + p * TILE_WIDTH + WIDE));
+    each<QUERIES>([&](auto m) {
+      const Wide number = pinned(in_all_lanes<Wide>(rows[m][p]));
+      total[2 * m] = plus_product(total[2 * m], number, first);
+      total[2 * m + 1] = plus_product(total[2 * m + 1], number, second);
+    });
+  } while (++p < count);
+  each<2 * QUERIES>([&](auto j) { end(j / 2, j % 2 * WIDE, total[j]); });
+}
+
+// A chunk's keys in tiles (CHUNK / 16, Dh, 16), a column each, behind its end any; its values in tiles (Dh / 16, CHUNK, 16).
+template <class T>
+void pack(const T* k, const T* v, const Chunk& chunk, int64_t Dh, float* keys, float* values) {
+  for (int64_t i = 0; i < CHUNK; i += WIDE)
+    for (int64_t d = 0; d < Dh; d += WIDE) {
+      __m256i rows[WIDE];
+      for (int r = 0; r < WIDE; ++r) rows[r] = (__m256i)widen(k + chunk.rows[i + r] + d);
+      transpose(rows);
+      for (int r = 0; r < WIDE; ++r) save(keys + i / TILE_WIDTH * TILE_WIDTH * Dh + (d + r) * TILE_WIDTH + i % TILE_WIDTH, rows[r]);
+    }
+  for (int64_t i = 0; i < chunk.count; ++i)
+    for (int64_t d = 0; d < Dh; d += WIDE)
+      save(values + d / TILE_WIDTH * TILE_WIDTH * CHUNK + i * TILE_WIDTH + d % TILE_WIDTH, widen(v + chunk.rows[i] + d));
+}
+
+// Scores of the first `seen` of a chunk's keys, of which query m sees num_keys[m]: their shares (QUERIES, CHUNK).
+__attribute__((noinline)) void shares_of(const float* const* q, const float* keys, int64_t Dh, const int64_t* num_keys, int64_t seen,
+                                         Found& found, float* shares) {
+  const float scale = 1 / std::sqrt(float(Dh));
+  const int64_t filled = (seen + TILE_WIDTH - 1) / TILE_WIDTH * TILE_WIDTH;
+  for (int64_t n = 0; n < filled; n += TILE_WIDTH)
+    numbers_tile(q, keys + n * Dh, Dh, [](int64_t, int64_t) { return Wide{}; },
+                 [&](int64_t m, int64_t i, Wide score) { save(shares + m * CHUNK + n + i, score * scale); });
+  const Ints lanes = {0, 1, 2, 3, 4, 5, 6, 7};
+  for (int m = 0; m < QUERIES; ++m) {
+    float* mine = shares + m * CHUNK;
+    const int32_t end = std::clamp<int64_t>(num_keys[m], 0, CHUNK);
+    Wide most = Wide{} + found.largest[m], sums = {};
+    for (int n = 0; n < filled; n += WIDE) {
+      const Wide score = lanes + n < end ? load<Wide>(mine + n) : Wide{} - INFINITY;
+      most = score > most ? score : most;
+    }
+    float largest = most[0];
+    for (int i = 1; i < WIDE; ++i) largest = std::max(largest, most[i]);
+    for (int n = 0; n < filled; n += WIDE) {
+      const Wide e = lanes + n < end ? exp(load<Wide>(mine + n) - largest) : Wide{};
+      save(mine + n, e);
+      sums += e;
+    }
+    found.share[m] = exp(Wide{} + (found.largest[m] - largest))[0];
+    found.largest[m] = largest;
+    found.total[m] = found.total[m] * found.share[m] + sums;
+  }
+}
+
+// What was found, o (QUERIES, Dh), scaled, and the values of `seen` keys added by their shares.
+__attribute__((noinline)) void add_all(const float* const* shares, const float* values, int64_t seen, int64_t Dh, const float* share,
+                                       float* o) {
+  for (int64_t d = 0; d < Dh; d += TILE_WIDTH)
+    numbers_tile(shares, values + d * CHUNK, seen, [&](int64_t m, int64_t i) { return load<Wide>(o + m * Dh + d + i) * share[m]; },
+                 [&](int64_t m, int64_t i, Wide sums) { save(o + m * Dh + d + i, sums); });
+}
+#endif
+
+template <class T>
+void attend_block(const T* q, const T* k, const T* v, Heads s, Block b, T* y) {
+  constexpr bool AS_THEY_ARE = std::is_same_v<T, Part>;
   const int64_t G = s.H / s.Hkv, count = (b.end - b.begin) * G, groups = (count + QUERIES - 1) / QUERIES;
-  const int64_t most_keys = std::min(b.num_keys + (b.end - 1 - b.begin), b.limit);
-  static thread_local std::vector<uint32_t> memory;
-  memory.resize(CHUNK * s.Dh + 16 + groups * QUERIES * s.Dh);
-  uint32_t* keys = reinterpret_cast<uint32_t*>(-(-reinterpret_cast<uintptr_t>(memory.data()) & -uintptr_t(64)));
-  uint32_t* values = keys + CHUNK * s.Dh / 2;
-  float* o = reinterpret_cast<float*>(values + CHUNK * s.Dh / 2);
-  std::fill(o, o + groups * QUERIES * s.Dh, 0.0f);
+  const int64_t most_keys = std::min(b.num_keys + (b.end - 1 - b.begin), b.limit), packed = CHUNK * s.Dh / PAIRED;
+  const auto place = [&](int64_t i) { return ((b.begin + i / G) * s.H + b.h * G + i % G) * s.Dh; };  // of query i, in q and y
+  static thread_local std::vector<Packed> memory;
+  memory.resize(2 * packed + 16 + (groups * QUERIES + (AS_THEY_ARE ? 0 : count)) * s.Dh);
+  Packed* keys = reinterpret_cast<Packed*>(-(-reinterpret_cast<uintptr_t>(memory.data()) & -uintptr_t(64)));
+  Packed* values = keys + packed;
+  float *o = reinterpret_cast<float*>(values + packed), *copy = o + groups * QUERIES * s.Dh;
+  std::fill(o, copy, 0.0f);
+  if constexpr (!AS_THEY_ARE)
+    for (int64_t i = 0; i < count; ++i)
+      for (int64_t d = 0; d < s.Dh; d += LANES) save(copy + i * s.Dh + d, widen(q + place(i) + d));
   std::vector<Found> found(groups);
   for (Found& one : found) std::fill(one.largest, one.largest + QUERIES, -INFINITY);
-  alignas(64) BFloat16 shares[QUERIES * CHUNK];
-  const BFloat16 *mine[QUERIES], *rows[QUERIES];
+  alignas(64) Part shares[QUERIES * CHUNK];
+  const Part *mine[QUERIES], *rows[QUERIES];
   for (int m = 0; m < QUERIES; ++m) rows[m] = shares + m * CHUNK;
+  k += b.h * s.Dh, v += b.h * s.Dh;
+  Chunk chunk = chunk_of(b.pages, most_keys, 0, s);
   for (int64_t c = 0; c * CHUNK < most_keys; ++c) {
-    const Chunk chunk = chunk_of(b.pages, most_keys, c, s);
-    pack(k + b.h * s.Dh, v + b.h * s.Dh, chunk, s.Dh, keys, values);
+    pack(k, v, chunk, s.Dh, keys, values);
+    const bool last = (c + 1) * CHUNK >= most_keys;
+    if (!last) chunk = chunk_of(b.pages, most_keys, c + 1, s);
     for (int64_t g = 0; g < groups; ++g) {
+      for (int64_t i = last ? CHUNK : CHUNK * g / groups; i < CHUNK * (g + 1) / groups; ++i)  // its share of the next chunk
+        for (int64_t d = 0; d < s.Dh; d += 64 / sizeof(T)) {
+          __builtin_prefetch(k + chunk.rows[i] + d, 0, 2);
+          __builtin_prefetch(v + chunk.rows[i] + d, 0, 2);
+        }
       int64_t num_keys[QUERIES];
       for (int m = 0; m < QUERIES; ++m) {
         const int64_t i = std::min(g * QUERIES + m, count - 1);  // the last group is filled up with the last query
-        mine[m] = q + ((b.begin + i / G) * s.H + b.h * G + i % G) * s.Dh;
+        if constexpr (AS_THEY_ARE)
+          mine[m] = q + place(i);
+        else
+          mine[m] = copy + i * s.Dh;
         num_keys[m] = std::min(b.num_keys + i / G, b.limit) - c * CHUNK;
       }
-      if (num_keys[QUERIES - 1] <= 0) continue;  // all of it stands before this chunk
-      shares_of(mine, keys, s.Dh, num_keys, found[g], shares);
-      for (int64_t d = 0; d < s.Dh;) {
-        float* to = o + g * QUERIES * s.Dh + d;
-        const bool wide = d + 64 <= s.Dh;
-        (wide ? add_values<4> : add_values<2>)(rows, values + d, (chunk.count + 1) / 2, s.Dh, found[g].share, to);
-        d += wide ? 64 : 32;
-      }
+      const int64_t seen = std::min(num_keys[QUERIES - 1], CHUNK);  // by the last, who sees most
+      if (seen <= 0) continue;  // all of it stands before this chunk
+      shares_of(mine, keys, s.Dh, num_keys, seen, found[g], shares);
+      add_all(rows, values, seen, s.Dh, found[g].share, o + g * QUERIES * s.Dh);
     }
   }
   for (int64_t i = 0; i < count; ++i) {
     const float total = sum(found[i / QUERIES].total[i % QUERIES]);
-    BFloat16* to = y + ((b.begin + i / G) * s.H + b.h * G + i % G) * s.Dh;
-    for (int64_t d = 0; d < s.Dh; d += LANES) store(to + d, load<Floats>(o + i * s.Dh + d) / total);
+    for (int64_t d = 0; d < s.Dh; d += LANES) store(y + place(i) + d, load<Floats>(o + i * s.Dh + d) / total);
   }
 }
 
-// The blocks of these rows, the longest first: threads take one after the other.
-std::vector<Block> blocks_of(const std::vector<Block>& rows, Heads s) {
-  const int64_t size = std::max<int64_t>(1, BLOCK * s.Hkv / s.H);
-  std::vector<Block> blocks;
-  for (Block b : rows)
-    for (int64_t last = (b.end - 1 - b.begin) / size; last >= 0; --last)
-      for (int64_t h = 0; h < s.Hkv; ++h) {
-        const int64_t begin = b.begin + last * size;
-        blocks.push_back({b.pages, h, begin, std::min(begin + size, b.end), b.num_keys + last * size, b.limit});
-      }
-  return blocks;
-}
-
-void attend_blocks(const BFloat16* q, const BFloat16* k, const BFloat16* v, Heads s, const std::vector<Block>& blocks, BFloat16* y) {
+template <class T>
+void attend_blocks(const T* q, const T* k, const T* v, Heads s, const std::vector<Block>& blocks, T* y) {
   const auto run = [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) attend_block(q, k, v, s, blocks[i], y);
   };
@@ -2144,9 +2263,7 @@ struct Plan {
   const int32_t* table;
   std::vector<Query> queries;
   std::vector<int64_t> starts;  // of each query's chunks
-#if defined(__AVX512BF16__)
   std::vector<Block> many;
-#endif
 
   int64_t num_chunks() const { return starts.empty() ? 0 : starts.back(); }
   int64_t num_found() const { return num_chunks() * (2 * s.filled() + s.H * s.Dh); }  // numbers
@@ -2168,9 +2285,7 @@ Plan plan_of(int64_t num_tokens, int64_t H, const Tensor& k_pages, const Tensor&
   require(s.Dh % COLUMN == 0 && s.Hkv > 0 && s.H % s.Hkv == 0, "paged_attention: bad heads");
   plan.queries.assign(num_tokens, Query{0, 0});
   plan.starts.assign(num_tokens + 1, 0);
-#if defined(__AVX512BF16__)
   std::vector<Block> many;
-#endif
   for (int64_t r = 0; r < num_rows; ++r) {
     const int64_t begin = data<int32_t>(row_starts)[r], end = data<int32_t>(row_starts)[r + 1];
     require(0 <= begin && begin <= end && end <= num_tokens, "paged_attention: bad row_starts");
@@ -2178,19 +2293,15 @@ Plan plan_of(int64_t num_tokens, int64_t H, const Tensor& k_pages, const Tensor&
     const int32_t* pages = plan.table + r * width;
     for (int64_t p = 0; begin < end && p < std::min(width, (std::max<int64_t>(num_keys, 1) + s.page - 1) / s.page); ++p)
       require(pages[p] >= 0 && pages[p] < k_pages.size(0), "paged_attention: no such page");
-#if defined(__AVX512BF16__)
-    if (end - begin > ONE_BY_ONE && k_pages.scalar_type() == ScalarType::BFloat16 && num_keys >= end - begin) {
+    if (end - begin > ONE_BY_ONE && in_blocks(k_pages.scalar_type()) && num_keys >= end - begin) {
       many.push_back({pages, 0, begin, end, num_keys - (end - 1 - begin), width * s.page});
       continue;
     }
-#endif
     for (int64_t t = begin; t < end; ++t)
       plan.queries[t] = {r, std::clamp<int64_t>(num_keys - (end - 1 - t), 1, width * s.page)};
   }
   for (int64_t t = 0; t < num_tokens; ++t) plan.starts[t + 1] = plan.starts[t] + (plan.queries[t].num_keys + CHUNK - 1) / CHUNK;
-#if defined(__AVX512BF16__)
   plan.many = blocks_of(many, s);
-#endif
   return plan;
 }
 
@@ -2198,8 +2309,8 @@ Plan plan_of(int64_t num_tokens, int64_t H, const Tensor& k_pages, const Tensor&
 template <class T>
 void attend_pages(const Plan& plan, const T* q, const T* k, const T* v, float* found, T* y) {
   const Heads s = plan.s;
-#if defined(__AVX512BF16__)
-  if constexpr (std::is_same_v<T, BFloat16>)
+#if defined(QUERY_BLOCKS)
+  if constexpr (std::is_same_v<T, BFloat16> || std::is_same_v<T, Part>)
     if (!plan.many.empty()) attend_blocks(q, k, v, s, plan.many, y);
 #endif
   const int64_t num_tokens = plan.num_tokens, num_chunks = plan.num_chunks(), filled = s.filled();
@@ -2254,13 +2365,7 @@ Tensor paged_attention(const Tensor& q, const Tensor& k_pages, const Tensor& v_p
   return y;
 }
 
-bool attends_blocks([[maybe_unused]] const Tensor& q) {
-#if defined(__AVX512BF16__)
-  return q.scalar_type() == ScalarType::BFloat16;
-#else
-  return false;
-#endif
-}
+bool attends_blocks(const Tensor& q) { return in_blocks(q.scalar_type()); }
 
 // ---- several in one call -------------------------------------------------------------------------------------------
 //
