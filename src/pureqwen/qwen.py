@@ -9,6 +9,7 @@ leaves open comes from the mode (a hybrid model with its thinking off), then fro
 generation_config.json, then from neutral values.
 """
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, overload
@@ -34,7 +35,7 @@ from pureqwen.generate.loop import decode
 from pureqwen.generate.several import each, each_tools, is_prompt
 from pureqwen.generate.stepped import listened_to
 from pureqwen.model import Qwen3
-from pureqwen.rewrite import Rewrite, compile_blocks, for_cpu
+from pureqwen.rewrite import FusedDecoder, Rewrite, compile_blocks, for_cpu
 from pureqwen.tokenizer import Tokenizer
 from pureqwen.weights import load_model, resolve, save_model, write_json
 from pureqwen.weights.device import usable_device
@@ -286,7 +287,16 @@ class Qwen:
         return Stream(self, self.intake.text(prompt_or_messages, merged, constraint=constraint))
 
     def compile(self) -> None:
-        """From now on answers are written by compiled steps: the first takes seconds, the others less."""
+        """From now on answers are written by compiled steps: the first takes seconds, the others less.
+
+        Where a step is native code on a CPU nothing is compiled, with a warning: that would be slower.
+        """
+        if isinstance(self.model.model, FusedDecoder):
+            warnings.warn(
+                "nothing is compiled: a step is native code here, and compiled takes twice as long",
+                stacklevel=2,
+            )
+            return
         compile_blocks(self.model)
         self._compiled = True
 

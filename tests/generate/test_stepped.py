@@ -17,7 +17,7 @@ from pureqwen import Qwen, Qwen3, SamplingParams
 from pureqwen.cache import StaticAttend, StaticCache
 from pureqwen.generate import Cached, Stepped
 from pureqwen.generate.stepped import Recorded, runs_alone
-from pureqwen.rewrite import compile_blocks
+from pureqwen.rewrite import compile_blocks, fuse, is_compiled
 
 __all__ = ["device"]  # a fixture
 pytestmark = pytest.mark.filterwarnings("ignore")  # torch's own, while it compiles
@@ -102,6 +102,16 @@ def test_prompts_and_what_is_saved_stay_as_they_were(counter: CompileCounter) ->
     qwen.generate([3, 17, 4], greedy(1))  # a prompt, and no step behind it
     assert counter.frame_count == 0
     assert list(qwen.model.state_dict()) == names
+
+
+def test_where_a_step_is_native_nothing_is_compiled_and_that_is_said(counter: CompileCounter) -> None:
+    model = build(tiny(head_dim=32))
+    expected = Qwen(model).generate([3, 17, 4], greedy(8)).token_ids
+    qwen = Qwen(fuse(model))
+    with pytest.warns(UserWarning, match="nothing is compiled: a step is native code"):
+        qwen.compile()
+    assert qwen.generate([3, 17, 4], greedy(8)).token_ids == expected
+    assert counter.frame_count == 0 and not is_compiled(qwen.model)
 
 
 def test_a_missing_compiler_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -52,7 +52,12 @@ class ModelOptions:
     ] = None
     compile: Annotated[
         bool,
-        flag("Compile the steps of an answer: a start of some seconds, then quicker.", MODEL, negative=""),
+        flag(
+            "Compile the steps of an answer: a start of some seconds, then quicker. Native code on a CPU is "
+            "quicker still, and stays as it is.",
+            MODEL,
+            negative="",
+        ),
     ] = False
     speculative: Annotated[
         int, flag("Most tokens guessed ahead: quicker where an answer repeats its prompt. 0 is off.", MODEL)

@@ -6,13 +6,14 @@ calls f on the model before a number is read, and what f put in says by its own 
 
 from pureqwen.rewrite.compile import compile_blocks, compiled_blocks, eager, is_compiled, named_compiler
 from pureqwen.rewrite.deterministic import deterministic
-from pureqwen.rewrite.fuse import FusedBlock, fuse
+from pureqwen.rewrite.fuse import FusedBlock, FusedDecoder, fuse
 from pureqwen.rewrite.native import for_cpu, native_products
 from pureqwen.rewrite.quantize import quantize
 from pureqwen.rewrite.walk import Make, Rewrite, find, replace
 
 __all__ = [
     "FusedBlock",
+    "FusedDecoder",
     "Make",
     "Rewrite",
     "compile_blocks",
