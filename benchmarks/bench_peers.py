@@ -130,6 +130,8 @@ def run(
                 bench.keep({bits for later in group.tasks[number:] for bits in later.bits})
                 own, known = machine.of_a_task(), set(bench.found)
                 bench.take(quick(task) if options.quick else task, runs, own.sample_reading)
+                if not own.read:  # all of ours were slow, and left after one turn
+                    own.sample_reading()
                 machine.read += own.read
                 during.update(dict.fromkeys(bench.found.keys() - known, own))
 

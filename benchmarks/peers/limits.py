@@ -18,7 +18,7 @@ from pureqwen.evaluate.limits import WIDTH, best, measure_peaks, read_bandwidth
 from pureqwen.evaluate.roofline import roof_of, work_of
 from pureqwen.explain import Ledger, ledger
 
-BUFFER = 1 << 30  # bytes that are read
+BUFFER = 1 << 28  # bytes that are read: more than caches hold, and room beside the workers' models
 RUNS = 3
 SIDE = 1024  # of the product in 8 bits: half as many rows
 CPU = torch.device("cpu")
@@ -43,7 +43,7 @@ class Machine:
     def of_a_task(self) -> "Machine":
         """With the same products, and memory as it is while one task is measured."""
         own = Machine()
-        own.peaks = self.peaks
+        own.peaks = self.peaks  # the very same: those measured later count, too
         return own
 
     @property

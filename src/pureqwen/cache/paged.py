@@ -14,8 +14,8 @@ other case. A token sees its own row up to itself.
 What a row costs grows with its own length only, but for the last of these ways:
 
     few tokens a row       native code reads its pages where they lie
-    many (a prompt)        so it does in bfloat16, where the processor multiplies that; elsewhere its pages
-                           are gathered, and PyTorch's attention does it in large products
+    many (a prompt)        so it does with AVX2, and in bfloat16 where the processor multiplies that;
+                           elsewhere its pages are gathered, and PyTorch's attention does it in large products
     on CUDA                one call for all rows: torch.nn.attention.varlen with the table, where it can; else
                            pages are gathered, of all rows of few tokens together
 

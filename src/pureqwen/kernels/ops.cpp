@@ -14,7 +14,7 @@
 //   blocks                       all blocks of a step in one call
 //   route, experts               a mixture of experts, where each gets few rows: which, and through them
 //
-// Sums of int8 are exact, those of int4 within a group; only scaling rounds. Each sum of floats has one fixed order
+// Sums of int8 are exact, and those of int4 of part of a group; only scaling rounds. Each sum of floats has one fixed order
 // (lane by lane, then the lanes; chunk by chunk), so a row of a result depends neither on the rows beside it nor on the
 // number of threads. Two borders are left: more than 16 rows meet 4-bit weights in tiles, where larger parts of a group are
 // whole before they are scaled; there a row differs from the one computed among few by float32's rounding. So does attention where
@@ -1958,7 +1958,8 @@ Chunk chunk_of(const int32_t* pages, int64_t num_keys, int64_t c, Heads s) {
 //
 // A block of a row's queries passes over its keys chunk by chunk, with a running softmax: what was found so far is scaled
 // when a larger score comes. A chunk's keys and values are packed once for all of the block's queries and of the heads that
-// share them. Each query has its own sums, in the order of the keys, whatever stands beside it in a block.
+// share them. Each query has its own sums, in the order of the keys, whatever stands beside it in a block (of finite numbers: a
+// value that is not, of a token behind it, is multiplied by its share of 0, as by PyTorch).
 
 #if defined(__AVX512BF16__) || (defined(__AVX2__) && !defined(__AVX512F__))
 #define QUERY_BLOCKS
@@ -2008,6 +2009,7 @@ struct Found {
 using Part = BFloat16;        // as what queries meet keys, and shares values;
 using Packed = uint32_t;      // keys and values themselves: two numbers of a column, side by side
 constexpr int64_t PAIRED = 2;
+constexpr bool ASKS = false;  // for the next chunk, while queries pass over one
 
 // Adds to `total` QUERIES rows of pairs of bfloat16 times columns of pairs, 16 of them a vector.
 template <int N>
@@ -2116,7 +2118,8 @@ void add_all(const BFloat16* const* shares, const uint32_t* values, int64_t seen
 using Part = float;
 using Packed = float;
 constexpr int64_t PAIRED = 1;
-constexpr int TILE_WIDTH = 2 * WIDE;  // columns, of which `count` numbers each lie in a piece: with QUERIES their sums fill the registers
+constexpr bool ASKS = true;
+constexpr int TILE_WIDTH = 2 * WIDE;  // columns of a tile: their sums with QUERIES fill the registers
 
 // Adds QUERIES rows of `count` numbers, which is not 0, times the columns of a tile to sums that `begin` gives; `end` takes them.
 template <class Begin, class End>
@@ -2197,7 +2200,8 @@ void attend_block(const T* q, const T* k, const T* v, Heads s, Block b, T* y) {
   const int64_t most_keys = std::min(b.num_keys + (b.end - 1 - b.begin), b.limit), packed = CHUNK * s.Dh / PAIRED;
   const auto place = [&](int64_t i) { return ((b.begin + i / G) * s.H + b.h * G + i % G) * s.Dh; };  // of query i, in q and y
   static thread_local std::vector<Packed> memory;
-  memory.resize(2 * packed + 16 + (groups * QUERIES + (AS_THEY_ARE ? 0 : count)) * s.Dh);
+  const size_t needed = 2 * packed + 16 + (groups * QUERIES + (AS_THEY_ARE ? 0 : count)) * s.Dh;
+  if (memory.size() < needed) memory.resize(needed);
   Packed* keys = reinterpret_cast<Packed*>(-(-reinterpret_cast<uintptr_t>(memory.data()) & -uintptr_t(64)));
   Packed* values = keys + packed;
   float *o = reinterpret_cast<float*>(values + packed), *copy = o + groups * QUERIES * s.Dh;
@@ -2205,6 +2209,12 @@ void attend_block(const T* q, const T* k, const T* v, Heads s, Block b, T* y) {
   if constexpr (!AS_THEY_ARE)
     for (int64_t i = 0; i < count; ++i)
       for (int64_t d = 0; d < s.Dh; d += LANES) save(copy + i * s.Dh + d, widen(q + place(i) + d));
+  const auto query = [&](int64_t i) {
+    if constexpr (AS_THEY_ARE)
+      return q + place(i);
+    else
+      return copy + i * s.Dh;
+  };
   std::vector<Found> found(groups);
   for (Found& one : found) std::fill(one.largest, one.largest + QUERIES, -INFINITY);
   alignas(64) Part shares[QUERIES * CHUNK];
@@ -2217,7 +2227,7 @@ void attend_block(const T* q, const T* k, const T* v, Heads s, Block b, T* y) {
     const bool last = (c + 1) * CHUNK >= most_keys;
     if (!last) chunk = chunk_of(b.pages, most_keys, c + 1, s);
     for (int64_t g = 0; g < groups; ++g) {
-      for (int64_t i = last ? CHUNK : CHUNK * g / groups; i < CHUNK * (g + 1) / groups; ++i)  // its share of the next chunk
+      for (int64_t i = last || !ASKS ? CHUNK : CHUNK * g / groups; i < CHUNK * (g + 1) / groups; ++i)
         for (int64_t d = 0; d < s.Dh; d += 64 / sizeof(T)) {
           __builtin_prefetch(k + chunk.rows[i] + d, 0, 2);
           __builtin_prefetch(v + chunk.rows[i] + d, 0, 2);
@@ -2225,10 +2235,7 @@ void attend_block(const T* q, const T* k, const T* v, Heads s, Block b, T* y) {
       int64_t num_keys[QUERIES];
       for (int m = 0; m < QUERIES; ++m) {
         const int64_t i = std::min(g * QUERIES + m, count - 1);  // the last group is filled up with the last query
-        if constexpr (AS_THEY_ARE)
-          mine[m] = q + place(i);
-        else
-          mine[m] = copy + i * s.Dh;
+        mine[m] = query(i);
         num_keys[m] = std::min(b.num_keys + i / G, b.limit) - c * CHUNK;
       }
       const int64_t seen = std::min(num_keys[QUERIES - 1], CHUNK);  // by the last, who sees most
@@ -2314,6 +2321,7 @@ void attend_pages(const Plan& plan, const T* q, const T* k, const T* v, float* f
     if (!plan.many.empty()) attend_blocks(q, k, v, s, plan.many, y);
 #endif
   const int64_t num_tokens = plan.num_tokens, num_chunks = plan.num_chunks(), filled = s.filled();
+  if (num_chunks == 0) return;  // all are of rows with many
   float *largest = found, *total = largest + num_chunks * filled, *o = total + num_chunks * filled;
   using Q = std::conditional_t<std::is_same_v<T, BFloat16>, Met, float>;
   std::vector<Q> copy;
