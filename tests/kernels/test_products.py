@@ -66,9 +66,10 @@ def test_rows_of_numbers_near_zero_have_no_number_out_of_range(size: float) -> N
 @needs_native
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("scales", DTYPES)
-@pytest.mark.parametrize("M", [1, 2, 7, 16, 131])
-def test_int8_is_its_twin_bit_by_bit(M: int, scales: torch.dtype, dtype: torch.dtype) -> None:
-    x, (weight, scale) = rows(M, 416, dtype), int8(70, 416, scales)
+@pytest.mark.parametrize(("M", "K"), [(1, 416), (2, 416), (7, 416), (16, 416), (131, 416), (131, 448)])
+def test_int8_is_its_twin_bit_by_bit(M: int, K: int, scales: torch.dtype, dtype: torch.dtype) -> None:
+    """Rows of whole lines (448) and others, more than stay in the cache, too."""
+    x, (weight, scale) = rows(M, K, dtype), int8(70, K, scales)
     x[0, :3] = torch.tensor([0.5, -0.5, 127.0])  # halves are rounded to even
     assert torch.equal(kernels.linear_int8(x, weight, scale), by_twin(twins.product_int8, x, weight, scale))
 
@@ -97,7 +98,7 @@ def test_the_largest_numbers_do_not_overflow() -> None:
     K = 25_600
     for number in (-128, 127):
         weight = torch.full((33, K), number, dtype=torch.int8)
-        for M in (1, 17, 50):
+        for M in (1, 17, 50, 100):
             whole = kernels.quantize(torch.ones(M, K))
             got = kernels.product_int8(whole, weight, torch.ones(33, 1))
             assert torch.equal(got, (whole.scale * (127 * number * K)).expand(M, 33)), (number, M)
@@ -285,16 +286,14 @@ def test_several_rows_of_bfloat16_have_the_bits_of_one(N: int) -> None:
 @needs_native
 @pytest.mark.parametrize("name", ["int8", "int4"])
 def test_many_rows_depend_on_no_neighbour_and_on_no_number_of_threads(name: str) -> None:
-    product, x = products(1088)[name], rows(96, 1088)
+    product, x = products(1088)[name], rows(144, 1088)
     torch.set_num_threads(1)
     expected = product(x)
     for threads in (1, 2, 3):
         torch.set_num_threads(threads)
-        for size in (96, 48, 32, 24):
-            assert torch.equal(torch.cat([product(part) for part in x.split(size)]), expected), (
-                threads,
-                size,
-            )
+        for size in (144, 100, 72, 24):
+            got = torch.cat([product(part) for part in x.split(size)])
+            assert torch.equal(got, expected), (threads, size)
 
 
 @pytest.mark.parametrize("name", ["bfloat16", "int8", "int4"])

@@ -394,28 +394,33 @@ struct Results {
 template <class T>
 constexpr ScalarType TYPE = std::is_same_v<T, float> ? ScalarType::Float : ScalarType::BFloat16;
 
-// `count` sums, times a, to row m from n on.
-__attribute__((noinline)) void put(const float* sums, int64_t count, float a, Results to, int64_t m, int64_t n) {
-  with_type(to.type, [&](auto* Y) {
-    auto* y = static_cast<Pointed<decltype(Y)>*>(to.y) + m * to.N + n;
-    int64_t i = 0;
-    for (; i + LANES <= count; i += LANES) store(y + i, load<Floats>(sums + i) * a);
-    for (; i < count; ++i) store(y + i, sums[i] * a);
-  });
+// `count` sums, times a.
+template <class Y>
+inline void put(const float* sums, int64_t count, float a, Y* y) {
+  int64_t i = 0;
+  for (; i + LANES <= count; i += LANES) store(y + i, load<Floats>(sums + i) * a);
+  for (; i < count; ++i) store(y + i, sums[i] * a);
 }
 
-// The same of whole numbers, each with `offset`, times a and the scales from n on.
+// The same of whole numbers, each with `offset`, times a and scales.
+template <class S, class Y>
+inline void put(const int32_t* sums, int32_t offset, int64_t count, float a, const S* s, Y* y) {
+  int64_t i = 0;
+  for (; i + LANES <= count; i += LANES)
+    store(y + i, __builtin_convertvector(load<Ints>(sums + i) + offset, Floats) * a * widen(s + i));
+  for (; i < count; ++i) store(y + i, float(sums[i] + offset) * a * float(s[i]));
+}
+
+// The same of any types, to row m from n on, with the scales from n on.
+__attribute__((noinline)) void put(const float* sums, int64_t count, float a, Results to, int64_t m, int64_t n) {
+  with_type(to.type, [&](auto* Y) { put(sums, count, a, static_cast<Pointed<decltype(Y)>*>(to.y) + m * to.N + n); });
+}
+
 __attribute__((noinline)) void put(const int32_t* sums, int32_t offset, int64_t count, float a, Scales scales, Results to, int64_t m,
                                    int64_t n) {
   with_type(scales.type, [&](auto* S) {
     const auto* s = static_cast<const Pointed<decltype(S)>*>(scales.s) + n;
-    with_type(to.type, [&](auto* Y) {
-      auto* y = static_cast<Pointed<decltype(Y)>*>(to.y) + m * to.N + n;
-      int64_t i = 0;
-      for (; i + LANES <= count; i += LANES)
-        store(y + i, __builtin_convertvector(load<Ints>(sums + i) + offset, Floats) * a * widen(s + i));
-      for (; i < count; ++i) store(y + i, float(sums[i] + offset) * a * float(s[i]));
-    });
+    with_type(to.type, [&](auto* Y) { put(sums, offset, count, a, s, static_cast<Pointed<decltype(Y)>*>(to.y) + m * to.N + n); });
   });
 }
 
@@ -426,7 +431,8 @@ constexpr int COLUMNS = 64;    // results of a row that are computed together
 constexpr int SHARED = 16;     // weight rows, at least, that a thread takes
 template <int SIDE>
 constexpr int64_t AHEAD = 3072 / SIDE;  // bytes ahead that are asked for, of each of SIDE weight rows that are read side by side
-constexpr int64_t FAR = 2048;           // the same, at least, where several pieces of rows meet the same weights
+constexpr int64_t FAR = 8192;           // the same, at least, where several pieces of rows meet the same weights
+constexpr int64_t FEW_PLACED = 4;       // rows of x up to which weight rows are read in several places; more take time for each line
 constexpr int SCALES_AHEAD = 8;         // weight rows, whose scales of groups are asked for
 constexpr int64_t MANY = 128;  // rows of x that stay in the second-level cache, while weights pass
 constexpr int FLOAT_ROWS = 3;  // rows of x, that are multiplied with two weight rows together, and
@@ -478,9 +484,14 @@ void over_columns(Shape s, int64_t bytes_a_row, const Fours& four, const Done& d
         for (int64_t m = 0; m < M; ++m)
           for (int place = 0; place < PLACES; ++place) {
             const int64_t n = at + place * part, count = std::min(run, last - n);
-            Sum mine[RUN];
-            for (int i = 0; i < RUN; ++i) mine[i] = sums[m * COLUMNS + i * PLACES + place];
-            if (count > 0) done(top + m, n, count, mine);
+            if (count <= 0) continue;
+            if constexpr (PLACES == 1) {
+              done(top + m, n, count, &sums[m * COLUMNS]);
+            } else {
+              Sum mine[RUN];
+              for (int i = 0; i < RUN; ++i) mine[i] = sums[m * COLUMNS + i * PLACES + place];
+              done(top + m, n, count, mine);
+            }
           }
       }
   });
@@ -511,14 +522,27 @@ inline Vector<float, BLOCK_N> sums_of_four(const __m512* v) {
 #endif
 
 #if defined(__AVX512F__)
-// Where R of M rows, from m on, ask for weights: `ahead` bytes from the beginning of each weight row with its first line, `step`
-// further with each. Ahead of themselves, if they are all; or else each piece of rows for its share of the place's next row, so
-// that requests come evenly.
+// Where a block of M rows asks for what comes: weight rows in PLACES of their own each AHEAD of itself. But many rows meet weight rows that
+// are neighbours, whose next four are asked for in their order: by R rows, from m on, their share, so that requests come evenly.
 struct Asking {
-  int64_t ahead, step;
-  Asking(int64_t bytes, int64_t M, int64_t R, int64_t m)
-      : ahead(R == M ? AHEAD<BLOCK_N> : bytes * std::max<int64_t>(1, FAR / bytes) + bytes * m / M), step((LINE * R + M - 1) / M) {}
+  const char* ahead;
+  int64_t step;  // with each line
+  Asking(const void* first, int64_t bytes, int64_t M, int64_t R, int64_t m)
+      : ahead(static_cast<const char*>(first) + bytes * std::max<int64_t>(1, FAR / bytes) + bytes * m / M), step(BLOCK_N * LINE * R / M) {}
+
+  // With a line of the n-th weight row; into the first-level cache (3) or the second (2).
+  template <int PLACES, int LEVEL>
+  void with(const void* line, int n) const {
+    __builtin_prefetch(PLACES == 1 ? ahead + n * LINE : static_cast<const char*>(line) + AHEAD<PLACES>, 0, LEVEL);
+  }
 };
+
+// Calls f(PLACES, MOST): in how many places weight rows are read for M rows, and of how many of these a block is.
+template <int MOST, class F>
+void in_places(int64_t M, const F& f) {
+  if (M > FEW_PLACED) return f(std::integral_constant<int, 1>{}, std::integral_constant<int, MOST>{});
+  f(std::integral_constant<int, BLOCK_N>{}, std::integral_constant<int, FEW_PLACED>{});
+}
 #endif
 
 // ---- float weights -----------------------------------------------------------------------------------------------
@@ -563,7 +587,7 @@ inline __m512 plus_pairs(__m512 total, __m512i a, __m512i b) {
 
 // Four weight rows with M rows of x, K a multiple of 32 and not 0: sums (M, COLUMNS). One vector of sums for each, whatever M is: a
 // row is added in one order.
-template <int M>
+template <int M, int PLACES>
 __attribute__((noinline)) void pair_block(const BFloat16* const* w, const BFloat16* x, int64_t K, Asking ask, float* out) {
   __m512 total[M][BLOCK_N];
   each<M * BLOCK_N>([&](auto j) { total[j / BLOCK_N][j % BLOCK_N] = _mm512_setzero_ps(); });
@@ -571,7 +595,7 @@ __attribute__((noinline)) void pair_block(const BFloat16* const* w, const BFloat
   do {
     __m512i weights[BLOCK_N];
     each<BLOCK_N>([&](auto n) {
-      __builtin_prefetch(reinterpret_cast<const char*>(w[n]) + ask.ahead, 0, 2);
+      ask.with<PLACES, 2>(w[n] + k, n);
       weights[n] = pinned(load<__m512i>(w[n] + k));
     });
     ask.ahead += ask.step;
@@ -584,14 +608,17 @@ __attribute__((noinline)) void pair_block(const BFloat16* const* w, const BFloat
 }
 
 void linear_rows(const BFloat16* x, const BFloat16* w, BFloat16* y, Shape s) {
-  const auto four = [&](int64_t top, int64_t M, const Indices& rows, float* sums) {
-    const auto weights = rows_at(w, rows, s.K);
-    in_pieces<BLOCK_ROWS>(M, [&](auto R, int64_t m) {
-      pair_block<R()>(weights.data(), x + (top + m) * s.K, s.K, {s.K * 2, M, R(), m}, sums + m * COLUMNS);
+  in_places<BLOCK_ROWS>(s.M, [&](auto PLACES, auto MOST) {
+    const auto four = [&](int64_t top, int64_t M, const Indices& rows, float* sums) {
+      const auto weights = rows_at(w, rows, s.K);
+      in_pieces<MOST()>(M, [&](auto R, int64_t m) {
+        const Asking ask(weights[0], BLOCK_N * s.K * 2, M, R(), m);
+        pair_block<R(), PLACES()>(weights.data(), x + (top + m) * s.K, s.K, ask, sums + m * COLUMNS);
+      });
+    };
+    over_columns<PLACES(), float>(s, s.K * 2, four, [&](int64_t m, int64_t n, int64_t count, const float* sums) {
+      put(sums, count, 1, y + m * s.N + n);
     });
-  };
-  over_columns<BLOCK_N, float>(s, s.K * 2, four, [&](int64_t m, int64_t n, int64_t count, const float* sums) {
-    put(sums, count, 1, {ScalarType::BFloat16, y, s.N}, m, n);
   });
 }
 #endif
@@ -850,6 +877,13 @@ T* whole_lines(T* memory) {
   return reinterpret_cast<T*>((reinterpret_cast<uintptr_t>(memory) + LINE - 1) / LINE * LINE);
 }
 
+// `count` bytes of one thread that are not asked for anew at each call, from a multiple of 64 on.
+uint8_t* kept_bytes(int64_t count) {
+  static thread_local std::vector<uint8_t> memory;
+  if (int64_t(memory.size()) < count + LINE) memory.resize(count + LINE);
+  return whole_lines(memory.data());
+}
+
 struct Bytes {  // rows of q, filled up with zeros to whole lines
   int64_t M, K, size, wide;
   std::vector<int8_t> memory;
@@ -884,14 +918,9 @@ Bytes bytes_of(const int8_t* q, int64_t M, int64_t K, int64_t size, const Sum& s
 constexpr int TILE = 32;     // weight rows, and
 constexpr int ROWS = 12;     // rows of q, that are multiplied with a tile: their sums fill the registers
 constexpr int WIDTH = TILE;  // weight rows whose tiles are at hand together
-constexpr int64_t FEW = 16;  // rows of q up to which 4-bit weights are multiplied as they lie
+constexpr int64_t FEW = 16;  // rows of q up to which weights of 4 bits are multiplied as they lie,
+constexpr int64_t FEW_BYTES = 96;    // and those of 8
 constexpr int64_t LONGEST = 66'000;  // numbers of a row whose sum surely fits in 32 bits
-
-int32_t sum_of(const int8_t* q, int64_t count) {
-  int32_t sum = 0;
-  for (int64_t k = 0; k < count; ++k) sum += q[k];
-  return sum;
-}
 
 // Adds products of bytes, the first without sign, four to each lane.
 inline __m512i plus_fours(__m512i total, __m512i a, __m512i b) {
@@ -905,6 +934,13 @@ inline __m512i load_line(const void* from, int64_t left) {
   return _mm512_maskz_loadu_epi8(mask, from);
 }
 
+int32_t sum_of(const int8_t* q, int64_t count) {
+  const __m512i ones = _mm512_set1_epi8(1);
+  __m512i total = _mm512_setzero_si512();
+  for (int64_t k = 0; k < count; k += LINE) total = plus_fours(total, ones, load_line(q + k, count - k));
+  return sum(half<Ints>(total, 0) + half<Ints>(total, 1));
+}
+
 // The sums of four vectors' lanes.
 inline Four sums_of(const __m512i* v) {
   const auto both = [](__m512i a, __m512i b) { return _mm512_add_epi32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b)); };
@@ -915,7 +951,7 @@ inline Four sums_of(const __m512i* v) {
 }
 
 // Four weight rows with M rows of q, K a multiple of LINE and not 0: sums (M, COLUMNS).
-template <int M>
+template <int M, int PLACES>
 __attribute__((noinline)) void byte_block(const int8_t* const* w, const int8_t* q, int64_t K, int64_t wide, Asking ask, int32_t* out) {
   const __m512i flip = _mm512_set1_epi8(-128);
   __m512i total[M][BLOCK_N];
@@ -924,7 +960,7 @@ __attribute__((noinline)) void byte_block(const int8_t* const* w, const int8_t* 
   do {
     __m512i weights[BLOCK_N];
     each<BLOCK_N>([&](auto n) {
-      __builtin_prefetch(w[n] + ask.ahead, 0, 2);
+      ask.with<PLACES, 2>(w[n] + k, n);
       weights[n] = pinned(_mm512_xor_si512(load<__m512i>(w[n] + k), flip));
     });
     ask.ahead += ask.step;
@@ -951,19 +987,127 @@ void byte_ends(const int8_t* const* w, const int8_t* q, int64_t K, int64_t wide,
 void byte_rows(const int8_t* q, const float* a, const int8_t* w, Scales scales, Results y, Shape s) {
   const Bytes x = bytes_of(q, s.M, s.K, s.K, sum_of);
   const int64_t K = s.K, lines = K / LINE * LINE, wide = x.wide;
-  const auto four = [&](int64_t top, int64_t M, const Indices& rows, int32_t* sums) {
-    const auto weights = rows_at(w, rows, K);
-    const int8_t* numbers = x.q + top * wide;
-    if (lines)
-      in_pieces<BLOCK_ROWS>(M, [&](auto R, int64_t m) {
-        byte_block<R()>(weights.data(), numbers + m * wide, lines, wide, {K, M, R(), m}, sums + m * COLUMNS);
+  in_places<BLOCK_ROWS>(s.M, [&](auto PLACES, auto MOST) {
+    const auto four = [&](int64_t top, int64_t M, const Indices& rows, int32_t* sums) {
+      const auto weights = rows_at(w, rows, K);
+      const int8_t* numbers = x.q + top * wide;
+      if (lines)
+        in_pieces<MOST()>(M, [&](auto R, int64_t m) {
+          const Asking ask(weights[0], BLOCK_N * K, M, R(), m);
+          byte_block<R(), PLACES()>(weights.data(), numbers + m * wide, lines, wide, ask, sums + m * COLUMNS);
+        });
+      else
+        for (int64_t m = 0; m < M; ++m) save(sums + m * COLUMNS, Four{});
+      if (lines < K) byte_ends(weights.data(), numbers, K, wide, M, sums);
+    };
+    over_columns<PLACES(), int32_t>(s, K, four, [&](int64_t m, int64_t n, int64_t count, const int32_t* sums) {
+      put(sums, -128 * *x.sums_of(m), count, a[m], scales, y, m, n);
+    });
+  });
+}
+
+// ---- tiles: AVX-512 VNNI -----------------------------------------------------------------------------------------
+
+// 16 x 16 numbers of 32 bits turned around.
+inline void transpose(__m512i* r) {
+  __m512i t[16];
+  for (int i = 0; i < 16; i += 2) t[i] = _mm512_unpacklo_epi32(r[i], r[i + 1]), t[i + 1] = _mm512_unpackhi_epi32(r[i], r[i + 1]);
+  for (int i = 0; i < 16; i += 4)
+    for (int j = 0; j < 2; ++j) {
+      r[i + 2 * j] = _mm512_unpacklo_epi64(t[i + j], t[i + j + 2]);
+      r[i + 2 * j + 1] = _mm512_unpackhi_epi64(t[i + j], t[i + j + 2]);
+    }
+  for (int i = 0; i < 4; ++i)
+    for (int j = 0; j < 2; ++j) {
+      t[i + 8 * j] = _mm512_shuffle_i32x4(r[8 * j + i], r[8 * j + i + 4], 0x88);
+      t[i + 8 * j + 4] = _mm512_shuffle_i32x4(r[8 * j + i], r[8 * j + i + 4], 0xdd);
+    }
+  for (int i = 0; i < 8; ++i) {
+    r[i] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0x88);
+    r[i + 8] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0xdd);
+  }
+}
+
+// 64 weights of a row from k on, as they are stored in 4 bits, with 8 added; and those of 8 bits with 128 added.
+inline __m512i line_of(const uint8_t* row, int64_t k) {
+  const __m256i both = load<__m256i>(row + k / 2), mask = _mm256_set1_epi8(15);
+  const __m256i low = _mm256_and_si256(both, mask), high = _mm256_and_si256(_mm256_srli_epi16(both, 4), mask);
+  const __m256i first = _mm256_unpacklo_epi8(low, high), second = _mm256_unpackhi_epi8(low, high);
+  const __m256i lower = _mm256_permute2x128_si256(first, second, 0x20), upper = _mm256_permute2x128_si256(first, second, 0x31);
+  return _mm512_inserti64x4(_mm512_castsi256_si512(lower), upper, 1);
+}
+inline __m512i line_of(const int8_t* row, int64_t k) { return _mm512_xor_si512(load<__m512i>(row + k), _mm512_set1_epi8(-128)); }
+
+// A tile: TILE weight rows, four numbers of each beside one another. Meanwhile the next tile is asked for.
+template <class Row>
+void pack(int64_t K, const Row& row, uint8_t* tile) {
+  constexpr int BITS = std::is_same_v<decltype(row(0)), const int8_t*> ? 8 : 4;
+  for (int64_t k = 0; k < K; k += LINE)
+    for (int half = 0; half < TILE; half += 16) {
+      __m512i rows[16];
+      for (int n = 0; n < 16; ++n) rows[n] = line_of(row(half + n), k);
+      for (int n = 0; n < 2 * BITS; ++n) __builtin_prefetch(row(0) + (TILE * (K + k) + half * LINE) * BITS / 8 + n * LINE, 0, 2);
+      transpose(rows);
+      for (int i = 0; i < 16; ++i) save(tile + k * TILE + i * 4 * TILE + half * 4, rows[i]);
+    }
+}
+
+// Calls f(R, m) for pieces of M rows as tiles take them.
+template <class F>
+void in_tiles(int64_t M, const F& f) {
+  int64_t m = 0;
+  for (; m + ROWS <= M; m += ROWS) f(std::integral_constant<int, ROWS>{}, m);
+  if (m < M) in_eights(M - m, [&](auto R, int64_t r) { f(R, m + r); });
+}
+
+// `count` numbers of M rows of q, `wide` apart, with as many of a tile, at least four: added to the sums.
+template <int M>
+__attribute__((always_inline)) inline void add_tile(__m512i (&total)[M][2], const int8_t* q, int64_t wide, const uint8_t* tile,
+                                                    int64_t count) {
+  const int8_t* end = q + count;
+  do {
+    const __m512i first = pinned(load<__m512i>(tile)), second = pinned(load<__m512i>(tile + LINE));
+    each<M>([&](auto r) {
+      const __m512i four = pinned(_mm512_set1_epi32(load<int32_t>(q + r * wide)));
+      total[r][0] = plus_fours(total[r][0], first, four);
+      total[r][1] = plus_fours(total[r][1], second, four);
+    });
+  } while (tile += 4 * TILE, (q += 4) < end);
+}
+
+// M rows of q with a tile: out (M, TILE). The sums begin at `begins`.
+template <int M>
+__attribute__((noinline)) void byte_tile(const int8_t* q, const int32_t* begins, const uint8_t* tile, int64_t K, int32_t* out) {
+  __m512i total[M][2];
+  each<M * 2>([&](auto j) { total[j / 2][j % 2] = pinned(_mm512_set1_epi32(begins[j / 2])); });
+  add_tile<M>(total, q, K, tile, K);
+  each<M * 2>([&](auto j) { save(out + j * 16, total[j / 2][j % 2]); });
+}
+
+// Many rows of q, K a multiple of LINE.
+void byte_tiles(const int8_t* q, const float* a, const int8_t* w, Scales scales, Results to, Shape s) {
+  const int64_t N = s.N, K = s.K;
+  std::vector<int32_t> begins(s.M);
+  over_own_rows(s.M, K, [&](int64_t begin, int64_t end) {
+    for (int64_t m = begin; m < end; ++m) begins[m] = -128 * sum_of(q + m * K, K);
+  });
+  over_rows((N + TILE - 1) / TILE, TILE * K, [&](int64_t begin, int64_t end) {
+    uint8_t* tile = kept_bytes(TILE * K);
+    alignas(LINE) int32_t out[ROWS * TILE];
+    float floats[TILE];
+    for (int64_t n = begin * TILE; n < std::min(end * TILE, N); n += TILE) {
+      const int64_t count = std::min<int64_t>(TILE, N - n);
+      const float* theirs = scales.floats(n, count, floats);
+      pack(K, [&](int64_t i) { return w + std::min(n + i, N - 1) * K; }, tile);
+      with_type(to.type, [&](auto* Y) {
+        auto* y = static_cast<Pointed<decltype(Y)>*>(to.y) + n;
+        in_tiles(s.M, [&](auto M, int64_t m) {
+          each<M()>([&](auto r) { __builtin_prefetch(y + (m + r) * N, 1); });
+          byte_tile<M()>(q + m * K, &begins[m], tile, K, out);
+          for (int r = 0; r < M(); ++r) put(out + r * TILE, 0, count, a[m + r], theirs, y + (m + r) * N);
+        });
       });
-    else
-      for (int64_t m = 0; m < M; ++m) save(sums + m * COLUMNS, Four{});
-    if (lines < K) byte_ends(weights.data(), numbers, K, wide, M, sums);
-  };
-  over_columns<BLOCK_N, int32_t>(s, K, four, [&](int64_t m, int64_t n, int64_t count, const int32_t* sums) {
-    put(sums, -128 * *x.sums_of(m), count, a[m], scales, y, m, n);
+    }
   });
 }
 #elif defined(__AVX2__)
@@ -992,6 +1136,12 @@ inline void transpose(__m256i* r) {
     r[i] = _mm256_permute2x128_si256(four[i], four[i + 4], 0x20);
     r[i + 4] = _mm256_permute2x128_si256(four[i], four[i + 4], 0x31);
   }
+}
+
+// Calls f(R, m) for pieces of M rows as tiles take them.
+template <class F>
+void in_tiles(int64_t M, const F& f) {
+  in_pieces<ROWS>(M, f);
 }
 
 // A tile: TILE weight rows as 16-bit numbers, two of each beside one another. Meanwhile the next tile is asked for.
@@ -1027,18 +1177,24 @@ __attribute__((noinline)) void wide_rows(const int16_t* q, int64_t wide, const i
 }
 
 // Many rows of q, `wide` apart; K a multiple of STEP.
-void byte_tiles(const int16_t* q, int64_t wide, const float* a, const int8_t* w, Scales scales, Results y, Shape s) {
+void byte_tiles(const int16_t* q, int64_t wide, const float* a, const int8_t* w, Scales scales, Results to, Shape s) {
   const int64_t N = s.N, K = s.K;
   over_rows((N + WIDTH - 1) / WIDTH, WIDTH * K, [&](int64_t begin, int64_t end) {
     static thread_local std::vector<int16_t> memory;
     int16_t* tiles = kept(memory, WIDTH * K);
-    int32_t out[ROWS * WIDTH];
+    alignas(LINE) int32_t out[ROWS * WIDTH];
+    float floats[WIDTH];
     for (int64_t n = begin * WIDTH; n < std::min(end * WIDTH, N); n += WIDTH) {
       const int64_t count = std::min<int64_t>(WIDTH, N - n);
+      const float* theirs = scales.floats(n, count, floats);
       for (int64_t t = 0; t < count; t += TILE) pack_wide(K, [&](int64_t i) { return w + std::min(n + t + i, N - 1) * K; }, tiles + t * K);
-      in_pieces<ROWS>(s.M, [&](auto M, int64_t m) {
-        for (int64_t t = 0; t < count; t += TILE) wide_rows<M()>(q + m * wide, wide, tiles + t * K, K, out + t);
-        for (int r = 0; r < M(); ++r) put(out + r * WIDTH, 0, count, a[m + r], scales, y, m + r, n);
+      with_type(to.type, [&](auto* Y) {
+        auto* y = static_cast<Pointed<decltype(Y)>*>(to.y) + n;
+        in_tiles(s.M, [&](auto M, int64_t m) {
+          each<M()>([&](auto r) { __builtin_prefetch(y + (m + r) * N, 1); });
+          for (int64_t t = 0; t < count; t += TILE) wide_rows<M()>(q + m * wide, wide, tiles + t * K, K, out + t);
+          for (int r = 0; r < M(); ++r) put(out + r * WIDTH, 0, count, a[m + r], theirs, y + (m + r) * N);
+        });
       });
     }
   });
@@ -1047,7 +1203,7 @@ void byte_tiles(const int16_t* q, int64_t wide, const float* a, const int8_t* w,
 
 void int8_rows(const int8_t* q, const float* a, const int8_t* w, Scales scales, Results y, Shape s) {
 #if defined(BYTE_PRODUCTS)
-  if (s.K <= LONGEST) return byte_rows(q, a, w, scales, y, s);
+  if (s.K <= LONGEST) return (s.M > FEW_BYTES && s.K && s.K % LINE == 0 ? byte_tiles : byte_rows)(q, a, w, scales, y, s);
 #endif
 #if defined(__AVX2__) && !defined(BYTE_PRODUCTS)
   const bool tiles = s.M > MANY_WIDENED && s.K % STEP == 0;
@@ -1251,7 +1407,7 @@ inline __m512 spread_scales(const BFloat16* s, __mmask8 some, __m512i order) {
 }
 
 // Four weight rows of 4 bits with M rows of q: sums (M, COLUMNS).
-template <int M, class S>
+template <int M, int PLACES, class S>
 __attribute__((noinline)) void nibble_block(const uint8_t* const* p, const S* const* scales, int64_t K, int64_t size,
                                             const Numbers* q, Asking ask, float* out) {
   const int64_t num = num_lines(K), num_groups = K / size, groups = std::max<int64_t>(1, 2 * LINE / size);  // of a line
@@ -1268,7 +1424,7 @@ __attribute__((noinline)) void nibble_block(const uint8_t* const* p, const S* co
     __m512i low[BLOCK_N], high[BLOCK_N];
     __m512 scale[BLOCK_N];
     each<BLOCK_N>([&](auto n) {
-      __builtin_prefetch(p[n] + ask.ahead);
+      ask.with<PLACES, 3>(p[n] + i * LINE, n);
       const __m512i both = _mm512_maskz_loadu_epi8(mask, p[n] + i * LINE);
       low[n] = pinned(_mm512_and_si512(both, low_half));
       high[n] = pinned(_mm512_and_si512(_mm512_srli_epi16(both, 4), low_half));
@@ -1291,58 +1447,20 @@ template <class S>
 void nibble_rows(const int8_t* q, const float* a, const uint8_t* p, const S* scales, Results y, Shape s, int64_t size) {
   const std::vector<Numbers> numbers = numbers_of(q, s.M, s.K);
   const int64_t num = num_lines(s.K);
-  const auto four = [&](int64_t top, int64_t M, const Indices& rows, float* sums) {
-    const auto weights = rows_at(p, rows, s.K / 2);
-    const auto theirs = rows_at(scales, rows, s.K / size);
-    in_pieces<4>(M, [&](auto R, int64_t m) {
-      nibble_block<R()>(weights.data(), theirs.data(), s.K, size, &numbers[(top + m) * num], {s.K / 2, M, R(), m}, sums + m * COLUMNS);
+  in_places<4>(s.M, [&](auto PLACES, auto MOST) {
+    const auto four = [&](int64_t top, int64_t M, const Indices& rows, float* sums) {
+      const auto weights = rows_at(p, rows, s.K / 2);
+      const auto theirs = rows_at(scales, rows, s.K / size);
+      in_pieces<MOST()>(M, [&](auto R, int64_t m) {
+        const Asking ask(weights[0], BLOCK_N * s.K / 2, M, R(), m);
+        const auto run = nibble_block<R(), PLACES(), S>;
+        run(weights.data(), theirs.data(), s.K, size, &numbers[(top + m) * num], ask, sums + m * COLUMNS);
+      });
+    };
+    over_columns<PLACES(), float>(s, s.K / 2, four, [&](int64_t m, int64_t n, int64_t count, const float* sums) {
+      put(sums, count, a[m], y, m, n);
     });
-  };
-  over_columns<BLOCK_N, float>(s, s.K / 2, four, [&](int64_t m, int64_t n, int64_t count, const float* sums) {
-    put(sums, count, a[m], y, m, n);
   });
-}
-
-// 16 x 16 numbers of 32 bits turned around.
-inline void transpose(__m512i* r) {
-  __m512i t[16];
-  for (int i = 0; i < 16; i += 2) t[i] = _mm512_unpacklo_epi32(r[i], r[i + 1]), t[i + 1] = _mm512_unpackhi_epi32(r[i], r[i + 1]);
-  for (int i = 0; i < 16; i += 4)
-    for (int j = 0; j < 2; ++j) {
-      r[i + 2 * j] = _mm512_unpacklo_epi64(t[i + j], t[i + j + 2]);
-      r[i + 2 * j + 1] = _mm512_unpackhi_epi64(t[i + j], t[i + j + 2]);
-    }
-  for (int i = 0; i < 4; ++i)
-    for (int j = 0; j < 2; ++j) {
-      t[i + 8 * j] = _mm512_shuffle_i32x4(r[8 * j + i], r[8 * j + i + 4], 0x88);
-      t[i + 8 * j + 4] = _mm512_shuffle_i32x4(r[8 * j + i], r[8 * j + i + 4], 0xdd);
-    }
-  for (int i = 0; i < 8; ++i) {
-    r[i] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0x88);
-    r[i + 8] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0xdd);
-  }
-}
-
-// 64 weights of a row, each with 8 added.
-inline __m512i nibble_line(const uint8_t* p) {
-  const __m256i both = load<__m256i>(p), mask = _mm256_set1_epi8(15);
-  const __m256i low = _mm256_and_si256(both, mask), high = _mm256_and_si256(_mm256_srli_epi16(both, 4), mask);
-  const __m256i first = _mm256_unpacklo_epi8(low, high), second = _mm256_unpackhi_epi8(low, high);
-  const __m256i lower = _mm256_permute2x128_si256(first, second, 0x20), upper = _mm256_permute2x128_si256(first, second, 0x31);
-  return _mm512_inserti64x4(_mm512_castsi256_si512(lower), upper, 1);
-}
-
-// A tile: TILE weight rows, four numbers of each beside one another. Meanwhile the next tile is asked for.
-template <class Row>
-void pack(int64_t K, const Row& row, uint8_t* tile) {
-  for (int64_t k = 0; k < K; k += LINE)
-    for (int half = 0; half < TILE; half += 16) {
-      __m512i rows[16];
-      for (int n = 0; n < 16; ++n) rows[n] = nibble_line(row(half + n) + k / 2);
-      for (int n = 0; n < 8; ++n) __builtin_prefetch(row(0) + TILE * K / 2 + (k * TILE + half * LINE) / 2 + n * LINE, 0, 2);
-      transpose(rows);
-      for (int i = 0; i < 16; ++i) save(tile + k * TILE + i * 4 * TILE + half * 4, rows[i]);
-    }
 }
 
 int64_t part_of(int64_t size) { return size; }
@@ -1351,29 +1469,22 @@ int32_t begin_of(const int8_t* q, int64_t count) { return -8 * sum_of(q, count);
 
 // M rows of q from m on with a tile: out (M, TILE), WIDTH apart, gets the sum over the groups of scale times the group's sum.
 template <int M>
-__attribute__((noinline)) void tile_rows(const Bytes& a, int64_t m, const uint8_t* tile, const float* scales, int64_t, float* out) {
-  __m512 kept[M][2] = {};
+__attribute__((noinline)) void tile_rows(const Bytes& a, int64_t m, const uint8_t* tile, const float* scales, int64_t size, float* out) {
   const int8_t* q = a.q + m * a.wide;
-  const int64_t num_groups = a.K / a.size;
-  for (int64_t g = 0; g < num_groups; ++g) {
+  const int64_t num_groups = a.K / size;
+  const int32_t* begins = a.sums_of(m);
+  __m512 kept[M][2] = {};
+  for (int64_t g = 0; g < num_groups; ++g, q += size, tile += size * TILE, scales += TILE) {
     __m512i total[M][2];
-    for (int r = 0; r < M; ++r) total[r][0] = total[r][1] = _mm512_set1_epi32(a.sums_of(m + r)[g]);
-    for (int64_t k = g * a.size; k < (g + 1) * a.size; k += 4) {
-      const auto first = load<__m512i>(tile + k * TILE), second = load<__m512i>(tile + k * TILE + 64);
-      for (int r = 0; r < M; ++r) {
-        const __m512i four = _mm512_set1_epi32(load<int32_t>(q + r * a.wide + k));
-        total[r][0] = plus_fours(total[r][0], first, four);
-        total[r][1] = plus_fours(total[r][1], second, four);
-      }
-    }
-    for (int r = 0; r < M; ++r)
-      for (int i = 0; i < 2; ++i) {
-        const auto sums = (__m512)__builtin_convertvector((Vector<int32_t, 16>)total[r][i], Vector<float, 16>);
-        kept[r][i] = plus_product(kept[r][i], sums, load<__m512>(scales + g * TILE + 16 * i));
-      }
+    each<M>([&](auto r) { total[r][0] = total[r][1] = _mm512_set1_epi32(begins[r * num_groups + g]); });
+    add_tile<M>(total, q, a.wide, tile, size);
+    const __m512 scale[2] = {pinned(load<__m512>(scales)), pinned(load<__m512>(scales + 16))};
+    each<M * 2>([&](auto j) {
+      const auto sums = (__m512)__builtin_convertvector((Vector<int32_t, 16>)total[j / 2][j % 2], Vector<float, 16>);
+      kept[j / 2][j % 2] = plus_product(kept[j / 2][j % 2], sums, scale[j % 2]);
+    });
   }
-  for (int r = 0; r < M; ++r)
-    for (int i = 0; i < 2; ++i) save(out + r * WIDTH + 16 * i, kept[r][i]);
+  each<M * 2>([&](auto j) { save(out + j / 2 * WIDTH + j % 2 * 16, kept[j / 2][j % 2]); });
 }
 
 #elif defined(__AVX2__)
@@ -1450,15 +1561,13 @@ __attribute__((noinline)) void tile_rows(const Bytes& a, int64_t m, const uint8_
 
 #if defined(__AVX2__)
 // Many rows of q, K a multiple of LINE.
-void nibble_tiles(const int8_t* q, const float* a, const uint8_t* p, Scales scales, Results y, Shape s, int64_t size) {
+void nibble_tiles(const int8_t* q, const float* a, const uint8_t* p, Scales scales, Results to, Shape s, int64_t size) {
   const Bytes rows = bytes_of(q, s.M, s.K, part_of(size), begin_of);
   const int64_t N = s.N, K = s.K, num_groups = K / size;
   over_rows((N + WIDTH - 1) / WIDTH, WIDTH * K, [&](int64_t begin, int64_t end) {
-    static thread_local std::vector<uint8_t> memory;
-    if (int64_t(memory.size()) < WIDTH * K + LINE) memory.resize(WIDTH * K + LINE);
-    uint8_t* tiles = whole_lines(memory.data());
+    uint8_t* tiles = kept_bytes(WIDTH * K);
     std::vector<float> wide(WIDTH * num_groups), floats(num_groups);
-    float out[ROWS * WIDTH];
+    alignas(LINE) float out[ROWS * WIDTH];
     for (int64_t n = begin * WIDTH; n < std::min(end * WIDTH, N); n += WIDTH) {
       const int64_t count = std::min<int64_t>(WIDTH, N - n);
       const auto row = [&](int64_t i) { return std::min(n + i, N - 1); };
@@ -1469,17 +1578,14 @@ void nibble_tiles(const int8_t* q, const float* a, const uint8_t* p, Scales scal
           for (int64_t g = 0; g < num_groups; ++g) wide[t * num_groups + g * TILE + i] = theirs[g];
         }
       }
-      const auto run = [&](auto M, int64_t m) {
-        for (int64_t t = 0; t < count; t += TILE) tile_rows<M()>(rows, m, tiles + t * K, &wide[t * num_groups], size, out + t);
-        for (int r = 0; r < M(); ++r) put(out + r * WIDTH, count, a[m + r], y, m + r, n);
-      };
-      if constexpr (ROWS < 8) {
-        in_pieces<ROWS>(s.M, run);
-      } else {
-        int64_t m = 0;
-        for (; m + ROWS <= s.M; m += ROWS) run(std::integral_constant<int, ROWS>{}, m);
-        if (m < s.M) in_eights(s.M - m, [&](auto M, int64_t r) { run(M, m + r); });
-      }
+      with_type(to.type, [&](auto* Y) {
+        auto* y = static_cast<Pointed<decltype(Y)>*>(to.y) + n;
+        in_tiles(s.M, [&](auto M, int64_t m) {
+          each<M()>([&](auto r) { __builtin_prefetch(y + (m + r) * N, 1); });
+          for (int64_t t = 0; t < count; t += TILE) tile_rows<M()>(rows, m, tiles + t * K, &wide[t * num_groups], size, out + t);
+          for (int r = 0; r < M(); ++r) put(out + r * WIDTH, count, a[m + r], y + (m + r) * N);
+        });
+      });
     }
   });
 }
