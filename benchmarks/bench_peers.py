@@ -5,7 +5,7 @@ its model; one computes while the others wait, turn and turn about, so that a ma
 them all. How fast memory is read is measured before each turn of ours, and how fast matrices are multiplied
 before each group. Groups:
 
-    dense    a prompt of 512 and what follows; batches of 8 and 32
+    dense    a prompt of 512 and what follows, in 4 bits also with the head in 4 bits; batches of 8 and 32
     long     one token with 16,384 in the cache: pureqwen alone, against the read limit
     start    from the start of a process to its first token, 8 bits from disk
     memory   the most that a prompt of 512 and some tokens take

@@ -1,5 +1,6 @@
 """benchmarks/bench_peers.py without any peer: workers, turns, arithmetic, tables."""
 
+import argparse
 import json
 import re
 import sys
@@ -194,6 +195,22 @@ def test_a_slow_program_is_asked_twice(tmp_path: Path, monkeypatch: pytest.Monke
         bench.take(Task(what="decode", prompt=8, bits=(8,)), runs=5)
     assert [do for _, do in notes] == ["load", "prefill", "decode", "decode"]
     assert bench.found == {Key("decode", 8, 1, 8): {"a": [2.0]}}
+
+
+def test_memory_is_read_where_all_of_ours_are_slow_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from benchmarks import bench_peers
+    from benchmarks.peers import limits
+
+    monkeypatch.setattr("benchmarks.peers.turns.SLOW", -1)
+    monkeypatch.setattr(limits, "BUFFER", 1 << 20)
+    bench, _ = bench_of(tmp_path, monkeypatch, ours=steady)
+    task = Task(what="decode", prompt=8, bits=(8,))
+    group = Group(name="dense", kind="dense", programs=[program("ours")], tasks=(task,))
+    during: dict[Key, limits.Machine] = {}
+    bench_peers.run(bench, group, argparse.Namespace(quick=False, runs=2), limits.Machine(), during)
+    assert len(during[Key("decode", 8, 1, 8)].read) == 1
 
 
 def test_a_program_that_was_slow_but_once_is_measured_like_the_others(

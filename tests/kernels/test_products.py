@@ -33,7 +33,7 @@ def by_twin(product: Callable[..., Tensor], x: Tensor, weight: Tensor, scale: Te
 
 
 @needs_native
-@pytest.mark.parametrize("K", [64, 100, 1000, 3072])
+@pytest.mark.parametrize("K", [64, 100, 1000, 3072, 4096])
 @pytest.mark.parametrize("N", [1, 5, 64])
 def test_int8_is_exact_for_any_number_of_rows_and_columns(N: int, K: int) -> None:
     """Panels, blocks and what is left over at their ends."""
@@ -167,11 +167,12 @@ def test_int4_is_its_twin_up_to_the_order_of_sums(M: int, group: int, dtype: tor
 
 
 @needs_native
+@pytest.mark.parametrize("K", [4096, 9728])
 @pytest.mark.parametrize("group", GROUPS)
-def test_long_rows_of_int4_far_from_zero_round_a_little_more(group: int) -> None:
+def test_long_rows_of_int4_far_from_zero_round_a_little_more(group: int, K: int) -> None:
     """A stored weight is 8 too large; what that adds is taken off again as a float."""
-    packed, scale = int4(40, 9728, group)
-    x = rows(19, 9728) + 3
+    packed, scale = int4(40, K, group)
+    x = rows(19, K) + 3
     expected = by_twin(twins.product_int4, x, packed, scale)
     for M in (1, 4, 16, 19):
         got = kernels.linear_int4(x[:M], packed, scale)

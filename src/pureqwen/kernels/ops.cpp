@@ -453,6 +453,11 @@ void in_pieces(int64_t M, const F& f) {
   }
 }
 
+// How far apart rows of so many bytes are best: numbers of several that are used together push one another out of the first-level
+// cache, where they are a multiple of its SETS apart.
+constexpr int64_t SETS = 4096;
+int64_t apart(int64_t bytes) { return bytes + LINE; }
+
 using Indices = std::array<int64_t, BLOCK_N>;
 
 template <class W>
@@ -884,22 +889,24 @@ uint8_t* kept_bytes(int64_t count) {
   return whole_lines(memory.data());
 }
 
-struct Bytes {  // rows of q, filled up with zeros to whole lines
+struct Bytes {  // rows of q, `wide` apart
   int64_t M, K, size, wide;
+  const int8_t* q;
   std::vector<int8_t> memory;
-  int8_t* q;                  // (M, wide), from a multiple of 64 bytes on
   std::vector<int32_t> sums;  // (M, K / size): of the numbers of each part of `size`, or what its sums begin at
   const int32_t* sums_of(int64_t m) const { return &sums[m * (K / size)]; }
 };
 
+// The rows as they lie, or `copied`: filled up with zeros to whole lines, from a multiple of 64 bytes on.
 template <class Sum>
-Bytes bytes_of(const int8_t* q, int64_t M, int64_t K, int64_t size, const Sum& sum) {
-  const int64_t wide = (K + LINE - 1) / LINE * LINE;
-  Bytes found{M, K, size, wide, std::vector<int8_t>(M * wide + LINE), nullptr, std::vector<int32_t>(M * (K / size))};
-  found.q = whole_lines(found.memory.data());
+Bytes bytes_of(const int8_t* q, int64_t M, int64_t K, int64_t size, const Sum& sum, bool copied) {
+  const int64_t wide = copied ? apart((K + LINE - 1) / LINE * LINE) : K;
+  Bytes found{M, K, size, wide, q, std::vector<int8_t>(copied ? M * wide + LINE : 0), std::vector<int32_t>(M * (K / size))};
+  int8_t* to = whole_lines(found.memory.data());
+  if (copied) found.q = to;
   over_own_rows(M, K * 4, [&](int64_t begin, int64_t end) {
     for (int64_t m = begin; m < end; ++m) {
-      std::copy_n(q + m * K, K, found.q + m * wide);
+      if (copied) std::copy_n(q + m * K, K, to + m * wide);
       for (int64_t g = 0; g < K / size; ++g) found.sums[m * (K / size) + g] = sum(q + m * K + g * size, size);
     }
   });
@@ -985,7 +992,7 @@ void byte_ends(const int8_t* const* w, const int8_t* q, int64_t K, int64_t wide,
 }
 
 void byte_rows(const int8_t* q, const float* a, const int8_t* w, Scales scales, Results y, Shape s) {
-  const Bytes x = bytes_of(q, s.M, s.K, s.K, sum_of);
+  const Bytes x = bytes_of(q, s.M, s.K, s.K, sum_of, true);
   const int64_t K = s.K, lines = K / LINE * LINE, wide = x.wide;
   in_places<BLOCK_ROWS>(s.M, [&](auto PLACES, auto MOST) {
     const auto four = [&](int64_t top, int64_t M, const Indices& rows, int32_t* sums) {
@@ -1075,22 +1082,19 @@ __attribute__((always_inline)) inline void add_tile(__m512i (&total)[M][2], cons
   } while (tile += 4 * TILE, (q += 4) < end);
 }
 
-// M rows of q with a tile: out (M, TILE). The sums begin at `begins`.
+// M rows of q from m on with a tile: out (M, TILE).
 template <int M>
-__attribute__((noinline)) void byte_tile(const int8_t* q, const int32_t* begins, const uint8_t* tile, int64_t K, int32_t* out) {
+__attribute__((noinline)) void byte_tile(const Bytes& a, int64_t m, const uint8_t* tile, int32_t* out) {
   __m512i total[M][2];
-  each<M * 2>([&](auto j) { total[j / 2][j % 2] = pinned(_mm512_set1_epi32(begins[j / 2])); });
-  add_tile<M>(total, q, K, tile, K);
+  each<M * 2>([&](auto j) { total[j / 2][j % 2] = pinned(_mm512_set1_epi32(-128 * *a.sums_of(m + j / 2))); });
+  add_tile<M>(total, a.q + m * a.wide, a.wide, tile, a.K);
   each<M * 2>([&](auto j) { save(out + j * 16, total[j / 2][j % 2]); });
 }
 
 // Many rows of q, K a multiple of LINE.
 void byte_tiles(const int8_t* q, const float* a, const int8_t* w, Scales scales, Results to, Shape s) {
+  const Bytes rows = bytes_of(q, s.M, s.K, s.K, sum_of, s.K % SETS == 0);
   const int64_t N = s.N, K = s.K;
-  std::vector<int32_t> begins(s.M);
-  over_own_rows(s.M, K, [&](int64_t begin, int64_t end) {
-    for (int64_t m = begin; m < end; ++m) begins[m] = -128 * sum_of(q + m * K, K);
-  });
   over_rows((N + TILE - 1) / TILE, TILE * K, [&](int64_t begin, int64_t end) {
     uint8_t* tile = kept_bytes(TILE * K);
     alignas(LINE) int32_t out[ROWS * TILE];
@@ -1103,7 +1107,7 @@ void byte_tiles(const int8_t* q, const float* a, const int8_t* w, Scales scales,
         auto* y = static_cast<Pointed<decltype(Y)>*>(to.y) + n;
         in_tiles(s.M, [&](auto M, int64_t m) {
           each<M()>([&](auto r) { __builtin_prefetch(y + (m + r) * N, 1); });
-          byte_tile<M()>(q + m * K, &begins[m], tile, K, out);
+          byte_tile<M()>(rows, m, tile, out);
           for (int r = 0; r < M(); ++r) put(out + r * TILE, 0, count, a[m + r], theirs, y + (m + r) * N);
         });
       });
@@ -1212,7 +1216,7 @@ void int8_rows(const int8_t* q, const float* a, const int8_t* w, Scales scales, 
 #endif
   if (!tiles && (QUICK_BYTES || s.M <= BYTE_ROWS) && s.K % (4 * LANES) == 0) return (s.M <= 2 ? sum_rows<4> : sum_rows<2>)(q, a, w, scales, y, s);
   static thread_local std::vector<int16_t> memory;
-  const int64_t M = s.M, K = s.K, wide = filled(K);
+  const int64_t M = s.M, K = s.K, wide = apart(filled(K) * 2) / 2;
   int16_t* rows = kept(memory, M * wide);
   over_own_rows(M, K * 4, [&](int64_t begin, int64_t end) {
     for (int64_t m = begin; m < end; ++m) spread(q + m * K, K, wide, rows + m * wide);
@@ -1270,17 +1274,18 @@ inline Vector<int32_t, BYTES / 4> in_pairs(const Vector<int16_t, BYTES / 2>& v) 
 }
 
 struct Groups {  // rows of q for 4-bit weights, M of them, K numbers each, `size` in a group
-  int64_t M, K, size;
-  std::vector<int8_t> q;       // each row as its even numbers, then its odd ones: as they lie in the weights' halves
+  int64_t M, K, size, wide;
+  std::vector<int8_t> q;       // each row as its even numbers, then its odd ones: as they lie in the weights' halves; `wide` apart
   std::vector<float> balance;  // for each group -8 sum q: a stored weight is 8 too large
 
   int64_t num() const { return K / size; }
 };
 
 Groups grouped(const int8_t* q, int64_t M, int64_t K, int64_t size) {
-  Groups found{M, K, size, std::vector<int8_t>(M * K), std::vector<float>(M * (K / size))};
+  const int64_t wide = apart(K);
+  Groups found{M, K, size, wide, std::vector<int8_t>(M * wide), std::vector<float>(M * (K / size))};
   for (int64_t m = 0; m < M; ++m) {
-    int8_t* row = found.q.data() + m * K;
+    int8_t* row = found.q.data() + m * wide;
     for (int64_t k = 0; k < K / 2; ++k) row[k] = q[m * K + 2 * k], row[K / 2 + k] = q[m * K + 2 * k + 1];
     for (int64_t g = 0; g < found.num(); ++g) {
       int32_t sum = 0;
@@ -1310,7 +1315,7 @@ __attribute__((noinline)) void group_block(const Groups& a, int64_t m, const uin
   const int64_t num_parts = a.K / (2 * BYTES), parts = std::max<int64_t>(1, a.size / (2 * BYTES)), half = a.K / 2, num = a.num();
   Sums total[R][BLOCK_N];
   for (int i = 0; i < BLOCK_N; i += SIDE) {
-    const int8_t* q = &a.q[m * a.K];
+    const int8_t* q = &a.q[m * a.wide];
     const float* balance = &a.balance[m * num];
     Sums mine[R * SIDE];
     each<R * SIDE>([&](auto j) { mine[j] = Sums{}; });
@@ -1325,7 +1330,7 @@ __attribute__((noinline)) void group_block(const Groups& a, int64_t m, const uin
       Numbers even[R], odd[R];
       if constexpr (SIDE > 1)
         each<R>([&](auto r) {
-          even[r] = pinned(load<Numbers>(q + r * a.K + part * BYTES)), odd[r] = pinned(load<Numbers>(q + r * a.K + half + part * BYTES));
+          even[r] = pinned(load<Numbers>(q + r * a.wide + part * BYTES)), odd[r] = pinned(load<Numbers>(q + r * a.wide + half + part * BYTES));
         });
       each<SIDE>([&](auto n) {
         const uint8_t* p = w[i + n] + part * BYTES;
@@ -1334,7 +1339,7 @@ __attribute__((noinline)) void group_block(const Groups& a, int64_t m, const uin
         const Sums scale = pinned(lanes_of<BYTES / 4, HALVES>(scales[i + n] + group * (1 + HALVES)));
         each<R>([&](auto r) {
           if constexpr (SIDE == 1) {
-            even[r] = load<Numbers>(q + r * a.K + part * BYTES), odd[r] = load<Numbers>(q + r * a.K + half + part * BYTES);
+            even[r] = load<Numbers>(q + r * a.wide + part * BYTES), odd[r] = load<Numbers>(q + r * a.wide + half + part * BYTES);
           }
           const auto whole = in_pairs<BYTES>(byte_products<BYTES>(low, even[r]) + byte_products<BYTES>(high, odd[r]));
           mine[r * SIDE + n] = plus_product(mine[r * SIDE + n], __builtin_convertvector(whole, Sums), scale);
@@ -1562,7 +1567,7 @@ __attribute__((noinline)) void tile_rows(const Bytes& a, int64_t m, const uint8_
 #if defined(__AVX2__)
 // Many rows of q, K a multiple of LINE.
 void nibble_tiles(const int8_t* q, const float* a, const uint8_t* p, Scales scales, Results to, Shape s, int64_t size) {
-  const Bytes rows = bytes_of(q, s.M, s.K, part_of(size), begin_of);
+  const Bytes rows = bytes_of(q, s.M, s.K, part_of(size), begin_of, s.K % SETS == 0);
   const int64_t N = s.N, K = s.K, num_groups = K / size;
   over_rows((N + WIDTH - 1) / WIDTH, WIDTH * K, [&](int64_t begin, int64_t end) {
     uint8_t* tiles = kept_bytes(WIDTH * K);
