@@ -389,6 +389,14 @@ struct Results {
   ScalarType type;
   void* y;
   int64_t N;
+
+  // Where the first results of R rows go, from row m and n on, asked for to be written.
+  template <int R>
+  void ask(int64_t m, int64_t n) const {
+    const int64_t size = type == ScalarType::Float ? 4 : 2;
+    const char* first = static_cast<const char*>(y) + (m * N + n) * size;
+    each<R>([&](auto r) { __builtin_prefetch(first + r * N * size, 1); });
+  }
 };
 
 template <class T>
@@ -411,11 +419,27 @@ inline void put(const int32_t* sums, int32_t offset, int64_t count, float a, con
   for (; i < count; ++i) store(y + i, float(sums[i] + offset) * a * float(s[i]));
 }
 
-// The same of any types, to row m from n on, with the scales from n on.
-__attribute__((noinline)) void put(const float* sums, int64_t count, float a, Results to, int64_t m, int64_t n) {
-  with_type(to.type, [&](auto* Y) { put(sums, count, a, static_cast<Pointed<decltype(Y)>*>(to.y) + m * to.N + n); });
+// `count` sums of each of R rows, `stride` apart, times a (R): to row m and those behind it, from n on.
+__attribute__((noinline)) void put_rows(const float* sums, int64_t stride, int64_t R, int64_t count, const float* a, Results to,
+                                        int64_t m, int64_t n) {
+  with_type(to.type, [&](auto* Y) {
+    auto* y = static_cast<Pointed<decltype(Y)>*>(to.y) + m * to.N + n;
+    for (int64_t r = 0; r < R; ++r) put(sums + r * stride, count, a[r], y + r * to.N);
+  });
 }
 
+// The same of whole numbers, times a and scales.
+[[maybe_unused]] __attribute__((noinline)) void put_rows(const int32_t* sums, int64_t stride, int64_t R, int64_t count, const float* a,
+                                                         const float* s, Results to, int64_t m, int64_t n) {
+  with_type(to.type, [&](auto* Y) {
+    auto* y = static_cast<Pointed<decltype(Y)>*>(to.y) + m * to.N + n;
+    for (int64_t r = 0; r < R; ++r) put(sums + r * stride, 0, count, a[r], s, y + r * to.N);
+  });
+}
+
+inline void put(const float* sums, int64_t count, float a, Results to, int64_t m, int64_t n) { put_rows(sums, 0, 1, count, &a, to, m, n); }
+
+// One row of whole numbers, each with `offset`, and scales of either type, from n on.
 __attribute__((noinline)) void put(const int32_t* sums, int32_t offset, int64_t count, float a, Scales scales, Results to, int64_t m,
                                    int64_t n) {
   with_type(scales.type, [&](auto* S) {
@@ -622,7 +646,7 @@ void linear_rows(const BFloat16* x, const BFloat16* w, BFloat16* y, Shape s) {
       });
     };
     over_columns<PLACES(), float>(s, s.K * 2, four, [&](int64_t m, int64_t n, int64_t count, const float* sums) {
-      put(sums, count, 1, y + m * s.N + n);
+      put(sums, count, 1, {ScalarType::BFloat16, y, s.N}, m, n);
     });
   });
 }
@@ -1103,13 +1127,10 @@ void byte_tiles(const int8_t* q, const float* a, const int8_t* w, Scales scales,
       const int64_t count = std::min<int64_t>(TILE, N - n);
       const float* theirs = scales.floats(n, count, floats);
       pack(K, [&](int64_t i) { return w + std::min(n + i, N - 1) * K; }, tile);
-      with_type(to.type, [&](auto* Y) {
-        auto* y = static_cast<Pointed<decltype(Y)>*>(to.y) + n;
-        in_tiles(s.M, [&](auto M, int64_t m) {
-          each<M()>([&](auto r) { __builtin_prefetch(y + (m + r) * N, 1); });
-          byte_tile<M()>(rows, m, tile, out);
-          for (int r = 0; r < M(); ++r) put(out + r * TILE, 0, count, a[m + r], theirs, y + (m + r) * N);
-        });
+      in_tiles(s.M, [&](auto M, int64_t m) {
+        to.ask<M()>(m, n);
+        byte_tile<M()>(rows, m, tile, out);
+        put_rows(out, TILE, M(), count, a + m, theirs, to, m, n);
       });
     }
   });
@@ -1192,13 +1213,10 @@ void byte_tiles(const int16_t* q, int64_t wide, const float* a, const int8_t* w,
       const int64_t count = std::min<int64_t>(WIDTH, N - n);
       const float* theirs = scales.floats(n, count, floats);
       for (int64_t t = 0; t < count; t += TILE) pack_wide(K, [&](int64_t i) { return w + std::min(n + t + i, N - 1) * K; }, tiles + t * K);
-      with_type(to.type, [&](auto* Y) {
-        auto* y = static_cast<Pointed<decltype(Y)>*>(to.y) + n;
-        in_tiles(s.M, [&](auto M, int64_t m) {
-          each<M()>([&](auto r) { __builtin_prefetch(y + (m + r) * N, 1); });
-          for (int64_t t = 0; t < count; t += TILE) wide_rows<M()>(q + m * wide, wide, tiles + t * K, K, out + t);
-          for (int r = 0; r < M(); ++r) put(out + r * WIDTH, 0, count, a[m + r], theirs, y + (m + r) * N);
-        });
+      in_tiles(s.M, [&](auto M, int64_t m) {
+        to.ask<M()>(m, n);
+        for (int64_t t = 0; t < count; t += TILE) wide_rows<M()>(q + m * wide, wide, tiles + t * K, K, out + t);
+        put_rows(out, WIDTH, M(), count, a + m, theirs, to, m, n);
       });
     }
   });
@@ -1583,13 +1601,10 @@ void nibble_tiles(const int8_t* q, const float* a, const uint8_t* p, Scales scal
           for (int64_t g = 0; g < num_groups; ++g) wide[t * num_groups + g * TILE + i] = theirs[g];
         }
       }
-      with_type(to.type, [&](auto* Y) {
-        auto* y = static_cast<Pointed<decltype(Y)>*>(to.y) + n;
-        in_tiles(s.M, [&](auto M, int64_t m) {
-          each<M()>([&](auto r) { __builtin_prefetch(y + (m + r) * N, 1); });
-          for (int64_t t = 0; t < count; t += TILE) tile_rows<M()>(rows, m, tiles + t * K, &wide[t * num_groups], size, out + t);
-          for (int r = 0; r < M(); ++r) put(out + r * WIDTH, count, a[m + r], y + (m + r) * N);
-        });
+      in_tiles(s.M, [&](auto M, int64_t m) {
+        to.ask<M()>(m, n);
+        for (int64_t t = 0; t < count; t += TILE) tile_rows<M()>(rows, m, tiles + t * K, &wide[t * num_groups], size, out + t);
+        put_rows(out, WIDTH, M(), count, a + m, to, m, n);
       });
     }
   });
