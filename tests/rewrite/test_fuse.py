@@ -127,11 +127,13 @@ def test_a_team_of_any_number_of_threads_gives_the_same_bits(scheme: str | None,
 
     def run() -> list[torch.Tensor]:
         cache = StaticCache(model.config, batch=2, limit=256, dtype=dtype)
-        logits = [model(ids, cache.begin([(0, 150)] * 2), cache.attends)]
-        for n in range(4):
-            step = torch.tensor([[n], [n + 7]])
-            logits.append(model(step, cache.begin([(150 + n, 1)] * 2), cache.attends))
-        return logits[1:]
+        model(ids, cache.begin([(0, 150)] * 2), cache.attends)
+        logits, at = [], 150
+        for count in (1, 7, 1, 5):  # few tokens, and so many that attention takes them in blocks
+            step = torch.arange(2 * count).view(2, count)
+            logits.append(model(step, cache.begin([(at, count)] * 2), cache.attends))
+            at += count
+        return logits
 
     before, found = torch.get_num_threads(), []
     try:
