@@ -390,7 +390,7 @@ struct Results {
   void* y;
   int64_t N;
 
-  // Where the first results of R rows go, from row m and n on, asked for to be written.
+  // Asks for the lines in which results of R rows begin, from row m and n on, to write them.
   template <int R>
   void ask(int64_t m, int64_t n) const {
     const int64_t size = type == ScalarType::Float ? 4 : 2;
@@ -455,8 +455,8 @@ constexpr int COLUMNS = 64;    // results of a row that are computed together
 constexpr int SHARED = 16;     // weight rows, at least, that a thread takes
 template <int SIDE>
 constexpr int64_t AHEAD = 3072 / SIDE;  // bytes ahead that are asked for, of each of SIDE weight rows that are read side by side
-constexpr int64_t FAR = 8192;           // the same, at least, where several pieces of rows meet the same weights
-constexpr int64_t FEW_PLACED = 4;       // rows of x up to which weight rows are read in several places; more take time for each line
+constexpr int64_t FAR = 8192;           // the same, about, of neighbours that many rows meet: a whole number of fours
+constexpr int64_t FEW_PLACED = 4;       // rows of x up to which weight rows are read in several places, with AVX-512
 constexpr int SCALES_AHEAD = 8;         // weight rows, whose scales of groups are asked for
 constexpr int64_t MANY = 128;  // rows of x that stay in the second-level cache, while weights pass
 constexpr int FLOAT_ROWS = 3;  // rows of x, that are multiplied with two weight rows together, and
@@ -477,10 +477,10 @@ void in_pieces(int64_t M, const F& f) {
   }
 }
 
-// How far apart rows of so many bytes are best: numbers of several that are used together push one another out of the first-level
-// cache, where they are a multiple of its SETS apart.
-constexpr int64_t SETS = 4096;
-int64_t apart(int64_t bytes) { return bytes + LINE; }
+// How far apart rows of so many bytes lie best. A multiple of WAY apart, those that are used together push one another out of the
+// first-level cache; an odd number of lines apart, up to 64 of them don't.
+constexpr int64_t WAY = 4096;
+int64_t apart(int64_t bytes) { return ((bytes + LINE - 1) / LINE | 1) * LINE; }
 
 using Indices = std::array<int64_t, BLOCK_N>;
 
@@ -551,13 +551,11 @@ inline Vector<float, BLOCK_N> sums_of_four(const __m512* v) {
 #endif
 
 #if defined(__AVX512F__)
-// Where a block of M rows asks for what comes: weight rows in PLACES of their own each AHEAD of itself. But many rows meet weight rows that
-// are neighbours, whose next four are asked for in their order: by R rows, from m on, their share, so that requests come evenly.
+// Where a block asks for what comes. Weight rows in PLACES of their own: each AHEAD of itself. Neighbours, which many rows meet: a later
+// four in the order in which it lies, R of M rows, from m on, their share of it, so that requests come evenly.
 struct Asking {
-  const char* ahead;
-  int64_t step;  // with each line
-  Asking(const void* first, int64_t bytes, int64_t M, int64_t R, int64_t m)
-      : ahead(static_cast<const char*>(first) + bytes * std::max<int64_t>(1, FAR / bytes) + bytes * m / M), step(BLOCK_N * LINE * R / M) {}
+  const char* ahead = nullptr;
+  int64_t step = 0;  // with each line
 
   // With a line of the n-th weight row; into the first-level cache (3) or the second (2).
   template <int PLACES, int LEVEL>
@@ -565,6 +563,15 @@ struct Asking {
     __builtin_prefetch(PLACES == 1 ? ahead + n * LINE : static_cast<const char*>(line) + AHEAD<PLACES>, 0, LEVEL);
   }
 };
+
+template <int PLACES>
+inline Asking asking(const void* first, int64_t bytes, int64_t M, int64_t R, int64_t m) {
+  if constexpr (PLACES == 1) {
+    const char* later = static_cast<const char*>(first) + bytes * std::max<int64_t>(1, FAR / bytes);
+    return {later + bytes * m / M, BLOCK_N * LINE * R / M};
+  }
+  return {};
+}
 
 // Calls f(PLACES, MOST): in how many places weight rows are read for M rows, and of how many of these a block is.
 template <int MOST, class F>
@@ -641,7 +648,7 @@ void linear_rows(const BFloat16* x, const BFloat16* w, BFloat16* y, Shape s) {
     const auto four = [&](int64_t top, int64_t M, const Indices& rows, float* sums) {
       const auto weights = rows_at(w, rows, s.K);
       in_pieces<MOST()>(M, [&](auto R, int64_t m) {
-        const Asking ask(weights[0], BLOCK_N * s.K * 2, M, R(), m);
+        const Asking ask = asking<PLACES()>(weights[0], BLOCK_N * s.K * 2, M, R(), m);
         pair_block<R(), PLACES()>(weights.data(), x + (top + m) * s.K, s.K, ask, sums + m * COLUMNS);
       });
     };
@@ -906,8 +913,8 @@ T* whole_lines(T* memory) {
   return reinterpret_cast<T*>((reinterpret_cast<uintptr_t>(memory) + LINE - 1) / LINE * LINE);
 }
 
-// `count` bytes of one thread that are not asked for anew at each call, from a multiple of 64 on.
-uint8_t* kept_bytes(int64_t count) {
+// Memory of one thread for tiles, that is not asked for anew at each call, from a multiple of 64 bytes on.
+uint8_t* tile_memory(int64_t count) {
   static thread_local std::vector<uint8_t> memory;
   if (int64_t(memory.size()) < count + LINE) memory.resize(count + LINE);
   return whole_lines(memory.data());
@@ -924,7 +931,7 @@ struct Bytes {  // rows of q, `wide` apart
 // The rows as they lie, or `copied`: filled up with zeros to whole lines, from a multiple of 64 bytes on.
 template <class Sum>
 Bytes bytes_of(const int8_t* q, int64_t M, int64_t K, int64_t size, const Sum& sum, bool copied) {
-  const int64_t wide = copied ? apart((K + LINE - 1) / LINE * LINE) : K;
+  const int64_t wide = copied ? apart(K) : K;
   Bytes found{M, K, size, wide, q, std::vector<int8_t>(copied ? M * wide + LINE : 0), std::vector<int32_t>(M * (K / size))};
   int8_t* to = whole_lines(found.memory.data());
   if (copied) found.q = to;
@@ -1024,7 +1031,7 @@ void byte_rows(const int8_t* q, const float* a, const int8_t* w, Scales scales, 
       const int8_t* numbers = x.q + top * wide;
       if (lines)
         in_pieces<MOST()>(M, [&](auto R, int64_t m) {
-          const Asking ask(weights[0], BLOCK_N * K, M, R(), m);
+          const Asking ask = asking<PLACES()>(weights[0], BLOCK_N * K, M, R(), m);
           byte_block<R(), PLACES()>(weights.data(), numbers + m * wide, lines, wide, ask, sums + m * COLUMNS);
         });
       else
@@ -1059,15 +1066,15 @@ inline void transpose(__m512i* r) {
   }
 }
 
-// 64 weights of a row from k on, as they are stored in 4 bits, with 8 added; and those of 8 bits with 128 added.
-inline __m512i line_of(const uint8_t* row, int64_t k) {
+// 64 weights of a row from k on, those of 4 bits as they are stored, with 8 added; those of 8 bits with 128 added.
+inline __m512i unsigned_line(const uint8_t* row, int64_t k) {
   const __m256i both = load<__m256i>(row + k / 2), mask = _mm256_set1_epi8(15);
   const __m256i low = _mm256_and_si256(both, mask), high = _mm256_and_si256(_mm256_srli_epi16(both, 4), mask);
   const __m256i first = _mm256_unpacklo_epi8(low, high), second = _mm256_unpackhi_epi8(low, high);
   const __m256i lower = _mm256_permute2x128_si256(first, second, 0x20), upper = _mm256_permute2x128_si256(first, second, 0x31);
   return _mm512_inserti64x4(_mm512_castsi256_si512(lower), upper, 1);
 }
-inline __m512i line_of(const int8_t* row, int64_t k) { return _mm512_xor_si512(load<__m512i>(row + k), _mm512_set1_epi8(-128)); }
+inline __m512i unsigned_line(const int8_t* row, int64_t k) { return _mm512_xor_si512(load<__m512i>(row + k), _mm512_set1_epi8(-128)); }
 
 // A tile: TILE weight rows, four numbers of each beside one another. Meanwhile the next tile is asked for.
 template <class Row>
@@ -1076,7 +1083,7 @@ void pack(int64_t K, const Row& row, uint8_t* tile) {
   for (int64_t k = 0; k < K; k += LINE)
     for (int half = 0; half < TILE; half += 16) {
       __m512i rows[16];
-      for (int n = 0; n < 16; ++n) rows[n] = line_of(row(half + n), k);
+      for (int n = 0; n < 16; ++n) rows[n] = unsigned_line(row(half + n), k);
       for (int n = 0; n < 2 * BITS; ++n) __builtin_prefetch(row(0) + (TILE * (K + k) + half * LINE) * BITS / 8 + n * LINE, 0, 2);
       transpose(rows);
       for (int i = 0; i < 16; ++i) save(tile + k * TILE + i * 4 * TILE + half * 4, rows[i]);
@@ -1117,10 +1124,10 @@ __attribute__((noinline)) void byte_tile(const Bytes& a, int64_t m, const uint8_
 
 // Many rows of q, K a multiple of LINE.
 void byte_tiles(const int8_t* q, const float* a, const int8_t* w, Scales scales, Results to, Shape s) {
-  const Bytes rows = bytes_of(q, s.M, s.K, s.K, sum_of, s.K % SETS == 0);
+  const Bytes rows = bytes_of(q, s.M, s.K, s.K, sum_of, s.K % WAY == 0);
   const int64_t N = s.N, K = s.K;
   over_rows((N + TILE - 1) / TILE, TILE * K, [&](int64_t begin, int64_t end) {
-    uint8_t* tile = kept_bytes(TILE * K);
+    uint8_t* tile = tile_memory(TILE * K);
     alignas(LINE) int32_t out[ROWS * TILE];
     float floats[TILE];
     for (int64_t n = begin * TILE; n < std::min(end * TILE, N); n += TILE) {
@@ -1225,7 +1232,7 @@ void byte_tiles(const int16_t* q, int64_t wide, const float* a, const int8_t* w,
 
 void int8_rows(const int8_t* q, const float* a, const int8_t* w, Scales scales, Results y, Shape s) {
 #if defined(BYTE_PRODUCTS)
-  if (s.K <= LONGEST) return (s.M > FEW_BYTES && s.K && s.K % LINE == 0 ? byte_tiles : byte_rows)(q, a, w, scales, y, s);
+  if (s.K <= LONGEST) return (s.M > FEW_BYTES && s.K % LINE == 0 ? byte_tiles : byte_rows)(q, a, w, scales, y, s);
 #endif
 #if defined(__AVX2__) && !defined(BYTE_PRODUCTS)
   const bool tiles = s.M > MANY_WIDENED && s.K % STEP == 0;
@@ -1475,7 +1482,7 @@ void nibble_rows(const int8_t* q, const float* a, const uint8_t* p, const S* sca
       const auto weights = rows_at(p, rows, s.K / 2);
       const auto theirs = rows_at(scales, rows, s.K / size);
       in_pieces<MOST()>(M, [&](auto R, int64_t m) {
-        const Asking ask(weights[0], BLOCK_N * s.K / 2, M, R(), m);
+        const Asking ask = asking<PLACES()>(weights[0], BLOCK_N * s.K / 2, M, R(), m);
         const auto run = nibble_block<R(), PLACES(), S>;
         run(weights.data(), theirs.data(), s.K, size, &numbers[(top + m) * num], ask, sums + m * COLUMNS);
       });
@@ -1585,10 +1592,10 @@ __attribute__((noinline)) void tile_rows(const Bytes& a, int64_t m, const uint8_
 #if defined(__AVX2__)
 // Many rows of q, K a multiple of LINE.
 void nibble_tiles(const int8_t* q, const float* a, const uint8_t* p, Scales scales, Results to, Shape s, int64_t size) {
-  const Bytes rows = bytes_of(q, s.M, s.K, part_of(size), begin_of, s.K % SETS == 0);
+  const Bytes rows = bytes_of(q, s.M, s.K, part_of(size), begin_of, s.K % WAY == 0);
   const int64_t N = s.N, K = s.K, num_groups = K / size;
   over_rows((N + WIDTH - 1) / WIDTH, WIDTH * K, [&](int64_t begin, int64_t end) {
-    uint8_t* tiles = kept_bytes(WIDTH * K);
+    uint8_t* tiles = tile_memory(WIDTH * K);
     std::vector<float> wide(WIDTH * num_groups), floats(num_groups);
     alignas(LINE) float out[ROWS * WIDTH];
     for (int64_t n = begin * WIDTH; n < std::min(end * WIDTH, N); n += WIDTH) {
@@ -1641,7 +1648,7 @@ struct Matrix {  // (N, K): of floats, or of whole numbers with scales
 
 Matrix matrix(const Tensor& w) {
   const Matrix m{w.scalar_type(), ScalarType::Float, w.data_ptr(), nullptr, w.size(0), w.size(1), 0};
-  require(w.is_contiguous() && m.K % (CHAINS * LANES) == 0, "linear: bad shapes");
+  require(w.is_contiguous() && m.K > 0 && m.K % (CHAINS * LANES) == 0, "linear: bad shapes");
   with_type(w, [](auto*) {});
   return m;
 }
@@ -1651,13 +1658,13 @@ Matrix matrix(const Tensor& w, const Tensor& s) {
   with_type(s, [](auto*) {});
   Matrix m{w.scalar_type(), s.scalar_type(), w.data_ptr(), s.data_ptr(), w.size(0), w.size(1), 0};
   if (m.type == ScalarType::Char) {
-    require(s.numel() == m.N, "product_int8: bad shapes");
+    require(m.K > 0 && s.numel() == m.N, "product_int8: bad shapes");
     return m;
   }
   require(m.type == ScalarType::Int && s.size(0) == m.N, "product_int4: packed int32 and a scale for each group are expected");
   m.K *= 8;
   m.size = m.K / std::max<int64_t>(1, s.size(1));
-  require(m.size * s.size(1) == m.K && m.size % 32 == 0 && m.size <= 256, "product_int4: bad groups");
+  require(m.K > 0 && m.size * s.size(1) == m.K && m.size % 32 == 0 && m.size <= 256, "product_int4: bad groups");
   return m;
 }
 
