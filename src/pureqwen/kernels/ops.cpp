@@ -236,17 +236,20 @@ inline V exp(V x) {
 // of what goes `over_rows` it takes the next share as long as there is one, what stands between it does for itself, and where
 // it needs what others did it `meet`s them. A share is as large as can be, for memory is read best in its order.
 
-// Some function of the numbers from begin to end. It is compiled once, whoever calls it.
-class Work {
+// Some function that stays its caller's, by address: who calls it is compiled once, and not for each.
+template <class... A>
+class Function {
  public:
   template <class F>
-  Work(const F& f) : f_(&f), call_([](const void* g, int64_t begin, int64_t end) { (*static_cast<const F*>(g))(begin, end); }) {}
-  void operator()(int64_t begin, int64_t end) const { call_(f_, begin, end); }
+  Function(const F& f) : f_(&f), call_([](const void* g, A... a) { (*static_cast<const F*>(g))(a...); }) {}
+  void operator()(A... a) const { call_(f_, a...); }
 
  private:
   const void* f_;
-  void (*call_)(const void*, int64_t, int64_t);
+  void (*call_)(const void*, A...);
 };
+
+using Work = Function<int64_t, int64_t>;  // of the numbers from begin to end
 
 class Team {
  public:
@@ -496,8 +499,9 @@ std::array<const W*, BLOCK_N> rows_at(const W* w, const Indices& rows, int64_t s
 //
 // Memory is quickest in the order in which it lies, for the processor foresees that. And a core has more of it on its way if it
 // reads in several PLACES, far from one another: so the four come from as many parts of a thread's weight rows.
-template <int PLACES, class Sum, class Fours, class Done>
-void over_columns(Shape s, int64_t bytes_a_row, const Fours& four, const Done& done) {
+template <int PLACES, class Sum>
+void over_columns(Shape s, int64_t bytes_a_row, const Function<int64_t, int64_t, const Indices&, Sum*>& four,
+                  const Function<int64_t, int64_t, int64_t, const Sum*>& done) {
   constexpr int RUN = COLUMNS / PLACES;
   over_rows((s.N + SHARED - 1) / SHARED, SHARED * bytes_a_row, [&](int64_t begin, int64_t end) {
     const int64_t first = begin * SHARED, last = std::min(end * SHARED, s.N), part = (last - first + PLACES - 1) / PLACES;
@@ -1780,10 +1784,10 @@ std::tuple<Tensor, Tensor> rms_norm_quantize(const Tensor& x, const Tensor& weig
 std::tuple<Tensor, Tensor> swiglu_quantize(const Tensor& gate, const Tensor& up) { return swiglu_rows<true>(gate, up); }
 
 // Heads of x (T, H, Dh) normed, then each pair (i, i + Dh/2) turned by its token's angle; cos and sin (T, Dh/2). The heads of
-// token t go to `to(t)`.
-template <class T, class To>
-void turn_heads(const T* x, const T* weight, double eps, const T* cos, const T* sin, int64_t num_tokens, int64_t H, int64_t Dh,
-                const To& to) {
+// token t go to y, to row t of (T, H, Dh), or if there are slots, to row slots[t].
+template <class T>
+void turn_heads(const T* x, const T* weight, double eps, const T* cos, const T* sin, int64_t num_tokens, int64_t H, int64_t Dh, T* to,
+                const int64_t* slots = nullptr) {
   over_rows(num_tokens * H, Dh * 16, [&](int64_t begin, int64_t end) {
     static thread_local std::vector<float> memory;
     memory.resize(Dh);
@@ -1792,7 +1796,7 @@ void turn_heads(const T* x, const T* weight, double eps, const T* cos, const T* 
     for (int64_t i = begin; i < end; ++i) {
       norm(x + i * Dh, weight, Dh, eps, head);
       const T *c = cos + i / H * half, *s = sin + i / H * half;
-      T* y = to(i / H) + i % H * Dh;
+      T* y = to + ((slots ? slots[i / H] : i / H) * H + i % H) * Dh;
       int64_t d = 0;
       for (; d + LANES <= half; d += LANES) {
         const Floats first = load<Floats>(head + d), second = load<Floats>(head + half + d), cs = widen(c + d), sn = widen(s + d);
@@ -1816,8 +1820,7 @@ Tensor qk_norm_rope(const Tensor& x, const Tensor& weight, double eps, const Ten
   Tensor y = torch::stable::new_empty(x, {T, H, Dh});
   with_type(x, [&](auto* X) {
     using N = Pointed<decltype(X)>;
-    turn_heads(data<N>(x), data<N>(weight), eps, data<N>(cos), data<N>(sin), T, H, Dh,
-               [&](int64_t t) { return data<N>(y) + t * H * Dh; });
+    turn_heads(data<N>(x), data<N>(weight), eps, data<N>(cos), data<N>(sin), T, H, Dh, data<N>(y));
   });
   return y;
 }
@@ -2589,17 +2592,14 @@ class Step {
   }
 
   void attend(const Attending& from, const Plan& plan, const T* cos, const T* sin, const int64_t* slots, float* found, T* x) const {
-    const int64_t Dh = plan.s.Dh, width = plan.s.Hkv * Dh;
+    const int64_t Dh = plan.s.Dh;
     auto *k_pages = static_cast<T*>(const_cast<void*>(from.k_pages)), *v_pages = static_cast<T*>(const_cast<void*>(from.v_pages));
     const Rows<T> rows = written(D_, from.q, normed(x, static_cast<const T*>(from.norm), D_, eps_), y_);
     multiply(rows, from.q, first_), multiply(rows, from.k, second_), multiply(rows, from.v, third_);
     meet();
-    const auto turn = [&](T* heads, const void* norm, int64_t H, auto to) {
-      turn_heads(heads, static_cast<const T*>(norm), eps_, cos, sin, M_, H, Dh, to);
-    };
-    turn(first_, from.q_norm, plan.s.H, [&](int64_t t) { return first_ + t * plan.s.H * Dh; });
-    turn(second_, from.k_norm, plan.s.Hkv, [&](int64_t t) { return k_pages + slots[t] * width; });
-    store_rows(third_, slots, M_, width, v_pages);
+    turn_heads(first_, static_cast<const T*>(from.q_norm), eps_, cos, sin, M_, plan.s.H, Dh, first_);
+    turn_heads(second_, static_cast<const T*>(from.k_norm), eps_, cos, sin, M_, plan.s.Hkv, Dh, k_pages, slots);
+    store_rows(third_, slots, M_, plan.s.Hkv * Dh, v_pages);
     meet();
     attend_pages(plan, first_, k_pages, v_pages, found, second_);
     meet();
