@@ -337,6 +337,13 @@ def test_shapes_that_do_not_fit_are_an_error_and_not_a_crash() -> None:
     packed, groups = int4(8, 64, 32)
     with pytest.raises(RuntimeError, match="product_int4"):
         torch.ops.pureqwen.product_int4(*whole, packed, groups.repeat(1, 2), x)
+    empty, none = rows(1, 0), (rows(1, 0).to(torch.int8), whole[1])
+    with pytest.raises(RuntimeError, match="linear: bad shapes"):
+        torch.ops.pureqwen.linear(empty, rows(8, 0))
+    with pytest.raises(RuntimeError, match="product_int8: bad shapes"):
+        torch.ops.pureqwen.product_int8(*none, weight[:, :0].contiguous(), scale, x)
+    with pytest.raises(RuntimeError, match="product_int4: bad groups"):
+        torch.ops.pureqwen.product_int4(*none, packed[:, :0].contiguous(), groups[:, :0].contiguous(), x)
 
 
 @needs_native
