@@ -138,11 +138,16 @@ def test_sums_of_another_product_are_scaled_as_the_twin_does(dtype: torch.dtype,
 
 
 @needs_native
-@pytest.mark.parametrize("group", GROUPS)
-def test_a_row_of_int4_differs_between_few_and_many_rows_by_the_order_of_sums_alone(group: int) -> None:
+@pytest.mark.parametrize("scales", DTYPES)
+@pytest.mark.parametrize(
+    ("K", "group"), [(768, 32), (768, 64), (768, 128), (768, 192), (768, 256), (320, 64), (1056, 32)]
+)
+def test_a_row_of_int4_differs_between_few_and_many_rows_by_the_order_of_sums_alone(
+    K: int, group: int, scales: torch.dtype
+) -> None:
     """With few rows a group's sum is added lane by lane; on each side of the border it is the same bits."""
-    packed, scale = int4(70, 768, group)
-    whole = kernels.quantize(rows(61, 768))
+    packed, scale = int4(70, K, group, scales)
+    whole = kernels.quantize(rows(61, K))
 
     def first(M: int) -> Tensor:
         return kernels.product_int4(kernels.Whole(whole.q[:M], whole.scale[:M], whole.like), packed, scale)
@@ -182,7 +187,8 @@ def test_long_rows_of_int4_far_from_zero_round_a_little_more(group: int, K: int)
 @needs_native
 @pytest.mark.parametrize("scales", DTYPES)
 @pytest.mark.parametrize(
-    ("K", "group"), [(32, 32), (96, 96), (160, 32), (320, 64), (1024, 256), (1056, 32), (1280, 160)]
+    ("K", "group"),
+    [(32, 32), (96, 96), (160, 32), (192, 192), (320, 64), (1024, 256), (1056, 32), (1152, 192), (1280, 160)],
 )
 @pytest.mark.parametrize("N", [1, 3, 33])
 def test_int4_of_groups_and_lines_that_do_not_fill_each_other(

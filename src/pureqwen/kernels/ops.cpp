@@ -376,14 +376,21 @@ struct Scales {
   ScalarType type;
   const void* s;
 
+  bool are_floats() const { return type == ScalarType::Float; }
+  const float* whole() const { return static_cast<const float*>(s); }
+  const BFloat16* halves() const { return static_cast<const BFloat16*>(s); }
+
+  float one(int64_t i) const { return are_floats() ? whole()[i] : float(halves()[i]); }
+  Floats some(int64_t i) const { return are_floats() ? widen(whole() + i) : widen(halves() + i); }
+  void ask(int64_t i) const { __builtin_prefetch(are_floats() ? static_cast<const void*>(whole() + i) : halves() + i); }
+
   // `count` of them from `first` on, in memory of the caller's if they aren't floats as they are; those so far ahead are asked for.
   const float* floats(int64_t first, int64_t count, float* memory, int64_t ahead = 0) const {
-    if (type == ScalarType::Float) return static_cast<const float*>(s) + first;
-    const BFloat16* from = static_cast<const BFloat16*>(s) + first;
-    if (ahead) __builtin_prefetch(from + ahead);
+    if (are_floats()) return whole() + first;
+    if (ahead) ask(first + ahead);
     int64_t i = 0;
-    for (; i + LANES <= count; i += LANES) save(memory + i, widen(from + i));
-    for (; i < count; ++i) memory[i] = from[i];
+    for (; i + LANES <= count; i += LANES) save(memory + i, widen(halves() + first + i));
+    for (; i < count; ++i) memory[i] = halves()[first + i];
     return memory;
   }
 };
@@ -456,8 +463,14 @@ constexpr int BLOCK_ROWS = 6;  // rows of x, that are multiplied together: their
 constexpr int LINE = 64;       // bytes that are multiplied at a time
 constexpr int COLUMNS = 64;    // results of a row that are computed together
 constexpr int SHARED = 16;     // weight rows, at least, that a thread takes
+// Bytes ahead that are asked for, of each of SIDE weight rows that are read side by side.
+#if defined(__AVX512F__)
 template <int SIDE>
-constexpr int64_t AHEAD = 3072 / SIDE;  // bytes ahead that are asked for, of each of SIDE weight rows that are read side by side
+constexpr int64_t AHEAD = 3072 / SIDE;
+#else
+template <int SIDE>
+constexpr int64_t AHEAD = SIDE == BLOCK_N ? 384 : 3072 / SIDE;
+#endif
 constexpr int64_t FAR = 8192;           // the same, about, of neighbours that many rows meet: a whole number of fours
 constexpr int64_t FEW_PLACED = 4;       // rows of x up to which weight rows are read in several places, with AVX-512
 constexpr int SCALES_AHEAD = 8;         // weight rows, whose scales of groups are asked for
@@ -487,6 +500,25 @@ int64_t apart(int64_t bytes) { return ((bytes + LINE - 1) / LINE | 1) * LINE; }
 
 using Indices = std::array<int64_t, BLOCK_N>;
 
+// `count` times four weight rows: the first, and those that lie `step` behind them each time, none behind the last.
+struct Fours {
+  Indices first;
+  int64_t step, last;
+  int count;
+
+  Indices at(int i) const {
+    Indices rows;
+    for (int j = 0; j < BLOCK_N; ++j) rows[j] = std::min(first[j] + i * step, last);
+    return rows;
+  }
+
+  // Calls f(rows, sums) for each four: theirs are beside one another.
+  template <class Sum, class F>
+  void each(Sum* sums, const F& f) const {
+    for (int i = 0; i < count; ++i) f(at(i), sums + i * BLOCK_N);
+  }
+};
+
 template <class W>
 std::array<const W*, BLOCK_N> rows_at(const W* w, const Indices& rows, int64_t stride) {
   std::array<const W*, BLOCK_N> found;
@@ -494,13 +526,13 @@ std::array<const W*, BLOCK_N> rows_at(const W* w, const Indices& rows, int64_t s
   return found;
 }
 
-// A product in pieces of MANY rows and COLUMNS weight rows. `four(top, M, rows, sums)` writes what four weight rows have with the M
-// rows from `top` on: four sums for each, COLUMNS apart. `done(m, n, count, sums)` takes row m's `count` of them from n on.
+// A product in pieces of MANY rows and COLUMNS weight rows. `run(top, M, fours, sums)` writes what these have with the M rows from
+// `top` on: each row's are COLUMNS behind those before. `done(m, n, count, sums)` takes row m's `count` of them from n on.
 //
 // Memory is quickest in the order in which it lies, for the processor foresees that. And a core has more of it on its way if it
 // reads in several PLACES, far from one another: so the four come from as many parts of a thread's weight rows.
 template <int PLACES, class Sum>
-void over_columns(Shape s, int64_t bytes_a_row, const Function<int64_t, int64_t, const Indices&, Sum*>& four,
+void over_columns(Shape s, int64_t bytes_a_row, const Function<int64_t, int64_t, const Fours&, Sum*>& run,
                   const Function<int64_t, int64_t, int64_t, const Sum*>& done) {
   constexpr int RUN = COLUMNS / PLACES;
   over_rows((s.N + SHARED - 1) / SHARED, SHARED * bytes_a_row, [&](int64_t begin, int64_t end) {
@@ -508,15 +540,13 @@ void over_columns(Shape s, int64_t bytes_a_row, const Function<int64_t, int64_t,
     std::vector<Sum> sums(std::min(MANY, s.M) * COLUMNS);
     for (int64_t top = 0; top < s.M; top += MANY)
       for (int64_t at = first; at < first + part; at += RUN) {
-        const int64_t M = std::min(MANY, s.M - top), run = std::min<int64_t>(RUN, first + part - at);
-        for (int i = 0; i < run * PLACES; i += BLOCK_N) {
-          Indices rows;
-          for (int j = 0; j < BLOCK_N; ++j) rows[j] = std::min(at + j % PLACES * part + (i + j) / PLACES, last - 1);
-          four(top, M, rows, &sums[i]);
-        }
+        const int64_t M = std::min(MANY, s.M - top), length = std::min<int64_t>(RUN, first + part - at);
+        Fours fours{{}, BLOCK_N / PLACES, last - 1, int((length * PLACES + BLOCK_N - 1) / BLOCK_N)};
+        for (int j = 0; j < BLOCK_N; ++j) fours.first[j] = at + j % PLACES * part + j / PLACES;
+        run(top, M, fours, sums.data());
         for (int64_t m = 0; m < M; ++m)
           for (int place = 0; place < PLACES; ++place) {
-            const int64_t n = at + place * part, count = std::min(run, last - n);
+            const int64_t n = at + place * part, count = std::min(length, last - n);
             if (count <= 0) continue;
             if constexpr (PLACES == 1) {
               done(top + m, n, count, &sums[m * COLUMNS]);
@@ -649,14 +679,16 @@ __attribute__((noinline)) void pair_block(const BFloat16* const* w, const BFloat
 
 void linear_rows(const BFloat16* x, const BFloat16* w, BFloat16* y, Shape s) {
   in_places<BLOCK_ROWS>(s.M, [&](auto PLACES, auto MOST) {
-    const auto four = [&](int64_t top, int64_t M, const Indices& rows, float* sums) {
-      const auto weights = rows_at(w, rows, s.K);
-      in_pieces<MOST()>(M, [&](auto R, int64_t m) {
-        const Asking ask = asking<PLACES()>(weights[0], BLOCK_N * s.K * 2, M, R(), m);
-        pair_block<R(), PLACES()>(weights.data(), x + (top + m) * s.K, s.K, ask, sums + m * COLUMNS);
+    const auto run = [&](int64_t top, int64_t M, const Fours& fours, float* all) {
+      fours.each(all, [&](const Indices& rows, float* sums) {
+        const auto weights = rows_at(w, rows, s.K);
+        in_pieces<MOST()>(M, [&](auto R, int64_t m) {
+          const Asking ask = asking<PLACES()>(weights[0], BLOCK_N * s.K * 2, M, R(), m);
+          pair_block<R(), PLACES()>(weights.data(), x + (top + m) * s.K, s.K, ask, sums + m * COLUMNS);
+        });
       });
     };
-    over_columns<PLACES(), float>(s, s.K * 2, four, [&](int64_t m, int64_t n, int64_t count, const float* sums) {
+    over_columns<PLACES(), float>(s, s.K * 2, run, [&](int64_t m, int64_t n, int64_t count, const float* sums) {
       put(sums, count, 1, {ScalarType::BFloat16, y, s.N}, m, n);
     });
   });
@@ -670,12 +702,14 @@ std::vector<float> as_floats(const T* x, int64_t count) {
 
 template <int PLACES, class W>
 void float_rows(const std::vector<float>& x, const W* w, Results y, Shape s) {
-  const auto four = [&](int64_t top, int64_t M, const Indices& rows, float* sums) {
-    in_pieces<(PLACES == 4 ? 1 : FLOAT_ROWS)>(M, [&](auto R, int64_t m) {
-      float_block<R(), PLACES>(rows_at(w, rows, s.K).data(), &x[(top + m) * s.K], s.K, sums + m * COLUMNS);
+  const auto run = [&](int64_t top, int64_t M, const Fours& fours, float* all) {
+    fours.each(all, [&](const Indices& rows, float* sums) {
+      in_pieces<(PLACES == 4 ? 1 : FLOAT_ROWS)>(M, [&](auto R, int64_t m) {
+        float_block<R(), PLACES>(rows_at(w, rows, s.K).data(), &x[(top + m) * s.K], s.K, sums + m * COLUMNS);
+      });
     });
   };
-  over_columns<PLACES, float>(s, s.K * sizeof(W), four, [&](int64_t m, int64_t n, int64_t count, const float* sums) {
+  over_columns<PLACES, float>(s, s.K * sizeof(W), run, [&](int64_t m, int64_t n, int64_t count, const float* sums) {
     put(sums, count, 1, y, m, n);
   });
 }
@@ -870,13 +904,15 @@ int16_t* kept(std::vector<int16_t>& memory, int64_t count) {
 // Rows of q with weights as they lie, K a multiple of 4 LANES.
 template <int PLACES>
 void sum_rows(const int8_t* q, const float* a, const int8_t* w, Scales scales, Results y, Shape s) {
-  const auto four = [&](int64_t top, int64_t M, const Indices& rows, int32_t* sums) {
-    for (int64_t m = 0; m < M; ++m) save(sums + m * COLUMNS, Four{});
-    in_pieces<(PLACES == 4 ? 2 : BYTE_ROWS)>(M, [&](auto R, int64_t m) {
-      sum_block<R(), PLACES>(rows_at(w, rows, s.K).data(), q + (top + m) * s.K, s.K, s.K, sums + m * COLUMNS);
+  const auto run = [&](int64_t top, int64_t M, const Fours& fours, int32_t* all) {
+    fours.each(all, [&](const Indices& rows, int32_t* sums) {
+      for (int64_t m = 0; m < M; ++m) save(sums + m * COLUMNS, Four{});
+      in_pieces<(PLACES == 4 ? 2 : BYTE_ROWS)>(M, [&](auto R, int64_t m) {
+        sum_block<R(), PLACES>(rows_at(w, rows, s.K).data(), q + (top + m) * s.K, s.K, s.K, sums + m * COLUMNS);
+      });
     });
   };
-  over_columns<PLACES, int32_t>(s, s.K, four, [&](int64_t m, int64_t n, int64_t count, const int32_t* sums) {
+  over_columns<PLACES, int32_t>(s, s.K, run, [&](int64_t m, int64_t n, int64_t count, const int32_t* sums) {
     put(sums, 0, count, a[m], scales, y, m, n);
   });
 }
@@ -1030,19 +1066,21 @@ void byte_rows(const int8_t* q, const float* a, const int8_t* w, Scales scales, 
   const Bytes x = bytes_of(q, s.M, s.K, s.K, sum_of, true);
   const int64_t K = s.K, lines = K / LINE * LINE, wide = x.wide;
   in_places<BLOCK_ROWS>(s.M, [&](auto PLACES, auto MOST) {
-    const auto four = [&](int64_t top, int64_t M, const Indices& rows, int32_t* sums) {
-      const auto weights = rows_at(w, rows, K);
+    const auto run = [&](int64_t top, int64_t M, const Fours& fours, int32_t* all) {
       const int8_t* numbers = x.q + top * wide;
-      if (lines)
-        in_pieces<MOST()>(M, [&](auto R, int64_t m) {
-          const Asking ask = asking<PLACES()>(weights[0], BLOCK_N * K, M, R(), m);
-          byte_block<R(), PLACES()>(weights.data(), numbers + m * wide, lines, wide, ask, sums + m * COLUMNS);
-        });
-      else
-        for (int64_t m = 0; m < M; ++m) save(sums + m * COLUMNS, Four{});
-      if (lines < K) byte_ends(weights.data(), numbers, K, wide, M, sums);
+      fours.each(all, [&](const Indices& rows, int32_t* sums) {
+        const auto weights = rows_at(w, rows, K);
+        if (lines)
+          in_pieces<MOST()>(M, [&](auto R, int64_t m) {
+            const Asking ask = asking<PLACES()>(weights[0], BLOCK_N * K, M, R(), m);
+            byte_block<R(), PLACES()>(weights.data(), numbers + m * wide, lines, wide, ask, sums + m * COLUMNS);
+          });
+        else
+          for (int64_t m = 0; m < M; ++m) save(sums + m * COLUMNS, Four{});
+        if (lines < K) byte_ends(weights.data(), numbers, K, wide, M, sums);
+      });
     };
-    over_columns<PLACES(), int32_t>(s, K, four, [&](int64_t m, int64_t n, int64_t count, const int32_t* sums) {
+    over_columns<PLACES(), int32_t>(s, K, run, [&](int64_t m, int64_t n, int64_t count, const int32_t* sums) {
       put(sums, -128 * *x.sums_of(m), count, a[m], scales, y, m, n);
     });
   });
@@ -1303,23 +1341,21 @@ inline Vector<int32_t, BYTES / 4> in_pairs(const Vector<int16_t, BYTES / 2>& v) 
 }
 
 struct Groups {  // rows of q for 4-bit weights, M of them, K numbers each, `size` in a group
-  int64_t M, K, size, wide;
+  int64_t M, K, size, num, wide;
   std::vector<int8_t> q;       // each row as its even numbers, then its odd ones: as they lie in the weights' halves; `wide` apart
   std::vector<float> balance;  // for each group -8 sum q: a stored weight is 8 too large
-
-  int64_t num() const { return K / size; }
 };
 
 Groups grouped(const int8_t* q, int64_t M, int64_t K, int64_t size) {
-  const int64_t wide = apart(K);
-  Groups found{M, K, size, wide, std::vector<int8_t>(M * wide), std::vector<float>(M * (K / size))};
+  const int64_t num = K / size, wide = apart(K);
+  Groups found{M, K, size, num, wide, std::vector<int8_t>(M * wide), std::vector<float>(M * num)};
   for (int64_t m = 0; m < M; ++m) {
     int8_t* row = found.q.data() + m * wide;
     for (int64_t k = 0; k < K / 2; ++k) row[k] = q[m * K + 2 * k], row[K / 2 + k] = q[m * K + 2 * k + 1];
-    for (int64_t g = 0; g < found.num(); ++g) {
+    for (int64_t g = 0; g < num; ++g) {
       int32_t sum = 0;
       for (int64_t k = 0; k < size; ++k) sum += q[m * K + g * size + k];
-      found.balance[m * found.num() + g] = -8 * sum;
+      found.balance[m * num + g] = -8 * sum;
     }
   }
   return found;
@@ -1334,69 +1370,112 @@ inline Vector<float, N> lanes_of(const float* s) {
   return in_all_lanes<Vector<float, N>>(*s);
 }
 
-// Four weight rows, SIDE of them side by side, with R rows of q from m on: sums (R, COLUMNS). BYTES of a row, a part of it, are
-// summed as whole numbers; where it HALVES, they are of two groups, whose sums stay apart.
-template <int BYTES, bool HALVES, int R, int SIDE>
+// Four weight rows with R rows of q from m on: sums (R, COLUMNS). BYTES of a row, a part of it, are summed as whole numbers; where it
+// HALVES, they are of two groups, whose sums stay apart.
+template <int BYTES, bool HALVES, int R>
 __attribute__((noinline)) void group_block(const Groups& a, int64_t m, const uint8_t* const* w, const float* const* scales, float* out) {
   using Bytes = Vector<uint8_t, BYTES>;
   using Numbers = Vector<int8_t, BYTES>;
   using Sums = Vector<float, BYTES / 4>;
-  const int64_t num_parts = a.K / (2 * BYTES), parts = std::max<int64_t>(1, a.size / (2 * BYTES)), half = a.K / 2, num = a.num();
+  const int64_t num_parts = a.K / (2 * BYTES), parts = std::max<int64_t>(1, a.size / (2 * BYTES)), half = a.K / 2, num = a.num;
+  const int8_t* q = &a.q[m * a.wide];
+  const float* balance = &a.balance[m * num];
   Sums total[R][BLOCK_N];
-  for (int i = 0; i < BLOCK_N; i += SIDE) {
-    const int8_t* q = &a.q[m * a.wide];
-    const float* balance = &a.balance[m * num];
-    Sums mine[R * SIDE];
-    each<R * SIDE>([&](auto j) { mine[j] = Sums{}; });
+  for (int i = 0; i < BLOCK_N; ++i) {
+    Sums mine[R];
+    each<R>([&](auto r) { mine[r] = Sums{}; });
     int64_t g = 0;
     for (; g + BYTES / 4 <= num; g += BYTES / 4)
-      each<R * SIDE>([&](auto j) {
-        mine[j] = plus_product(mine[j], load<Sums>(balance + j / SIDE * num + g), load<Sums>(scales[i + j % SIDE] + g));
-      });
-    for (; g < num; ++g)
-      each<R * SIDE>([&](auto j) { mine[j] = plus_product(mine[j], Sums{balance[j / SIDE * num + g]}, Sums{scales[i + j % SIDE][g]}); });
+      each<R>([&](auto r) { mine[r] = plus_product(mine[r], load<Sums>(balance + r * num + g), load<Sums>(scales[i] + g)); });
+    for (; g < num; ++g) each<R>([&](auto r) { mine[r] = plus_product(mine[r], Sums{balance[r * num + g]}, Sums{scales[i][g]}); });
     for (int64_t part = 0, group = 0, left = parts; part < num_parts; ++part) {
-      Numbers even[R], odd[R];
-      if constexpr (SIDE > 1)
-        each<R>([&](auto r) {
-          even[r] = pinned(load<Numbers>(q + r * a.wide + part * BYTES)), odd[r] = pinned(load<Numbers>(q + r * a.wide + half + part * BYTES));
-        });
-      each<SIDE>([&](auto n) {
-        const uint8_t* p = w[i + n] + part * BYTES;
-        const Bytes both = pinned(load<Bytes>(p)), low = pinned(both & 15), high = pinned(both >> 4);
-        __builtin_prefetch(p + AHEAD<SIDE>);
-        const Sums scale = pinned(lanes_of<BYTES / 4, HALVES>(scales[i + n] + group * (1 + HALVES)));
-        each<R>([&](auto r) {
-          if constexpr (SIDE == 1) {
-            even[r] = load<Numbers>(q + r * a.wide + part * BYTES), odd[r] = load<Numbers>(q + r * a.wide + half + part * BYTES);
-          }
-          const auto whole = in_pairs<BYTES>(byte_products<BYTES>(low, even[r]) + byte_products<BYTES>(high, odd[r]));
-          mine[r * SIDE + n] = plus_product(mine[r * SIDE + n], __builtin_convertvector(whole, Sums), scale);
-        });
+      const uint8_t* p = w[i] + part * BYTES;
+      const Bytes both = pinned(load<Bytes>(p)), low = pinned(both & 15), high = pinned(both >> 4);
+      __builtin_prefetch(p + AHEAD<1>);
+      const Sums scale = pinned(lanes_of<BYTES / 4, HALVES>(scales[i] + group * (1 + HALVES)));
+      each<R>([&](auto r) {
+        const int8_t* numbers = q + r * a.wide + part * BYTES;
+        const auto pairs = byte_products<BYTES>(low, load<Numbers>(numbers)) + byte_products<BYTES>(high, load<Numbers>(numbers + half));
+        mine[r] = plus_product(mine[r], __builtin_convertvector(in_pairs<BYTES>(pairs), Sums), scale);
       });
       if (--left == 0) left = parts, ++group;
     }
-    each<R * SIDE>([&](auto j) { total[j / SIDE][i + j % SIDE] = mine[j]; });
+    each<R>([&](auto r) { total[r][i] = mine[r]; });
   }
   for (int r = 0; r < R; ++r) save(out + r * COLUMNS, sums_of_four(total[r]));
+}
+
+// Row m of q with fours, four weight rows side by side and a line of each at a time: their sums in the order of group_block, so that a
+// row's result does not depend on who computes it. `memory`: room for the scales of four rows, which become floats on the way.
+template <bool HALVES>
+__attribute__((noinline)) void one_row(const Groups& a, int64_t m, const uint8_t* p, const Fours& fours, Scales scales, float* memory,
+                                       float* out) {
+  constexpr int BYTES = LINE / 2;
+  using Bytes = Vector<uint8_t, BYTES>;
+  using Numbers = Vector<int8_t, BYTES>;
+  const int64_t half = a.K / 2, num = a.num;
+  const int shift = a.size / (2 * LINE);  // parts of a group are 1, 2 or 4
+  const int8_t *evens = &a.q[m * a.wide], *odds = evens + half;
+  const float* balance = &a.balance[m * num];
+  fours.each(out, [&](const Indices& rows, float* sums) {
+    const uint8_t* weights[BLOCK_N];
+    Floats total[BLOCK_N];
+    each<BLOCK_N>([&](auto n) {
+      weights[n] = p + rows[n] * half;
+      const int64_t first = rows[n] * num;
+      scales.ask(first + SCALES_AHEAD * num);
+      Floats begin = {};
+      int64_t g = 0;
+      for (; g + LANES <= num; g += LANES) {
+        const Floats some = scales.some(first + g);
+        save(memory + n * num + g, some);
+        begin = plus_product(begin, load<Floats>(balance + g), some);
+      }
+      for (; g < num; ++g) {
+        memory[n * num + g] = scales.one(first + g);
+        begin = plus_product(begin, Floats{balance[g]}, Floats{memory[n * num + g]});
+      }
+      total[n] = begin;
+    });
+    const auto add = [&](auto c, int64_t line) __attribute__((always_inline)) {
+      const int64_t at = line + c * BYTES, part = line / BYTES + c;
+      const float* theirs = memory + (HALVES ? 2 * part : part >> shift);
+      const Numbers even = pinned(load<Numbers>(evens + at)), odd = pinned(load<Numbers>(odds + at));
+      each<BLOCK_N>([&](auto n) {
+        const Bytes both = pinned(load<Bytes>(weights[n] + at));
+        const auto pairs = byte_products<BYTES>(both & 15, even) + byte_products<BYTES>(both >> 4, odd);
+        const Floats sums = __builtin_convertvector(in_pairs<BYTES>(pairs), Floats);
+        total[n] = plus_product(total[n], sums, lanes_of<LANES, HALVES>(theirs + n * num));
+        if constexpr (c == 0) __builtin_prefetch(weights[n] + at + AHEAD<BLOCK_N>);
+      });
+    };
+    int64_t line = 0;
+    for (; line + LINE <= half; line += LINE) each<2>([&](auto c) { add(c, line); });
+    if (line < half) add(std::integral_constant<int, 0>{}, line);
+    save(sums, sums_of_four(total));
+  });
 }
 
 template <int BYTES, bool HALVES, int PLACES>
 void group_rows(const int8_t* q, const float* a, const uint8_t* p, Scales scales, Results y, Shape s, int64_t size) {
   const Groups x = grouped(q, s.M, s.K, size);
-  const int64_t num_groups = s.K / size;
-  const auto four = [&](int64_t top, int64_t M, const Indices& rows, float* sums) {
+  const auto run = [&](int64_t top, int64_t M, const Fours& fours, float* all) {
     static thread_local std::vector<float> memory;
-    if (int64_t(memory.size()) < BLOCK_N * num_groups) memory.resize(BLOCK_N * num_groups);
-    std::array<const float*, BLOCK_N> theirs;
-    for (int i = 0; i < BLOCK_N; ++i)
-      theirs[i] = scales.floats(rows[i] * num_groups, num_groups, &memory[i * num_groups], SCALES_AHEAD * num_groups);
-    in_eights(M, [&](auto R, int64_t m) {
-      const auto run = group_block<BYTES, HALVES, R(), (R() == 1 ? 4 : 1)>;
-      run(x, top + m, rows_at(p, rows, s.K / 2).data(), theirs.data(), sums + m * COLUMNS);
-    });
+    if (int64_t(memory.size()) < BLOCK_N * x.num) memory.resize(BLOCK_N * x.num);
+    const int64_t alone = BYTES == LINE / 2 ? M % 2 : 0;
+    if (M > alone)
+      fours.each(all, [&](const Indices& rows, float* sums) {
+        std::array<const float*, BLOCK_N> theirs;
+        for (int i = 0; i < BLOCK_N; ++i) theirs[i] = scales.floats(rows[i] * x.num, x.num, &memory[i * x.num], SCALES_AHEAD * x.num);
+        in_eights(M - alone, [&](auto R, int64_t m) {
+          if constexpr (R() > 1 || BYTES < LINE / 2)
+            group_block<BYTES, HALVES, R()>(x, top + m, rows_at(p, rows, s.K / 2).data(), theirs.data(), sums + m * COLUMNS);
+        });
+      });
+    if constexpr (BYTES == LINE / 2)
+      if (alone) one_row<HALVES>(x, top + M - 1, p, fours, scales, memory.data(), all + (M - 1) * COLUMNS);
   };
-  over_columns<PLACES, float>(s, s.K / 2, four, [&](int64_t m, int64_t n, int64_t count, const float* sums) {
+  over_columns<PLACES, float>(s, s.K / 2, run, [&](int64_t m, int64_t n, int64_t count, const float* sums) {
     put(sums, count, a[m], y, m, n);
   });
 }
@@ -1482,16 +1561,18 @@ void nibble_rows(const int8_t* q, const float* a, const uint8_t* p, const S* sca
   const std::vector<Numbers> numbers = numbers_of(q, s.M, s.K);
   const int64_t num = num_lines(s.K);
   in_places<4>(s.M, [&](auto PLACES, auto MOST) {
-    const auto four = [&](int64_t top, int64_t M, const Indices& rows, float* sums) {
-      const auto weights = rows_at(p, rows, s.K / 2);
-      const auto theirs = rows_at(scales, rows, s.K / size);
-      in_pieces<MOST()>(M, [&](auto R, int64_t m) {
-        const Asking ask = asking<PLACES()>(weights[0], BLOCK_N * s.K / 2, M, R(), m);
-        const auto run = nibble_block<R(), PLACES(), S>;
-        run(weights.data(), theirs.data(), s.K, size, &numbers[(top + m) * num], ask, sums + m * COLUMNS);
+    const auto run = [&](int64_t top, int64_t M, const Fours& fours, float* all) {
+      fours.each(all, [&](const Indices& rows, float* sums) {
+        const auto weights = rows_at(p, rows, s.K / 2);
+        const auto theirs = rows_at(scales, rows, s.K / size);
+        in_pieces<MOST()>(M, [&](auto R, int64_t m) {
+          const Asking ask = asking<PLACES()>(weights[0], BLOCK_N * s.K / 2, M, R(), m);
+          const Numbers* mine = &numbers[(top + m) * num];
+          nibble_block<R(), PLACES(), S>(weights.data(), theirs.data(), s.K, size, mine, ask, sums + m * COLUMNS);
+        });
       });
     };
-    over_columns<PLACES(), float>(s, s.K / 2, four, [&](int64_t m, int64_t n, int64_t count, const float* sums) {
+    over_columns<PLACES(), float>(s, s.K / 2, run, [&](int64_t m, int64_t n, int64_t count, const float* sums) {
       put(sums, count, a[m], y, m, n);
     });
   });
@@ -1636,7 +1717,7 @@ void int4_rows(const int8_t* q, const float* a, const uint8_t* p, Scales scales,
 #if defined(__AVX2__)
   if (size == 32 && s.K % LINE == 0) return run(std::integral_constant<int, 32>{}, std::true_type{});
 #endif
-  if (size % LINE == 0) return run(std::integral_constant<int, 32>{}, std::false_type{});
+  if (size % LINE == 0 && size != 3 * LINE) return run(std::integral_constant<int, 32>{}, std::false_type{});
   run(std::integral_constant<int, 16>{}, std::false_type{});
 }
 
