@@ -50,7 +50,9 @@ PICTURE = re.compile(r"^!\[[^]]*\]\(([^)]+)\)$", re.MULTILINE)
 
 # What can't say for itself what it is: files that are not Python, and folders of them.
 NOTES = {
-    "ops.cpp": "products of a few rows that read the weights once, in float32, bfloat16, 8 and 4 bits",
+    "ops.h": "native code: what it rests on, with a list of its operations",
+    "products.cpp": "its products of a few rows and of many: float32, bfloat16, 8 and 4 bits",
+    "blocks.cpp": "attention over pages, what stands between products, and whole blocks in one call",
     "py.typed": "type checkers may rely on the annotations",
     "pocket": "the model that ships inside the package: a checkpoint like any other",
     "README.md": "its model card: what it can do, and how well",

@@ -1,4 +1,4 @@
-"""What ops.cpp has for processors with AVX-512, and for those with nothing, run on others.
+"""What the native code has for processors with AVX-512, and for those with nothing, run on others.
 
 For the first avx512/immintrin.h, instructions in plain C++, stands before the compiler's header of that name.
 The tests beside this one then run with the library that comes of it. What stays untested of it: the two lines
@@ -38,10 +38,14 @@ needs_avx2 = pytest.mark.skipif(
 )
 
 
-def replaced(pattern: str, new: str, source: str, times: int) -> str:
-    source, found = re.subn(pattern, new, source)
-    assert found == times, f"{pattern} is {found} times in the source"
-    return source
+def replace(pattern: str, new: str, sources: Path, times: int) -> None:
+    found = 0
+    for file in sources.iterdir():
+        if file.suffix in (".h", ".cpp"):
+            text, here = re.subn(pattern, new, file.read_text())
+            file.write_text(text)
+            found += here
+    assert found == times, f"{pattern} is {found} times in the sources"
 
 
 @needs_avx2
@@ -56,11 +60,12 @@ def replaced(pattern: str, new: str, source: str, times: int) -> str:
 def test_the_code_for_avx512_passes_the_tests_of_the_kernels(
     sets: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    source = replaced(INSTRUCTION, r"total = avx512::\1(total, a, b);", build.SOURCE.read_text(), 2)
-    (tmp_path / "ops.cpp").write_text(replaced(REGISTER, "", source, 1))
+    sources = shutil.copytree(build.SOURCES, tmp_path / "sources")
+    replace(INSTRUCTION, r"total = avx512::\1(total, a, b);", sources, 2)
+    replace(REGISTER, "", sources, 1)
     defined = (f"-DAVX512_{name}" for name in sets)
     flags = ("-O1", "-mavx2", "-mfma", *defined, f"-I{HERE / 'avx512'}", *build.FLAGS[2:])
-    monkeypatch.setattr(build, "SOURCE", tmp_path / "ops.cpp")
+    monkeypatch.setattr(build, "SOURCES", sources)
     monkeypatch.setattr(build, "FLAGS", flags)
     assert_passes(tmp_path, monkeypatch, attends_blocks="BF16" in sets)
 

@@ -21,7 +21,7 @@ from pureqwen import kernels
 from pureqwen.cache.memory import zeros
 from pureqwen.config import ModelConfig
 
-# Queries of a row that are attended to one by one, in ops.cpp too; for more, products of blocks are faster.
+# Queries of a row that are attended to one by one, natively too; for more, products of blocks are faster.
 FEW = 4
 BLOCK = 128  # queries of many that are attended to together
 SMALLEST = 256  # slots of a fresh cache

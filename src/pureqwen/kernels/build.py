@@ -1,8 +1,9 @@
-"""ops.cpp -> a library that torch loads: compiled once for this machine, kept in the user's cache.
+"""The C++ beside it -> a library that torch loads: compiled once for a machine, kept in the user's cache.
 
-    ~/.cache/pureqwen/kernels/<source, torch, compiler, processor>.so
+    ~/.cache/pureqwen/kernels/<sources, torch, compiler, processor>.so
 
-The first process compiles while others wait at a lock; a half-written file never gets the final name.
+The first process compiles, all files side by side, while others wait at a lock; a half-written library never
+gets the final name.
 Whatever fails (no compiler, a folder that can't be written, another system) is a reason to go on without.
 """
 
@@ -13,15 +14,15 @@ import platform
 import shutil
 import subprocess
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
 
-SOURCE = Path(__file__).with_name("ops.cpp")
+SOURCES = Path(__file__).parent  # a folder: all .cpp in it, and the headers beside them
 COMPILERS = ("c++", "g++", "clang++")
-FLAGS = ("-O3", "-march=native", "-std=c++20", "-fPIC", "-shared", "-Wno-psabi")
-PARALLEL = ("-flto=auto",)  # with which GCC's second half works on all cores
-LIMIT = 120  # seconds for the compiler
+FLAGS = ("-O3", "-march=native", "-std=c++20", "-fPIC", "-fvisibility=hidden", "-Wno-psabi")
+LIMIT = 120  # seconds for the compiler, each time that it is called
 
 
 _log = logging.getLogger(__name__)
@@ -50,7 +51,7 @@ def library(cache: Path | None = None) -> Path:
         with open(path.with_suffix(".lock"), "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not path.is_file():  # another process may have made it while this one waited
-                _compile(compiler, path, is_gcc="Free Software Foundation" in version)
+                _compile(compiler, path)
     except OSError as error:
         raise NoKernels(f"{folder} can't be written: {error.strerror or error}") from error
     return path
@@ -59,8 +60,8 @@ def library(cache: Path | None = None) -> Path:
 def _key(version: str) -> str:
     """A name for what a compiler of this version makes of this source on this machine."""
     parts = (
-        SOURCE.read_text(),
-        " ".join((*FLAGS, *PARALLEL)),
+        *(file.read_text() for file in sorted(SOURCES.iterdir()) if file.suffix in (".h", ".cpp")),
+        " ".join(FLAGS),
         torch.__version__,
         version,
         platform.machine(),
@@ -78,25 +79,27 @@ def _processor() -> str:
     return next((line for line in lines if line.startswith(("flags", "Features"))), "")
 
 
-def _compile(compiler: str, path: Path, *, is_gcc: bool) -> None:
-    root = Path(torch.__file__).parent
-    handle, temporary = tempfile.mkstemp(suffix=".so", dir=path.parent)
-    os.close(handle)
+def _compile(compiler: str, path: Path) -> None:
     _log.warning("compiling native code for this processor, once: a few seconds")
-    paths = (f"-I{root / 'include'}", f"-L{root / 'lib'}")
-    command = [compiler, *FLAGS, *paths, str(SOURCE), "-o", temporary, "-ltorch_cpu", "-ltorch"]
-    try:
-        for more in (PARALLEL, ()) if is_gcc else ((),):  # a GCC may have been built without it
-            done = subprocess.run(
-                [*command, *more], capture_output=True, text=True, timeout=LIMIT, check=False
-            )
-            if not done.returncode:
-                break
-        else:
-            first = next((line for line in done.stderr.splitlines() if "error" in line), done.stderr[:200])
-            raise NoKernels(f"{compiler} failed: {first.strip()}")
-        os.replace(temporary, path)
-    except subprocess.TimeoutExpired as error:
-        raise NoKernels(f"{compiler} took more than {LIMIT} s") from error
-    finally:
-        Path(temporary).unlink(missing_ok=True)
+    root = Path(torch.__file__).parent
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder, ThreadPoolExecutor() as pool:
+        made = {source: f"{folder}/{source.stem}.o" for source in sorted(SOURCES.glob("*.cpp"))}
+
+        def run(*words: str) -> None:
+            try:
+                command = (compiler, *words)
+                done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT, check=False)
+            except subprocess.TimeoutExpired as error:
+                raise NoKernels(f"{compiler} took more than {LIMIT} s") from error
+            if done.returncode:
+                lines = done.stderr.splitlines()
+                first = next((line for line in lines if "error" in line), done.stderr[:200])
+                raise NoKernels(f"{compiler} failed: {first.strip()}")
+
+        def compile_one(source: Path) -> None:
+            run(*FLAGS, f"-I{root / 'include'}", "-c", str(source), "-o", made[source])
+
+        list(pool.map(compile_one, made))
+        library = f"{folder}/{path.name}"
+        run("-shared", *made.values(), f"-L{root / 'lib'}", "-ltorch_cpu", "-ltorch", "-o", library)
+        os.replace(library, path)

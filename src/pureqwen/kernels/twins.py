@@ -1,8 +1,8 @@
-"""The operations of ops.cpp in PyTorch: what they are defined by, and what runs without native code.
+"""The native operations in PyTorch: what they are defined by, and what runs without native code.
 
     q, a = whole(x)              x = a q, row by row: q from -127 to 127, a = largest |x| / 127
     product_int8                 a s[n] sum_k q w: the sum is exact, so both give the same bits
-    scaled                       that scaling alone, of sums that another product made: ops.cpp's scale_sums
+    scaled                       that scaling alone, of sums that another product made: native scale_sums
     product_int4                 a sum_k q (s w): the same up to the order of adding floats
 
 Weights of 4 bits lie as compressed-tensors packs them: eight to an int32, the first in its lowest bits, each

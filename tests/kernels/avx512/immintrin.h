@@ -1,6 +1,6 @@
-// AVX-512 in plain C++, so that what ops.cpp has for processors with it runs, and is tested, on those without.
+// AVX-512 in plain C++, so that what native code has for processors with it runs, and is tested, on those without.
 //
-// Stands before the compiler's header of this name, which it includes. Each instruction that ops.cpp names is here, lane by
+// Stands before the compiler's header of this name, which it includes. Each instruction that it names is here, lane by
 // lane as Intel's manual of instructions defines it; what that leaves undefined is filled, to be seen. An instruction that is
 // missing here does not compile. Which sets of instructions there are is the caller's to say: -DAVX512_VNNI, -DAVX512_BF16.
 
