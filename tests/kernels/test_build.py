@@ -5,6 +5,7 @@ import shutil
 import stat
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -55,10 +56,10 @@ def test_another_source_or_processor_is_another_library(
     found = {library(tmp_path / "cache")}
     monkeypatch.setattr(build, "_processor", lambda: "flags: other")
     found.add(library(tmp_path / "cache"))
-    sources = shutil.copytree(build.SOURCES, tmp_path / "sources")
-    monkeypatch.setattr(build, "SOURCES", sources)
+    sources = shutil.copytree(build.FOLDER, tmp_path / "sources")
+    monkeypatch.setattr(build, "FOLDER", sources)
     assert library(tmp_path / "cache") in found  # wherever they are
-    for name in ("ops.h", "products.cpp", "blocks.cpp"):
+    for name in (*build.HEADERS, *build.SOURCES):
         with open(sources / name, "a") as file:
             file.write("// changed")
         found.add(library(tmp_path / "cache"))
@@ -86,6 +87,18 @@ def test_a_compiler_that_fails_is_said_and_leaves_nothing(
     fake_compiler(tmp_path / "bin", monkeypatch, code=1)
     with pytest.raises(NoKernels, match=r"c\+\+ failed"):
         library(tmp_path / "cache")
+    assert {path.suffix for path in (tmp_path / "cache").iterdir()} == {".lock"}
+
+
+def test_a_compiler_that_takes_too_long_is_ended_and_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_compiler(tmp_path / "bin", monkeypatch, seconds=30)
+    monkeypatch.setattr(build, "LIMIT", 0.2)
+    started = time.monotonic()
+    with pytest.raises(NoKernels, match=r"c\+\+ took more than 0.2 s"):
+        library(tmp_path / "cache")
+    assert time.monotonic() - started < 20
     assert {path.suffix for path in (tmp_path / "cache").iterdir()} == {".lock"}
 
 

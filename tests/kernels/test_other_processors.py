@@ -38,13 +38,12 @@ needs_avx2 = pytest.mark.skipif(
 )
 
 
-def replace(pattern: str, new: str, sources: Path, times: int) -> None:
+def replace(pattern: str, new: str, folder: Path, times: int) -> None:
     found = 0
-    for file in sources.iterdir():
-        if file.suffix in (".h", ".cpp"):
-            text, here = re.subn(pattern, new, file.read_text())
-            file.write_text(text)
-            found += here
+    for name in (*build.HEADERS, *build.SOURCES):
+        text, here = re.subn(pattern, new, (folder / name).read_text())
+        (folder / name).write_text(text)
+        found += here
     assert found == times, f"{pattern} is {found} times in the sources"
 
 
@@ -60,12 +59,12 @@ def replace(pattern: str, new: str, sources: Path, times: int) -> None:
 def test_the_code_for_avx512_passes_the_tests_of_the_kernels(
     sets: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sources = shutil.copytree(build.SOURCES, tmp_path / "sources")
+    sources = shutil.copytree(build.FOLDER, tmp_path / "sources")
     replace(INSTRUCTION, r"total = avx512::\1(total, a, b);", sources, 2)
     replace(REGISTER, "", sources, 1)
     defined = (f"-DAVX512_{name}" for name in sets)
     flags = ("-O1", "-mavx2", "-mfma", *defined, f"-I{HERE / 'avx512'}", *build.FLAGS[2:])
-    monkeypatch.setattr(build, "SOURCES", sources)
+    monkeypatch.setattr(build, "FOLDER", sources)
     monkeypatch.setattr(build, "FLAGS", flags)
     assert_passes(tmp_path, monkeypatch, attends_blocks="BF16" in sets)
 

@@ -12,16 +12,19 @@ import logging
 import os
 import platform
 import shutil
+import signal
 import subprocess
 import tempfile
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
 
-SOURCES = Path(__file__).parent  # a folder: all .cpp in it, and the headers beside them
+FOLDER = Path(__file__).parent
+SOURCES = ("products.cpp", "blocks.cpp")
+HEADERS = ("ops.h",)
 COMPILERS = ("c++", "g++", "clang++")
 FLAGS = ("-O3", "-march=native", "-std=c++20", "-fPIC", "-fvisibility=hidden", "-Wno-psabi")
+LINKS = ("-shared", "-ltorch_cpu", "-ltorch")
 LIMIT = 120  # seconds for the compiler, each time that it is called
 
 
@@ -60,8 +63,8 @@ def library(cache: Path | None = None) -> Path:
 def _key(version: str) -> str:
     """A name for what a compiler of this version makes of this source on this machine."""
     parts = (
-        *(file.read_text() for file in sorted(SOURCES.iterdir()) if file.suffix in (".h", ".cpp")),
-        " ".join(FLAGS),
+        *((FOLDER / name).read_text() for name in (*HEADERS, *SOURCES)),
+        " ".join((*FLAGS, *LINKS)),
         torch.__version__,
         version,
         platform.machine(),
@@ -80,26 +83,33 @@ def _processor() -> str:
 
 
 def _compile(compiler: str, path: Path) -> None:
-    _log.warning("compiling native code for this processor, once: a few seconds")
+    _log.warning("compiling native code for this processor, once: some ten seconds")
     root = Path(torch.__file__).parent
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder, ThreadPoolExecutor() as pool:
-        made = {source: f"{folder}/{source.stem}.o" for source in sorted(SOURCES.glob("*.cpp"))}
-
-        def run(*words: str) -> None:
-            try:
-                command = (compiler, *words)
-                done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT, check=False)
-            except subprocess.TimeoutExpired as error:
-                raise NoKernels(f"{compiler} took more than {LIMIT} s") from error
-            if done.returncode:
-                lines = done.stderr.splitlines()
-                first = next((line for line in lines if "error" in line), done.stderr[:200])
-                raise NoKernels(f"{compiler} failed: {first.strip()}")
-
-        def compile_one(source: Path) -> None:
-            run(*FLAGS, f"-I{root / 'include'}", "-c", str(source), "-o", made[source])
-
-        list(pool.map(compile_one, made))
-        library = f"{folder}/{path.name}"
-        run("-shared", *made.values(), f"-L{root / 'lib'}", "-ltorch_cpu", "-ltorch", "-o", library)
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        made = {name: f"{folder}/{name}.o" for name in SOURCES}
+        include, library = f"-I{root / 'include'}", f"{folder}/{path.name}"
+        _run([[compiler, *FLAGS, include, "-c", str(FOLDER / name), "-o", made[name]] for name in SOURCES])
+        _run([[compiler, *made.values(), f"-L{root / 'lib'}", *LINKS, "-o", library]])
         os.replace(library, path)
+
+
+def _run(commands: list[list[str]]) -> None:
+    """All side by side; whatever ends this ends them."""
+    running: list[subprocess.Popen[str]] = []
+    try:
+        for command in commands:
+            silent, kept = subprocess.DEVNULL, subprocess.PIPE
+            one = subprocess.Popen(command, stdout=silent, stderr=kept, text=True, start_new_session=True)
+            running.append(one)
+        for process, command in zip(running, commands, strict=True):
+            errors = process.communicate(timeout=LIMIT)[1]
+            if process.returncode:
+                first = next((line for line in errors.splitlines() if "error" in line), errors[:200])
+                raise NoKernels(f"{command[0]} failed: {first.strip()}")
+    except subprocess.TimeoutExpired as error:
+        raise NoKernels(f"{commands[0][0]} took more than {LIMIT} s") from error
+    finally:
+        for process in running:
+            with process:
+                if process.poll() is None:
+                    os.killpg(process.pid, signal.SIGKILL)  # with what it has started itself

@@ -527,7 +527,7 @@ uint8_t* tile_memory(int64_t count) {
 }
 
 struct Bytes {  // rows of q, `wide` apart
-  int64_t M, K, size, wide;
+  int64_t K, size, wide;
   const int8_t* q;
   std::vector<int8_t> memory;
   std::vector<int32_t> sums;  // (M, K / size): of the numbers of each part of `size`, or what its sums begin at
@@ -538,7 +538,7 @@ struct Bytes {  // rows of q, `wide` apart
 template <class Sum>
 Bytes bytes_of(const int8_t* q, int64_t M, int64_t K, int64_t size, const Sum& sum, bool copied) {
   const int64_t wide = copied ? apart(K) : K;
-  Bytes found{M, K, size, wide, q, std::vector<int8_t>(copied ? M * wide + LINE : 0), std::vector<int32_t>(M * (K / size))};
+  Bytes found{K, size, wide, q, std::vector<int8_t>(copied ? M * wide + LINE : 0), std::vector<int32_t>(M * (K / size))};
   int8_t* to = whole_lines(found.memory.data());
   if (copied) found.q = to;
   over_own_rows(M, K * 4, [&](int64_t begin, int64_t end) {
@@ -891,15 +891,15 @@ inline Vector<int32_t, BYTES / 4> in_pairs(const Vector<int16_t, BYTES / 2>& v) 
   return __builtin_convertvector(load<Half>(from), Wide) + __builtin_convertvector(load<Half>(from + BYTES / 4), Wide);
 }
 
-struct Groups {  // rows of q for 4-bit weights, M of them, K numbers each, `size` in a group
-  int64_t M, K, size, num, wide;
+struct Groups {  // rows of q for 4-bit weights, K numbers each, `size` in a group, `num` groups
+  int64_t K, size, num, wide;
   std::vector<int8_t> q;       // each row as its even numbers, then its odd ones: as they lie in the weights' halves; `wide` apart
   std::vector<float> balance;  // for each group -8 sum q: a stored weight is 8 too large
 };
 
 Groups grouped(const int8_t* q, int64_t M, int64_t K, int64_t size) {
   const int64_t num = K / size, wide = apart(K);
-  Groups found{M, K, size, num, wide, std::vector<int8_t>(M * wide), std::vector<float>(M * num)};
+  Groups found{K, size, num, wide, std::vector<int8_t>(M * wide), std::vector<float>(M * num)};
   for (int64_t m = 0; m < M; ++m) {
     int8_t* row = found.q.data() + m * wide;
     for (int64_t k = 0; k < K / 2; ++k) row[k] = q[m * K + 2 * k], row[K / 2 + k] = q[m * K + 2 * k + 1];
@@ -1265,10 +1265,12 @@ void int4_rows(const int8_t* q, const float* a, const uint8_t* p, Scales scales,
   const auto run = [&](auto BYTES, auto HALVES) {
     (s.M == 1 ? group_rows<BYTES(), HALVES(), 4> : group_rows<BYTES(), HALVES(), 1>)(q, a, p, scales, y, s, size);
   };
+#if !defined(BYTE_PRODUCTS)
 #if defined(__AVX2__)
   if (size == 32 && s.K % LINE == 0) return run(std::integral_constant<int, 32>{}, std::true_type{});
 #endif
   if (size % LINE == 0 && size != 3 * LINE) return run(std::integral_constant<int, 32>{}, std::false_type{});
+#endif
   run(std::integral_constant<int, 16>{}, std::false_type{});
 }
 

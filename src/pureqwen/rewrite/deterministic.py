@@ -31,9 +31,7 @@ from pureqwen.rewrite.fuse import FusedBlock
 from pureqwen.rewrite.quantize import Int4Linear, QuantizedExperts
 from pureqwen.rewrite.walk import replace
 
-TOGETHER = (
-    16  # rows of 4-bit products that native code adds in one order (FEW in products.cpp); more meet tiles
-)
+TOGETHER = 16  # rows of 4-bit products that native code adds in one order (products.cpp: FEW)
 
 LINEARS = (
     "model.layers.*.self_attn.*_proj",
