@@ -4,6 +4,7 @@
     round 1   C B A      counts, like all that follow; the order is turned round each time
     round 2   A B C
 
+Rounds of steps alone follow, without prompts, which take seconds: steps take a moment, soon disturbed.
 Who would need longer than SLOW for another turn is asked once more, should the machine have been busy; if
 that takes as long it counts, and is the last one. Peers that slow are not asked for batches. A worker that
 fails is left out from then on, with its reason.
@@ -21,9 +22,10 @@ from typing import Any
 
 from benchmarks.peers.process import Failed, Worker
 from benchmarks.peers.programs import Program, Task
-from benchmarks.peers.rows import OURS, Key
+from benchmarks.peers.rows import OURS, PLAIN, Key
 
 SLOW = 15.0  # seconds
+STEPS_ALONE = 3  # rounds of them for each that counts
 AGAIN = (
     -1
 )  # number of a turn that repeats another: no round's, for who saw a prompt before need not compute it
@@ -106,14 +108,16 @@ class Bench:
             for program in [p for p in self.workers if p in self.slow and p.name != OURS]:
                 self.leave_out(program, f"no batches, for one text took {self.slow[program]:.0f} s")
         done: set[Program] = set()
-        for number in range(runs + 1):
+        for number in range(runs * (1 + STEPS_ALONE) + 1):
+            alone = number > runs
             able = [p for p in self.workers if p.bits in task.bits and p not in done]
+            able = [p for p in able if not (alone and p.name == PLAIN)]  # whose steps take seconds
             for program in able if number % 2 == 0 else reversed(able):
                 with self.excused(program):
                     if number and program.name == OURS:
                         before()
                     time.sleep(PAUSE)
-                    values, seconds = self.turn(program, task, number)
+                    values, seconds = self.turn(program, task, number, alone=alone)
                     if number == 0 and seconds > SLOW:
                         values, seconds = self.turn(program, task, AGAIN)
                     slow = number == 0 and seconds > SLOW
@@ -125,13 +129,18 @@ class Bench:
                     for key, value in values.items() if number or slow else ():
                         self.add(key, program, value)
 
-    def turn(self, program: Program, task: Task, number: int) -> tuple[dict[Key, float], float]:
-        """One program's figures, in tokens a second, and how many seconds another turn would take."""
+    def turn(
+        self, program: Program, task: Task, number: int, *, alone: bool = False
+    ) -> tuple[dict[Key, float], float]:
+        """One program's figures, in tokens a second, and how many seconds another turn would take.
+
+        alone: without a prompt, behind the last one.
+        """
         worker, figures, seconds = self.workers[program], {}, 0.0
         if task.cached:
             if number == 0:
                 worker.ask("fill", tokens=task.prompt)
-        elif task.again or number == 0:
+        elif (task.again and not alone) or number == 0:
             answer = worker.ask("prefill", prompt=task.prompt, batch=task.batch, seed=number)
             if task.again:
                 seconds = answer["seconds"]

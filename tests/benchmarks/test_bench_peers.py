@@ -123,6 +123,7 @@ def bench_of(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **answers: Callable[[str], Any]
 ) -> tuple[Bench, list[tuple[str, str]]]:
     monkeypatch.setattr("benchmarks.peers.turns.PAUSE", 0)
+    monkeypatch.setattr("benchmarks.peers.turns.STEPS_ALONE", 0)
     notes: list[tuple[str, str]] = []
     bench = Bench(tmp_path, threads=1)
     monkeypatch.setattr(bench, "start", lambda p: Scripted(p.name, notes, answers[p.name]))
@@ -152,6 +153,22 @@ def test_programs_take_turns_and_the_order_is_turned_round(
         Key("decode", 8, 1, 8): {"a": [2.0] * 2, "b": [2.0] * 2},  # the median of the steps
     }
     assert bench.versions() == {"x": "1"}
+
+
+def test_rounds_of_steps_alone_follow_for_all_but_ours_without_native_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench, notes = bench_of(tmp_path, monkeypatch, a=steady, plain=steady, b=steady)
+    monkeypatch.setattr("benchmarks.peers.turns.STEPS_ALONE", 2)
+    with bench.held([program("a"), program("plain"), program("b")]):
+        bench.take(Task(what="decode", prompt=8, bits=(8,), steps=3, again=True), runs=1)
+    assert [f"{name} {do}" for name, do in notes if do != "load"][-6:] == [
+        *("a prefill", "a decode"),  # the end of the round that counts
+        *("a decode", "b decode", "b decode", "a decode"),
+    ]
+    counts = {name: len(speeds) for name, speeds in bench.found[Key("decode", 8, 1, 8)].items()}
+    assert counts == {"a": 3, "plain": 1, "b": 3}
+    assert len(bench.found[Key("prefill", 8, 1, 8)]["a"]) == 1
 
 
 def test_a_batch_computes_its_prompts_once_and_goes_on(
