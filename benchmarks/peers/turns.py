@@ -26,9 +26,8 @@ from benchmarks.peers.rows import OURS, PLAIN, Key
 
 SLOW = 15.0  # seconds
 STEPS_ALONE = 3  # rounds of them for each that counts
-AGAIN = (
-    -1
-)  # number of a turn that repeats another: no round's, for who saw a prompt before need not compute it
+# The number of a turn that repeats another. No round's: who saw a prompt before need not compute it.
+AGAIN = -1
 PAUSE = 0.2  # seconds between turns, for threads that wait by counting to fall asleep
 ROOT = Path(__file__).parents[2]
 
@@ -110,8 +109,8 @@ class Bench:
         done: set[Program] = set()
         for number in range(runs * (1 + STEPS_ALONE) + 1):
             alone = number > runs
-            able = [p for p in self.workers if p.bits in task.bits and p not in done]
-            able = [p for p in able if not (alone and p.name == PLAIN)]  # whose steps take seconds
+            skipped = {p for p in self.workers if alone and p.name == PLAIN}  # its steps take seconds
+            able = [p for p in self.workers if p.bits in task.bits and p not in done | skipped]
             for program in able if number % 2 == 0 else reversed(able):
                 with self.excused(program):
                     if number and program.name == OURS:
