@@ -13,6 +13,7 @@ from running import Running, running, wait_for
 from pureqwen import EngineConfig, Qwen
 from pureqwen.generate.constrain import KEPT
 from pureqwen.serve.engine import Engine
+from pureqwen.serve.server import tuned
 
 CHAT, TEXT, MESSAGES = "/v1/chat/completions", "/v1/completions", "/v1/messages"
 HI: Any = [{"role": "user", "content": "Hi"}]
@@ -67,7 +68,8 @@ class Beside:
 
 @pytest.fixture(scope="module")
 def crowded(pocket: Qwen) -> Iterator[tuple[Running, Beside]]:
-    with running(Engine(pocket), pocket) as server, Beside(server) as beside:
+    # Tuned once more: what other tests left since is no server's, and to look through it took 1.3 seconds.
+    with tuned(), running(Engine(pocket), pocket) as server, Beside(server) as beside:
         yield server, beside
     assert set(beside.texts) == {beside.texts[0]} and "29842" in beside.texts[0]
     assert not beside.errors and max(beside.gaps) < GAP

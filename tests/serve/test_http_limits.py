@@ -157,6 +157,17 @@ def test_a_process_that_serves_may_have_more_files_open_and_its_threads_hand_ove
         sys.setswitchinterval(interval)
 
 
+def test_a_process_that_serves_looks_for_cycles_only_in_what_is_new() -> None:
+    """A whole collection took a quarter of a second of each stream; among what tests leave, 1.3 seconds."""
+    gc.unfreeze()  # what the process of these tests has left alone
+    with tuned():
+        assert gc.get_freeze_count() > 10_000 > len(gc.get_objects())
+        with tuned():
+            pass
+        assert gc.get_freeze_count() > 10_000, "whoever left things alone before decides when that ends"
+    assert gc.get_freeze_count() == 0
+
+
 def test_idle_connections_live_longer_than_clients_keep_theirs(served: Running) -> None:
     assert served.server.config.timeout_keep_alive == 75
 
