@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 
 import pytest
 import torch
@@ -204,6 +205,23 @@ def with_pytorch(q: Tensor, k: Tensor, v: Tensor, table: kernels.Table) -> Tenso
     seen = places <= places[length - len(q) :, None]
     o = F.scaled_dot_product_attention(q.transpose(0, 1)[None], keys[None], values[None], attn_mask=seen)
     return o[0].transpose(0, 1)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_long_texts_are_read_in_longer_chunks_each_as_if_it_were_alone(dtype: torch.dtype) -> None:
+    """Chunks of 64 keys up to 8,191, of 128, 192 and, from 16,384 on, of 256."""
+    rows = [(2, 8192), (1, 12_300), (1, 16_383), (2, 16_641), (1, 60), (1, 40_001)]
+    q, k, v, table = prompts(4, 2, 32, 16, rows, dtype)
+    got = kernels.paged_attention(q, k, v, table)
+    assert_near(got, twins.paged_attention(q, k, v, *table))
+    torch.set_num_threads(1)
+    assert torch.equal(kernels.paged_attention(q, k, v, table), got)
+    starts = table.starts.tolist()
+    for r, (begin, end) in enumerate(pairwise(starts)):
+        alone = kernels.Table(
+            table.pages[r : r + 1], torch.tensor([0, end - begin]).int(), table.lengths[r : r + 1]
+        )
+        assert torch.equal(kernels.paged_attention(q[begin:end], k, v, alone), got[begin:end])
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

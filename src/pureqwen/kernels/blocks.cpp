@@ -148,7 +148,8 @@ void store_pages(const Tensor& k, const Tensor& v, const Tensor& k_pages, const 
   });
 }
 
-constexpr int64_t CHUNK = 64;  // keys that are looked at together; a long text's chunks are shared by the threads
+constexpr int64_t CHUNK = 64;  // keys that are looked at together; a text's chunks are shared by the threads
+constexpr int64_t MOST = 256;  // the same of a long text: what each chunk finds is written, and read again
 
 #if defined(__AVX512F__)
 constexpr int WIDE = 16;         // lanes of the vectors here
@@ -211,13 +212,19 @@ inline Wide sums_of(const Wide* v) {
 #endif
 }
 
+// Asks for COLUMN numbers, into the second-level cache.
+template <class T>
+inline void ask(const T* numbers) {
+  for (size_t line = 0; line < COLUMN * sizeof(T); line += 64) __builtin_prefetch((const char*)numbers + line, 0, 2);
+}
+
 // R queries with one key: sums, whose lanes are still to be added. What lies at `ahead` is asked for meanwhile.
 template <int R, class T>
 inline void products_with(const float* q, const T* key, const T* ahead, int64_t Dh, Wide* to) {
   Wide total[R][2];
   each<R>([&](auto r) { total[r][0] = total[r][1] = Wide{}; });
   for (int64_t d = 0; d < Dh; d += COLUMN) {
-    for (size_t line = 0; line < COLUMN * sizeof(T); line += 64) __builtin_prefetch((const char*)(ahead + d) + line, 0, 2);
+    ask(ahead + d);
     each<COLUMN / (2 * WIDE)>([&](auto n) {
       const int64_t i = d + n * 2 * WIDE;
       const Two numbers = two(key + i);
@@ -237,7 +244,7 @@ template <int R>
 inline void products_with(const BFloat16* q, const BFloat16* key, const BFloat16* ahead, int64_t Dh, Wide* to) {
   __m512 total[R] = {};
   for (int64_t d = 0; d < Dh; d += COLUMN) {
-    __builtin_prefetch(ahead + d, 0, 2);
+    ask(ahead + d);
     const auto numbers = load<__m512i>(key + d);
     for (int r = 0; r < R; ++r) total[r] = plus_pairs(total[r], numbers, load<__m512i>(q + r * Dh + d));
   }
@@ -249,15 +256,13 @@ using Met = float;
 
 // Adds to o the values of `count` keys, COLUMN numbers of each, weighted for R queries by their shares; to zero, where it begins.
 template <int R, class T>
-inline void gather(bool begins, const float* shares, int64_t stride, const T* v, const T* ahead, const int64_t* rows,
-                   const int64_t* rows_ahead, int64_t count, int64_t Dh, float* o) {
+inline void gather(bool begins, const float* shares, int64_t stride, const T* v, const int64_t* rows, int64_t count, int64_t Dh,
+                   float* o) {
   constexpr int ALL = COLUMN / WIDE, N = R > 2 ? 2 : ALL;  // vectors of values, and those whose sums stay in registers
   for (int part = 0; part < ALL; part += N, v += N * WIDE, o += N * WIDE) {
     Wide total[R * N];
     each<R * N>([&](auto j) { total[j] = begins ? Wide{} : load<Wide>(o + j / N * Dh + j % N * WIDE); });
     for (int64_t i = 0; i < count; ++i) {
-      if (part == 0)
-        for (size_t line = 0; line < COLUMN * sizeof(T); line += 64) __builtin_prefetch((const char*)(ahead + rows_ahead[i]) + line, 0, 2);
       Wide share[R];
       each<R>([&](auto r) { share[r] = pinned(in_all_lanes<Wide>(shares[i * stride + r])); });
       each<N / 2>([&](auto n) {
@@ -287,7 +292,7 @@ struct Heads {
 };
 
 struct Chunk {
-  int64_t count, rows[CHUNK];  // where its keys begin, and their values
+  int64_t count, rows[MOST];  // where its keys begin, and their values
 };
 
 // The queries (H, Dh) of one token over the keys of a chunk: for each head (`filled()` of them) the largest score, the sum of
@@ -298,9 +303,9 @@ void attend(const Q* q, float scale, const T* k, const T* v, Heads s, const Chun
             float* total, float* o) {
   const int64_t G = s.H / s.Hkv, filled = s.filled(), count = chunk.count, near = std::min(NEAR, count);
   static thread_local std::vector<float> kept;
-  if (int64_t(kept.size()) < filled * (CHUNK + WIDE + 1)) kept.resize(filled * (CHUNK + WIDE + 1));
-  float* scores = kept.data();  // (CHUNK, filled)
-  Wide* sums = reinterpret_cast<Wide*>(-(-reinterpret_cast<uintptr_t>(scores + filled * CHUNK) & -sizeof(Wide)));
+  if (int64_t(kept.size()) < filled * (MOST + WIDE + 1)) kept.resize(filled * (MOST + WIDE + 1));
+  float* scores = kept.data();  // (count, filled)
+  Wide* sums = reinterpret_cast<Wide*>(-(-reinterpret_cast<uintptr_t>(scores + filled * MOST) & -sizeof(Wide)));
   std::fill(sums + s.H, sums + filled, Wide{});
   for (int64_t i = 0; i < count; ++i) {
     const T *key = k + chunk.rows[i], *ahead = i + near < count ? k + chunk.rows[i + near] : v + chunk.rows[i + near - count];
@@ -326,14 +331,19 @@ void attend(const Q* q, float scale, const T* k, const T* v, Heads s, const Chun
   for (int64_t i = 0; i < count; i += near) {
     const bool last = i + near >= count;
     const T* then = last ? k : v;
-    const int64_t *rows = chunk.rows + i, *ahead = last ? next.rows : rows + near;
+    const int64_t *rows = chunk.rows + i, *ahead = last ? next.rows : rows + near, num = std::min(near, count - i);
+    int64_t key = 0, asked = 0;  // in the order of memory, whatever the order in which they are added
     for (int64_t h = 0; h < s.Hkv; ++h)
-      for (int64_t d = h * s.Dh; d < (h + 1) * s.Dh; d += COLUMN)
+      for (int64_t d = h * s.Dh; d < (h + 1) * s.Dh; d += COLUMN) {
+        for (int64_t n = 0; n < num; ++n) {
+          ask(then + ahead[key] + asked);
+          if ((asked += COLUMN) == s.Hkv * s.Dh) asked = 0, ++key;
+        }
         in_pieces(G, [&](auto R, int64_t g) {
           const int64_t head = h * G + g;
-          gather<R()>(i == 0, scores + i * filled + head, filled, v + d, then + d, rows, ahead, std::min(near, count - i), s.Dh,
-                      o + head * s.Dh + d - h * s.Dh);
+          gather<R()>(i == 0, scores + i * filled + head, filled, v + d, rows, num, s.Dh, o + head * s.Dh + d - h * s.Dh);
         });
+      }
   }
 }
 
@@ -370,12 +380,16 @@ float* kept_floats(int64_t count) {
   return memory.data();
 }
 
-// Chunk c of the first `num_keys` keys of a row, which lies in these pages.
-Chunk chunk_of(const int32_t* pages, int64_t num_keys, int64_t c, Heads s) {
+// How many keys of so many are a chunk: threads have 64 chunks to share, or fewer of CHUNK keys, or more of MOST.
+int64_t chunk_size(int64_t num_keys) { return std::clamp(num_keys / (64 * CHUNK), int64_t(1), MOST / CHUNK) * CHUNK; }
+
+// Chunk c, of `size` keys, of the first `num_keys` keys of a row, which lies in these pages. Behind its end, up to CHUNK keys, its
+// first is repeated.
+Chunk chunk_of(const int32_t* pages, int64_t num_keys, int64_t c, int64_t size, Heads s) {
   Chunk found;
-  found.count = std::min(CHUNK, num_keys - c * CHUNK);
-  int64_t page = c * CHUNK / s.page, place = c * CHUNK % s.page;
-  for (int64_t i = 0; i < CHUNK; ++i) {
+  found.count = std::min(size, num_keys - c * size);
+  int64_t page = c * size / s.page, place = c * size % s.page;
+  for (int64_t i = 0; i < std::max(found.count, CHUNK); ++i) {
     found.rows[i] = i < found.count ? (pages[page] * s.page + place) * s.Hkv * s.Dh : found.rows[0];
     if (++place == s.page) place = 0, ++page;
   }
@@ -649,11 +663,11 @@ void attend_block(const T* q, const T* k, const T* v, Heads s, Block b, T* y) {
   const Part *mine[QUERIES], *rows[QUERIES];
   for (int m = 0; m < QUERIES; ++m) rows[m] = shares + m * CHUNK;
   k += b.h * s.Dh, v += b.h * s.Dh;
-  Chunk chunk = chunk_of(b.pages, most_keys, 0, s);
+  Chunk chunk = chunk_of(b.pages, most_keys, 0, CHUNK, s);
   for (int64_t c = 0; c * CHUNK < most_keys; ++c) {
     pack(k, v, chunk, s.Dh, keys, values);
     const bool last = (c + 1) * CHUNK >= most_keys;
-    if (!last) chunk = chunk_of(b.pages, most_keys, c + 1, s);
+    if (!last) chunk = chunk_of(b.pages, most_keys, c + 1, CHUNK, s);
     for (int64_t g = 0; g < groups; ++g) {
       for (int64_t i = last || !ASKS ? CHUNK : CHUNK * g / groups; i < CHUNK * (g + 1) / groups; ++i)
         for (int64_t d = 0; d < s.Dh; d += 64 / sizeof(T)) {
@@ -735,7 +749,10 @@ Plan plan_of(int64_t num_tokens, int64_t H, const Tensor& k_pages, const Tensor&
     for (int64_t t = begin; t < end; ++t)
       plan.queries[t] = {r, std::clamp<int64_t>(num_keys - (end - 1 - t), 1, width * s.page)};
   }
-  for (int64_t t = 0; t < num_tokens; ++t) plan.starts[t + 1] = plan.starts[t] + (plan.queries[t].num_keys + CHUNK - 1) / CHUNK;
+  for (int64_t t = 0; t < num_tokens; ++t) {
+    const int64_t num_keys = plan.queries[t].num_keys, size = chunk_size(num_keys);
+    plan.starts[t + 1] = plan.starts[t] + (num_keys + size - 1) / size;
+  }
   plan.many = blocks_of(many, s);
   return plan;
 }
@@ -763,7 +780,8 @@ void attend_pages(const Plan& plan, const T* q, const T* k, const T* v, float* f
     const int64_t begin = num_chunks - until, end = num_chunks - before;
     int64_t t = std::upper_bound(plan.starts.begin(), plan.starts.end(), begin) - plan.starts.begin() - 1;
     const auto chunk_at = [&](int64_t c) {
-      return chunk_of(plan.table + plan.queries[t].table * plan.width, plan.queries[t].num_keys, c - plan.starts[t], s);
+      const Query of = plan.queries[t];
+      return chunk_of(plan.table + of.table * plan.width, of.num_keys, c - plan.starts[t], chunk_size(of.num_keys), s);
     };
     Chunk chunk = chunk_at(begin);
     for (int64_t c = begin; c < end; ++c) {
