@@ -17,22 +17,24 @@ OFF = "switched off, to measure PyTorch alone"
 
 class Pureqwen:
     def __init__(self, options: argparse.Namespace) -> None:
+        import pureqwen
+
+        load = pureqwen.load  # brings torch, as for whoever begins with this name
         import torch
 
-        import pureqwen
         from pureqwen import kernels
 
         torch.set_num_threads(options.threads)
         if options.plain:
             kernels.native = lambda: OFF  # type: ignore[assignment]
-        self.options, self.torch, self.pureqwen = options, torch, pureqwen
+        self.options, self.torch, self.pureqwen, self.load_model = options, torch, pureqwen, load
         self.steps: Iterator[Any] = iter(())
         self.batch = 0
 
     def load(self) -> dict[str, Any]:
         from pureqwen import kernels
 
-        self.qwen = self.pureqwen.load(self.options.folder, dtype=self.options.dtype, device="cpu")
+        self.qwen = self.load_model(self.options.folder, dtype=self.options.dtype, device="cpu")
         native = kernels.native() or "used"
         versions = {"pureqwen": self.pureqwen.__version__, "torch": self.torch.__version__}
         if not self.options.plain:

@@ -7,6 +7,7 @@
 The names below are imported when they are first used: `import pureqwen` is quick, and reaches no network.
 """
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -59,7 +60,13 @@ __all__ = sorted([*_HOMES, "__version__"])
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'pureqwen' has no attribute {name!r}")
-    return getattr(import_module(f"pureqwen.{_HOMES[name]}"), name)
+    home = f"pureqwen.{_HOMES[name]}"
+    if home in sys.modules:
+        return getattr(import_module(home), name)
+    from pureqwen.garbage import building
+
+    with building():
+        return getattr(import_module(home), name)
 
 
 def __dir__() -> list[str]:

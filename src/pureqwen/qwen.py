@@ -19,6 +19,7 @@ import torch
 from pureqwen.cache import StaticAttend, StaticCache
 from pureqwen.chat import ChatTemplate, Event
 from pureqwen.config import ModelConfig, SamplingParams, eos_ids, read_generation_config
+from pureqwen.garbage import building
 from pureqwen.generate import (
     Cached,
     Grammar,
@@ -41,6 +42,7 @@ from pureqwen.weights import load_model, resolve, save_model, write_json
 from pureqwen.weights.device import usable_device
 
 
+@building()
 def load(
     model: str | Path = "pocket",
     *,

@@ -9,6 +9,7 @@ import pytest
 
 # A module may import modules of a smaller number, and files of its own folder.
 LINES = {
+    "garbage": 0,
     "hub": 0,
     "pocket": 0,  # data, no code
     "pocket_moe": 0,  # data, no code

@@ -14,6 +14,7 @@ from cyclopts import Group, Parameter
 
 from pureqwen.cli.terminal import stderr
 from pureqwen.config import SamplingParams
+from pureqwen.garbage import building
 
 if TYPE_CHECKING:
     from pureqwen.qwen import Qwen
@@ -71,7 +72,8 @@ class ModelOptions:
         if screen.movable:
             screen.write(f"loading {self.model} ...", dim=True)
         try:
-            from pureqwen.qwen import load  # brings torch
+            with building():
+                from pureqwen.qwen import load  # brings torch
 
             qwen = load(
                 self.model, dtype=self.dtype, device=self.device, revision=self.revision, context=self.context

@@ -12,6 +12,7 @@ from cyclopts import Group, Parameter
 from pureqwen.cli.errors import notice
 from pureqwen.cli.options import MODEL, ModelOptions, flag
 from pureqwen.config import EngineConfig, ServeConfig
+from pureqwen.garbage import building
 
 ACCESS = Group("Access", sort_key=3)
 ENGINE = Group("Engine", sort_key=4)
@@ -159,7 +160,8 @@ class Place:
 
 def run(source: ModelOptions, config: ServeConfig, engine_config: EngineConfig, place: Place) -> None:
     """Load the model and answer until a signal comes."""
-    parts = imported()
+    with building():
+        parts = imported()
     bound = parts["listen"](
         place.host, place.port
     )  # before the model is loaded: a port in use is told at once

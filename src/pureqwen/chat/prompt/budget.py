@@ -10,10 +10,7 @@ out of nothing. `weigh` therefore counts with multiplicity and remembers what it
 heavier than the whole allowance, or deeper than `DEPTH`, is let into being.
 """
 
-import gc
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 BASE = 12_000_000  # bytes
 FACTOR = 64  # a template of Qwen's copies a message about 14 times
@@ -25,18 +22,6 @@ OVERHEAD = 56  # bytes of an object without its contents
 
 class TemplateError(ValueError):
     """A chat template that is not valid, asked for what the sandbox refuses, cost too much, or raised."""
-
-
-@contextmanager
-def uncollected() -> Iterator[None]:
-    """No garbage of the whole program is collected on a template's clock: a large heap alone takes longer."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 class Budget:

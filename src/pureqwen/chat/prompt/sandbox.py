@@ -29,9 +29,10 @@ from jinja2.parser import Parser
 from jinja2.runtime import Context, LoopContext, Macro, Undefined
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from pureqwen.chat.prompt.budget import Budget, TemplateError, uncollected
+from pureqwen.chat.prompt.budget import Budget, TemplateError
 from pureqwen.chat.prompt.filters import make_filters, make_tests
 from pureqwen.chat.prompt.functions import FUNCTIONS, MAX_BITS, Granted, call_method, check_format
+from pureqwen.garbage import uncollected
 
 MAX_CHARACTERS = 200_000
 MAX_TOKENS = 12_000  # the largest of Qwen's templates has 1,500; compiling takes half a second at the limit
@@ -275,7 +276,7 @@ def compile(tree: nodes.Template) -> CodeType:
 def run(code: CodeType, variables: Mapping[str, Any]) -> str:
     """The text that a template makes of `variables`, which must be plain data (str, int, list, dict, ...)."""
     try:
-        with uncollected():
+        with uncollected():  # on the template's clock: among many objects that alone takes longer
             environment = Sandbox(Budget(dict(variables)))  # the clock runs from here
             template = environment.template_class.from_code(environment, code, dict(environment.globals))
             text = "".join(template.root_render_func(template.new_context(dict(variables))))
