@@ -1,7 +1,6 @@
 """When Python looks for cycles, and when it does not."""
 
 import gc
-import os
 import subprocess
 import sys
 import weakref
@@ -11,8 +10,7 @@ from typing import TypeAlias
 
 import pytest
 
-import pureqwen
-from pureqwen import cli
+from pureqwen import qwen
 from pureqwen.garbage import building, uncollected
 
 Block: TypeAlias = Callable[[], AbstractContextManager[None]]
@@ -20,9 +18,12 @@ Block: TypeAlias = Callable[[], AbstractContextManager[None]]
 
 @pytest.fixture(autouse=True)
 def unfrozen() -> Iterator[None]:
+    frozen = gc.get_freeze_count()
     gc.unfreeze()
     yield
     gc.unfreeze()
+    if frozen:
+        gc.freeze()
     gc.enable()
 
 
@@ -68,22 +69,48 @@ def test_what_somebody_left_alone_stays_so() -> None:
     assert gc.get_freeze_count() >= count - 100  # those that end meanwhile are gone
 
 
-def test_loading_and_the_names_of_the_package_collect_nothing() -> None:
-    code = """
+def ran(code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    return done.stdout
+
+
+WATCHED = """
 import gc
 seen = []
 gc.callbacks.append(lambda phase, told: seen.append(told["generation"]))
 import pureqwen
-qwen = pureqwen.load()
-assert 2 not in seen, "all of torch was looked through"
-assert gc.isenabled() and gc.get_freeze_count() == 0
 """
-    subprocess.run([sys.executable, "-c", code], check=True, env=os.environ)
-    assert pureqwen.load is pureqwen.load
 
 
-def test_a_command_that_ends_leaves_its_cycles_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "argv", ["pureqwen", "--version"])
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-    assert ended.value.code == 0 and gc.get_freeze_count() > 10_000
+def test_torch_is_not_looked_through_while_a_name_of_the_package_brings_it() -> None:
+    ran(
+        WATCHED
+        + "pureqwen.load; assert 2 not in seen and gc.isenabled() and gc.get_freeze_count() == 0, seen"
+    )
+
+
+def test_nothing_is_collected_while_a_model_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    collects, made = list[bool](), qwen.load_model
+    monkeypatch.setattr(qwen, "load_model", lambda *a, **k: collects.append(gc.isenabled()) or made(*a, **k))
+    qwen.load()
+    assert collects == [False] and gc.isenabled()
+
+
+def test_a_command_brings_torch_without_a_collection_of_all() -> None:
+    code = """
+from pureqwen.cli.options import ModelOptions
+ModelOptions(model="pocket").load()
+assert 2 not in seen and gc.isenabled(), seen
+"""
+    ran(WATCHED + code)
+
+
+def test_a_command_that_ends_leaves_its_cycles_alone() -> None:
+    code = """
+import atexit, gc, sys
+atexit.register(lambda: print(gc.get_freeze_count()))  # the first, so that it is the last
+sys.argv = ["pureqwen", "--version"]
+from pureqwen.cli import main
+main()
+"""
+    assert int(ran(code).split()[-1]) > 10_000

@@ -1,4 +1,4 @@
-"""Python's collector of cycles looks through all there is now and then: not where that is in the way.
+"""Blocks in which Python looks for no cycles of objects: while a model is made, or a template's clock runs.
 
 A process that has torch and a vocabulary has two hundred thousand objects; to look through them takes a
 quarter of a second, in which no thread of Python goes on.
@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def uncollected() -> Iterator[None]:
-    """Nothing is collected while the block runs."""
+    """Nothing is collected while the block runs, unless a block of another thread, begun before, ends."""
     enabled = gc.isenabled()
     gc.disable()
     try:

@@ -42,7 +42,6 @@ from pureqwen.weights import load_model, resolve, save_model, write_json
 from pureqwen.weights.device import usable_device
 
 
-@building()
 def load(
     model: str | Path = "pocket",
     *,
@@ -74,15 +73,16 @@ def load(
         raise ValueError(
             f"context is {context!r}: it must be 1 to {limit}, the positions that {model} was made for"
         )
-    network = load_model(folder, config, dtype=dtype, device=place, rewrite=rewrite)
-    return Qwen(
-        for_cpu(network) if place.type == "cpu" else network,
-        tokenizer=Tokenizer.from_pretrained(folder) if (folder / "tokenizer.json").is_file() else None,
-        template=ChatTemplate.from_pretrained(folder),
-        generation_config=read_generation_config(folder),
-        context=context,
-        name=str(model),
-    )
+    with building():
+        network = load_model(folder, config, dtype=dtype, device=place, rewrite=rewrite)
+        return Qwen(
+            for_cpu(network) if place.type == "cpu" else network,
+            tokenizer=Tokenizer.from_pretrained(folder) if (folder / "tokenizer.json").is_file() else None,
+            template=ChatTemplate.from_pretrained(folder),
+            generation_config=read_generation_config(folder),
+            context=context,
+            name=str(model),
+        )
 
 
 Attends = Callable[[], Sequence[StaticAttend]]

@@ -208,7 +208,7 @@ def with_pytorch(q: Tensor, k: Tensor, v: Tensor, table: kernels.Table) -> Tenso
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_long_texts_are_read_in_longer_chunks_each_as_if_it_were_alone(dtype: torch.dtype) -> None:
+def test_a_long_text_s_tokens_are_as_if_each_were_alone_and_its_keys_in_one_page(dtype: torch.dtype) -> None:
     """Chunks of 64 keys up to 8,191, of 128, 192 and, from 16,384 on, of 256."""
     rows = [(2, 8192), (1, 12_300), (1, 16_383), (2, 16_641), (1, 60), (1, 40_001)]
     q, k, v, table = prompts(4, 2, 32, 16, rows, dtype)
@@ -216,12 +216,12 @@ def test_long_texts_are_read_in_longer_chunks_each_as_if_it_were_alone(dtype: to
     assert_near(got, twins.paged_attention(q, k, v, *table))
     torch.set_num_threads(1)
     assert torch.equal(kernels.paged_attention(q, k, v, table), got)
-    starts = table.starts.tolist()
-    for r, (begin, end) in enumerate(pairwise(starts)):
-        alone = kernels.Table(
-            table.pages[r : r + 1], torch.tensor([0, end - begin]).int(), table.lengths[r : r + 1]
-        )
-        assert torch.equal(kernels.paged_attention(q[begin:end], k, v, alone), got[begin:end])
+    for r, (begin, end) in enumerate(pairwise(table.starts.tolist())):
+        whole = [x[table.pages[r].long()].flatten(0, 1)[None] for x in (k, v)]
+        for t in range(begin, end):
+            sees = int(table.lengths[r]) - (end - 1 - t)
+            alone = kernels.Table(*(torch.tensor(x).int() for x in ([[0]], [0, 1], [sees])))
+            assert torch.equal(kernels.paged_attention(q[t : t + 1], *whole, alone)[0], got[t])
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -7,6 +7,7 @@ import json
 import socket
 import sys
 import time
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,6 +16,7 @@ from running import Client, Running, Watched, running, wait_for
 
 from pureqwen import Qwen, SamplingParams, Tokenizer
 from pureqwen.config import ServeConfig
+from pureqwen.garbage import uncollected
 from pureqwen.serve.engine import Engine
 from pureqwen.serve.prepare import check_prompts
 from pureqwen.serve.protocol import body, chat, messages
@@ -157,15 +159,27 @@ def test_a_process_that_serves_may_have_more_files_open_and_its_threads_hand_ove
         sys.setswitchinterval(interval)
 
 
+class Cycle:
+    def __init__(self) -> None:
+        self.itself = self
+
+
 def test_a_process_that_serves_looks_for_cycles_only_in_what_is_new() -> None:
     """A whole collection took a quarter of a second of each stream; among what tests leave, 1.3 seconds."""
     gc.unfreeze()  # what the process of these tests has left alone
-    with tuned():
-        assert gc.get_freeze_count() > 10_000 > len(gc.get_objects())
+    try:
+        dead = Cycle()
+        seen = weakref.ref(dead)
+        del dead
         with tuned():
-            pass
-        assert gc.get_freeze_count() > 10_000, "whoever left things alone before decides when that ends"
-    assert gc.get_freeze_count() == 0
+            assert seen() is None, "what is dead already is not kept for ever"
+            assert gc.get_freeze_count() > 10_000 > len(gc.get_objects())
+            with tuned():
+                pass
+            assert gc.get_freeze_count() > 10_000, "whoever left things alone before decides when that ends"
+        assert gc.get_freeze_count() == 0
+    finally:
+        gc.freeze()
 
 
 def test_idle_connections_live_longer_than_clients_keep_theirs(served: Running) -> None:
@@ -371,11 +385,8 @@ def matched(path: str, count: int) -> float:
 @pytest.mark.parametrize("path", [CHAT, MESSAGES])
 def test_many_results_of_tools_cost_no_more_each_than_a_few(path: str) -> None:
     """Each was looked for among all calls: a body of a few megabytes took a minute of a thread."""
-    gc.disable()  # which would look through all that other tests have left
-    try:
+    with uncollected():  # which would look through all that other tests have left
         few, many = min(matched(path, 500) for _ in range(3)), matched(path, 16_000)
-    finally:
-        gc.enable()
     assert many < 32 * few * 5, (few, many)
 
 

@@ -7,6 +7,7 @@
 Verbs import torch only when they run a model: `pureqwen --help` answers at once.
 """
 
+import atexit
 import gc
 import os
 import sys
@@ -65,11 +66,11 @@ def unwrapped(text: str) -> str:
 
 def main() -> None:
     """The console script. Exits with the codes above."""
+    # First, so that it comes last: to look for cycles in what ends with the process took half a second.
+    atexit.register(gc.freeze)
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:  # closed by whoever started us: nothing to read, nobody who reads
             setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115  (until the program ends)
     if not sys.stderr.isatty():  # huggingface_hub draws its bars into files too
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    code = run(make_app(), sys.argv[1:])
-    gc.freeze()  # what a process leaves goes with it: to look through that for cycles took half a second
-    sys.exit(code)
+    sys.exit(run(make_app(), sys.argv[1:]))

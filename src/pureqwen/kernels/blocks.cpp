@@ -158,6 +158,7 @@ constexpr int64_t NEAR = CHUNK;  // keys, or values of so many, that are asked f
 constexpr int WIDE = LANES;
 constexpr int64_t NEAR = 8;
 #endif
+static_assert(MOST % CHUNK == 0 && CHUNK % NEAR == 0);
 constexpr int SHARING = 4;  // query heads that meet a key together, at most: their sums stay in registers
 constexpr int64_t COLUMN = 32;  // numbers of a head that are looked at together
 
@@ -380,16 +381,16 @@ float* kept_floats(int64_t count) {
   return memory.data();
 }
 
-// How many keys of so many are a chunk: threads have 64 chunks to share, or fewer of CHUNK keys, or more of MOST.
+// How many keys of so many are a chunk: as many as leave 64 chunks, or more, for threads to share; CHUNK at least, MOST at most.
 int64_t chunk_size(int64_t num_keys) { return std::clamp(num_keys / (64 * CHUNK), int64_t(1), MOST / CHUNK) * CHUNK; }
 
-// Chunk c, of `size` keys, of the first `num_keys` keys of a row, which lies in these pages. Behind its end, up to CHUNK keys, its
-// first is repeated.
+// Chunk c, of `size` keys, of the first `num_keys` keys of a row, which lies in these pages. Behind its end, up to a multiple of
+// CHUNK, its first key is repeated.
 Chunk chunk_of(const int32_t* pages, int64_t num_keys, int64_t c, int64_t size, Heads s) {
   Chunk found;
   found.count = std::min(size, num_keys - c * size);
   int64_t page = c * size / s.page, place = c * size % s.page;
-  for (int64_t i = 0; i < std::max(found.count, CHUNK); ++i) {
+  for (int64_t i = 0; i < (found.count + CHUNK - 1) / CHUNK * CHUNK; ++i) {
     found.rows[i] = i < found.count ? (pages[page] * s.page + place) * s.Hkv * s.Dh : found.rows[0];
     if (++place == s.page) place = 0, ++page;
   }
@@ -712,6 +713,7 @@ struct Plan {
   const int32_t* table;
   std::vector<Query> queries;
   std::vector<int64_t> starts;  // of each query's chunks
+  std::vector<int64_t> units;   // CHUNKs of keys before each chunk, and before the end: what threads share
   std::vector<Block> many;
 
   int64_t num_chunks() const { return starts.empty() ? 0 : starts.back(); }
@@ -734,6 +736,7 @@ Plan plan_of(int64_t num_tokens, int64_t H, const Tensor& k_pages, const Tensor&
   require(s.Dh % COLUMN == 0 && s.Hkv > 0 && s.H % s.Hkv == 0, "paged_attention: bad heads");
   plan.queries.assign(num_tokens, Query{0, 0});
   plan.starts.assign(num_tokens + 1, 0);
+  plan.units.assign(1, 0);
   std::vector<Block> many;
   for (int64_t r = 0; r < num_rows; ++r) {
     const int64_t begin = data<int32_t>(row_starts)[r], end = data<int32_t>(row_starts)[r + 1];
@@ -751,7 +754,9 @@ Plan plan_of(int64_t num_tokens, int64_t H, const Tensor& k_pages, const Tensor&
   }
   for (int64_t t = 0; t < num_tokens; ++t) {
     const int64_t num_keys = plan.queries[t].num_keys, size = chunk_size(num_keys);
-    plan.starts[t + 1] = plan.starts[t] + (num_keys + size - 1) / size;
+    for (int64_t key = 0; key < num_keys; key += size)
+      plan.units.push_back(plan.units.back() + (std::min(size, num_keys - key) + CHUNK - 1) / CHUNK);
+    plan.starts[t + 1] = plan.units.size() - 1;
   }
   plan.many = blocks_of(many, s);
   return plan;
@@ -775,9 +780,12 @@ void attend_pages(const Plan& plan, const T* q, const T* k, const T* v, float* f
     mine = q;
   else
     mine = (copy = in_twos(q, num_tokens * s.H * s.Dh)).data();
-  // From the back: the first share is the larger one, and a row's last chunk the smaller.
-  over_rows(num_chunks, CHUNK * s.Hkv * s.Dh * 8, [&](int64_t before, int64_t until) {
-    const int64_t begin = num_chunks - until, end = num_chunks - before;
+  // From the back: the first share is the larger one, and a row's last chunk the smaller. Of a share are the chunks that begin in it.
+  const std::vector<int64_t>& units = plan.units;
+  over_rows(units.back(), CHUNK * s.Hkv * s.Dh * 8, [&](int64_t before, int64_t until) {
+    const auto first = [&](int64_t unit) { return std::lower_bound(units.begin(), units.end(), unit) - units.begin(); };
+    const int64_t begin = first(units.back() - until), end = first(units.back() - before);
+    if (begin == end) return;
     int64_t t = std::upper_bound(plan.starts.begin(), plan.starts.end(), begin) - plan.starts.begin() - 1;
     const auto chunk_at = [&](int64_t c) {
       const Query of = plan.queries[t];

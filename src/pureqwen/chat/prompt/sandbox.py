@@ -276,7 +276,7 @@ def compile(tree: nodes.Template) -> CodeType:
 def run(code: CodeType, variables: Mapping[str, Any]) -> str:
     """The text that a template makes of `variables`, which must be plain data (str, int, list, dict, ...)."""
     try:
-        with uncollected():  # on the template's clock: among many objects that alone takes longer
+        with uncollected():  # a collection among many objects takes longer than a template may
             environment = Sandbox(Budget(dict(variables)))  # the clock runs from here
             template = environment.template_class.from_code(environment, code, dict(environment.globals))
             text = "".join(template.root_render_func(template.new_context(dict(variables))))
