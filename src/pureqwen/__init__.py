@@ -61,12 +61,12 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'pureqwen' has no attribute {name!r}")
     home = f"pureqwen.{_HOMES[name]}"
-    if home in sys.modules:
-        return getattr(import_module(home), name)
-    from pureqwen.garbage import building
+    if home not in sys.modules:
+        from pureqwen.garbage import building
 
-    with building():
-        return getattr(import_module(home), name)
+        with building():
+            import_module(home)
+    return getattr(import_module(home), name)
 
 
 def __dir__() -> list[str]:
