@@ -23,7 +23,10 @@ FOLDER = Path(__file__).parent
 SOURCES = ("products.cpp", "blocks.cpp")
 HEADERS = ("ops.h",)
 COMPILERS = ("c++", "g++", "clang++")
-FLAGS = ("-O3", "-march=native", "-std=c++20", "-fPIC", "-fvisibility=hidden", "-Wno-psabi")
+# What -O3 adds and the loops need: those over registers unrolled, those over memory vectorised. The rest of
+# it takes a tenth of the time to compile and makes nothing faster.
+LEVEL = ("-O2", "-fpeel-loops", "-fvect-cost-model=dynamic")
+FLAGS = ("-march=native", "-std=c++20", "-fPIC", "-fvisibility=hidden", "-Wno-psabi")
 LINKS = ("-shared", "-ltorch_cpu", "-ltorch")
 LIMIT = 120  # seconds for the compiler, each time that it is called
 
@@ -64,7 +67,7 @@ def _key(version: str) -> str:
     """A name for what a compiler of this version makes of this source on this machine."""
     parts = (
         *((FOLDER / name).read_text() for name in (*HEADERS, *SOURCES)),
-        " ".join((*FLAGS, *LINKS)),
+        " ".join((*LEVEL, *FLAGS, *LINKS)),
         torch.__version__,
         version,
         platform.machine(),
@@ -87,8 +90,8 @@ def _compile(compiler: str, path: Path) -> None:
     root = Path(torch.__file__).parent
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         made = {name: f"{folder}/{name}.o" for name in SOURCES}
-        include, library = f"-I{root / 'include'}", f"{folder}/{path.name}"
-        _run([[compiler, *FLAGS, include, "-c", str(FOLDER / name), "-o", made[name]] for name in SOURCES])
+        library, flags = f"{folder}/{path.name}", (*LEVEL, *FLAGS, f"-I{root / 'include'}")
+        _run([[compiler, *flags, "-c", str(FOLDER / name), "-o", made[name]] for name in SOURCES])
         _run([[compiler, *made.values(), f"-L{root / 'lib'}", *LINKS, "-o", library]])
         os.replace(library, path)
 
