@@ -230,7 +230,7 @@ def test_a_process_that_fails_is_one_line(bench: Bench, tiny: Path, monkeypatch:
 def test_a_cache_that_memory_has_no_room_for_is_said(
     bench: Bench, tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pureqwen.explain.memory import Memory
+    from pureqwen.memory import Memory
 
     little = Memory(name="main memory", total=10_000, free=2 * 256 * 20)  # 256 bytes a token
     monkeypatch.setattr(sys.modules["pureqwen.cli.bench"], "memories", lambda: [little])

@@ -10,12 +10,11 @@ from typing import Any
 import pytest
 import tiny_checkpoint
 
-from pureqwen import load
+from pureqwen import load, memory
 from pureqwen.cli.options import PARSERS, SamplingOptions
 from pureqwen.cli.train import TrainOptions
 from pureqwen.config import SamplingParams, TrainConfig, preset_names
-from pureqwen.explain import memory
-from pureqwen.explain.memory import Memory
+from pureqwen.memory import Memory
 
 Run = Callable[..., Any]
 

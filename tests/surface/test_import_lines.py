@@ -11,6 +11,7 @@ import pytest
 LINES = {
     "garbage": 0,
     "hub": 0,
+    "memory": 0,
     "pocket": 0,  # data, no code
     "pocket_moe": 0,  # data, no code
     "config": 1,

@@ -13,7 +13,7 @@ from pureqwen.cli.errors import notice
 from pureqwen.cli.options import MODEL, ModelOptions, flag
 from pureqwen.cli.picture import check_picture, save_picture
 from pureqwen.cli.terminal import stderr
-from pureqwen.explain.memory import memories
+from pureqwen.memory import memories
 
 if TYPE_CHECKING:
     from pureqwen.evaluate.speed import Plan

@@ -11,7 +11,7 @@ from pureqwen.cli.terminal import plain_table, show_table, stdout
 from pureqwen.config import ModelConfig
 from pureqwen.config.presets import PresetInfo, preset_info, preset_names
 from pureqwen.explain import Ledger, ledger
-from pureqwen.explain.memory import Memory, memories
+from pureqwen.memory import Memory, memories
 
 CONTEXTS = (1_024, 4_096, 16_384, 65_536, 262_144)
 

@@ -16,9 +16,9 @@ from torch import Tensor
 from pureqwen.cache import PagedCache, bytes_per_token
 from pureqwen.cache.static import FEW
 from pureqwen.config import EngineConfig
-from pureqwen.explain.memory import main_memory
 from pureqwen.generate import Row
 from pureqwen.generate.loop import Piece
+from pureqwen.memory import main_memory
 from pureqwen.model import Qwen3
 from pureqwen.qwen import Qwen
 from pureqwen.rewrite import eager

@@ -31,6 +31,7 @@ from pureqwen.config.quantization import METHOD, schemes_in
 from pureqwen.model import Pulled, Qwen3
 from pureqwen.rewrite import Rewrite
 from pureqwen.rewrite.quantize import quantize
+from pureqwen.weights.ahead import read_ahead
 from pureqwen.weights.files import Checkpoint, Entry, WeightError, open_folder, shown
 from pureqwen.weights.names import EMBEDDING, HEAD, canonical, is_bare, leaves, refuse_buffers, stored_tensors
 
@@ -95,6 +96,7 @@ def load_model(
         refuse_other_head(checkpoint)
     _pull(model, Reader(checkpoint, dtype=chosen, device=device))
     assert not any(parameter.is_meta for parameter in model.parameters())
+    read_ahead(model.parameters())
     return model.eval()
 
 
