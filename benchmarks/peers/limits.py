@@ -2,7 +2,7 @@
 
 The limits and the floor of a forward are those of `pureqwen bench` (pureqwen.evaluate), to which oneDNN's
 product of 8-bit numbers comes. Neither reading what must be read nor multiplying what must be multiplied can
-be beaten; but products that are quicker than torch's exceed the limit.
+be beaten.
 """
 
 import statistics
@@ -57,8 +57,8 @@ class Machine:
     def seconds(self, counted: Ledger, rows: list[tuple[int, int]]) -> float:
         """At least so many, for rows of (tokens cached, tokens now); logits of the last only."""
         dtype = {4: "float32", 2: "bfloat16"}[counted.item_bytes]
-        quantized = any(part.bits < 8 * counted.item_bytes for part in counted.parts)
-        roof, _ = roof_of(self.bandwidth, self.fastest, dtype=dtype, quantized=quantized)
+        bits = min(part.bits for part in counted.parts)
+        roof, _ = roof_of(self.bandwidth, self.fastest, dtype=dtype, bits=bits)
         return roof.floor(work_of(counted, rows))
 
 

@@ -10,6 +10,7 @@ import pytest
 import tiny_checkpoint
 import torch
 
+from pureqwen import kernels
 from pureqwen.cli import make_app
 from pureqwen.cli.errors import run
 from pureqwen.evaluate import fresh, limits, measure
@@ -74,7 +75,9 @@ SCHEMA = {
     "model": dict.fromkeys(("name", "dtype", "parameters", "weight_bytes", "path")),
     "limits": {
         **dict.fromkeys(("read", "read_by", "copy")),
-        "peaks": dict.fromkeys(("float32", "bfloat16", "int8")),
+        "peaks": dict.fromkeys(
+            ("float32", "bfloat16", "int8", *(["int4"] if kernels.native() is None else []))
+        ),
         "used": dict.fromkeys(("bandwidth", "peak", "dtype")),
     },
     "speeds": [{**dict.fromkeys(SPEED.split()), "seconds": [None]}],

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from pureqwen import kernels
 from pureqwen.evaluate import limits
 
 CPU = torch.device("cpu")
@@ -41,7 +42,8 @@ def test_what_takes_long_is_run_once(clock: list[float]) -> None:
 
 def test_products_grow_until_one_takes_long(clock: list[float]) -> None:
     clock += [1e-6, 1e-6, 1.0, 1.0, 7.0]
-    found = limits.peak(torch.float32, CPU, runs=1, sizes=(8, 16, 32))
+    (way,) = limits.ways_to_multiply("float32", CPU)
+    found = limits.peak(way, CPU, runs=1, sizes=(8, 16, 32))
     assert found == pytest.approx(2 * 8**3 / 1e-6)
     assert clock == [7.0], "a third product was run after one that took a second"
 
@@ -72,9 +74,21 @@ def test_a_dtype_that_can_not_be_multiplied_is_left_out(monkeypatch: pytest.Monk
         raise RuntimeError("not implemented for 'Char'")
 
     monkeypatch.setattr(torch, "_int_mm", refuse)
+    monkeypatch.setattr(kernels, "native", lambda: "switched off")
     peaks = limits.measure_peaks(CPU, runs=1, sizes=(32,))
     assert set(peaks) == {"float32", "bfloat16"}
     assert min(peaks.values()) > 0
+
+
+@pytest.mark.skipif(kernels.native() is not None, reason="no native code here")
+def test_whole_numbers_are_multiplied_by_native_code_too() -> None:
+    for name, ways in (("int8", 2), ("int4", 1)):
+        found = list(limits.ways_to_multiply(name, CPU))
+        assert len(found) == ways
+        for way in found:
+            product = way(128)()
+            assert isinstance(product, torch.Tensor)
+            assert torch.equal(product.float(), torch.full((128, 128), 128.0)), name
 
 
 def test_all_limits_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:

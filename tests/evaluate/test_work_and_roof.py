@@ -77,17 +77,18 @@ def test_the_floor_is_the_longer_of_reading_and_multiplying() -> None:
 
 
 @pytest.mark.parametrize(
-    ("dtype", "quantized", "best"),
+    ("dtype", "bits", "best"),
     [
-        ("float32", False, "float32"),
-        ("bfloat16", False, "float32"),  # which this machine multiplies faster than bfloat16
-        ("bfloat16", True, "int8"),
-        ("float16", False, "float32"),  # not measured
+        ("float32", 32, "float32"),
+        ("bfloat16", 16, "float32"),  # which this machine multiplies faster than bfloat16
+        ("bfloat16", 8.02, "int8"),
+        ("bfloat16", 4.5, "int4"),
+        ("float16", 16, "float32"),  # not measured
     ],
 )
 def test_the_peak_is_that_of_the_quickest_product_that_the_weights_allow(
-    dtype: str, quantized: bool, best: str
+    dtype: str, bits: float, best: str
 ) -> None:
-    peaks = {"float32": 80.0, "bfloat16": 10.0, "int8": 300.0}
-    roof, name = roof_of(7.0, peaks, dtype=dtype, quantized=quantized)
+    peaks = {"float32": 80.0, "bfloat16": 10.0, "int8": 300.0, "int4": 320.0}
+    roof, name = roof_of(7.0, peaks, dtype=dtype, bits=bits)
     assert (name, roof) == (best, Roof(bandwidth=7.0, peak=peaks[best]))

@@ -39,7 +39,7 @@ def show_limits(report: Report) -> None:
     table.add_row(f"reading memory, by {limits.read_by}", f"{limits.read / 1e9:,.1f} GB/s")
     table.add_row("copying memory, read and written", f"{limits.copy / 1e9:,.1f} GB/s")
     for dtype, peak in limits.peaks.items():
-        unit = "GOP/s" if dtype == "int8" else "GFLOP/s"
+        unit = "GOP/s" if dtype.startswith("int") else "GFLOP/s"
         table.add_row(f"matrix products in {dtype}", f"{peak / 1e9:,.1f} {unit}")
     show_table(table)
     stdout().line()
@@ -52,7 +52,7 @@ def show_speeds(report: Report) -> None:
         figures = (speed.tokens_per_second, min(rates), max(rates), speed.limit)
         table.add_row(label(speed), *map(figure, figures), f"{speed.share:.0%}", speed.bound)
     show_table(table)
-    if any(speed.share > 1 for speed in report.speeds):
+    if any(speed.share > 1 and speed.bound == "memory" for speed in report.speeds):
         stdout().line("More than 100%: the weights fit into a cache, which is faster than the memory.")
     stdout().line()
 

@@ -3,7 +3,7 @@
     read     the best of several ways to go once through a tensor that no cache holds: sum, dot product,
              matrix by vector, and the native product of one row where there is one
     copy     a tensor to another; both count, what is read and what is written
-    peaks    square products in each dtype, the best over growing sizes
+    peaks    square products in each dtype, the best over growing sizes; of whole numbers the native ones, too
 
 A limit is the best of its runs, not the median: what disturbs a run makes it slower, never quicker. Measured
 with the threads that torch has, on the device of the model.
@@ -11,16 +11,21 @@ with the threads that torch has, on the device of the model.
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from pureqwen import kernels
+from pureqwen.kernels import twins
 
 WIDTH = 4096  # columns, where the buffer is read as a matrix
 SIZES = (256, 512, 1024, 2048, 4096, 8192)  # of the square products
+GROUP = 64  # of 4-bit weights with one scale
 LONG = 0.2  # seconds: a product that takes longer is the last; where int8 is emulated it is the second
+
+Run = Callable[[], object]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +63,7 @@ def copy_bandwidth(buffer: Tensor, runs: int) -> float:
     return 2 * buffer.nbytes / best(lambda: twin.copy_(buffer), buffer.device, runs)
 
 
-def ways_to_read(buffer: Tensor) -> Iterator[tuple[str, Callable[[], object]]]:
+def ways_to_read(buffer: Tensor) -> Iterator[tuple[str, Run]]:
     """Name and call of each way to read a matrix (rows, WIDTH) once."""
     vector, flat = torch.ones(WIDTH, device=buffer.device), buffer.view(-1)
     yield "a sum", flat.sum
@@ -69,36 +74,61 @@ def ways_to_read(buffer: Tensor) -> Iterator[tuple[str, Callable[[], object]]]:
 
 
 def measure_peaks(device: torch.device, *, runs: int, sizes: tuple[int, ...] = SIZES) -> dict[str, float]:
-    """Operations/s of products by dtype; a dtype that the device can't multiply is left out."""
-    peaks: dict[str, float] = {}
+    """Operations/s of products by dtype, "int4" being 4-bit weights by 8-bit numbers; what the device can't
+    multiply is left out.
+    """
     half = ["float16"] if device.type != "cpu" else []  # which CPUs multiply number by number
-    for name in ("float32", "bfloat16", *half, "int8"):
-        try:
-            peaks[name] = peak(getattr(torch, name), device, runs=runs, sizes=sizes)
-        except (RuntimeError, NotImplementedError):  # torch says of no device what it can multiply
-            continue
+    peaks: dict[str, float] = {}
+    for name in ("float32", "bfloat16", *half, "int8", "int4"):
+        for way in ways_to_multiply(name, device):
+            with suppress(RuntimeError, NotImplementedError):  # torch says of no device what it can multiply
+                peaks[name] = max(peaks.get(name, 0.0), peak(way, device, runs=runs, sizes=sizes))
     return peaks
 
 
+def ways_to_multiply(name: str, device: torch.device) -> Iterator[Callable[[int], Run]]:
+    """Given n, the call of a product of (n, n) by (n, n): torch's, and the native one."""
+
+    def ones(*shape: int, dtype: torch.dtype = torch.int8) -> Tensor:
+        return torch.ones(*shape, dtype=dtype, device=device)
+
+    def floats(n: int) -> Run:
+        a, b = (ones(n, n, dtype=getattr(torch, name)) for _ in range(2))
+        return lambda: a @ b.t()
+
+    def bytes_(n: int) -> Run:
+        a, b = ones(n, n), ones(n, n)
+        return lambda: torch._int_mm(a, b.t())
+
+    def native(n: int) -> Run:
+        scale = ones(n, 1, dtype=torch.float32)
+        rows, weight = kernels.Whole(ones(n, n), scale, scale), ones(n, n)
+        if name == "int8":
+            return lambda: kernels.product_int8(rows, weight, scale)
+        packed, scales = twins.pack(weight), ones(n, max(1, n // GROUP), dtype=torch.float32)
+        return lambda: kernels.product_int4(rows, packed, scales)
+
+    if name != "int4":
+        yield bytes_ if name == "int8" else floats
+    if name in ("int8", "int4") and device.type == "cpu" and kernels.native() is None:
+        yield native
+
+
 @torch.inference_mode()
-def peak(dtype: torch.dtype, device: torch.device, *, runs: int, sizes: tuple[int, ...] = SIZES) -> float:
+def peak(
+    way: Callable[[int], Run], device: torch.device, *, runs: int, sizes: tuple[int, ...] = SIZES
+) -> float:
     """Operations/s: 2 n^3 over the time of an (n, n) by (n, n) product, the best over n."""
     found = 0.0
     for n in sizes:
-        a, b = (torch.ones(n, n, dtype=dtype, device=device) for _ in range(2))
-        run = (
-            (lambda a=a, b=b: torch._int_mm(a, b.t()))
-            if dtype == torch.int8
-            else (lambda a=a, b=b: a @ b.t())
-        )
-        seconds = best(run, device, runs)
+        seconds = best(way(n), device, runs)
         found = max(found, 2 * n**3 / seconds)
         if seconds > LONG:
             break
     return found
 
 
-def best(run: Callable[[], object], device: torch.device, runs: int) -> float:
+def best(run: Run, device: torch.device, runs: int) -> float:
     """Seconds of the quickest of `runs` runs; one before them warms up, unless it takes long by itself."""
     times: list[float] = []
     while len(times) <= runs and not (times and times[0] > 5 * LONG):

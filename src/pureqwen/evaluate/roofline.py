@@ -88,12 +88,13 @@ def read(part: Part, num_tokens: int) -> float:
     return met * prod(part.shape) * part.bits / 8
 
 
-def roof_of(bandwidth: float, peaks: Mapping[str, float], *, dtype: str, quantized: bool) -> tuple[Roof, str]:
-    """The roof over a model's products, and the dtype of its flat part.
+def roof_of(bandwidth: float, peaks: Mapping[str, float], *, dtype: str, bits: float) -> tuple[Roof, str]:
+    """The roof over a model's products, and the dtype of its flat part. bits: the fewest of a weight, with
+    its share of a scale.
 
     That is the quickest kind of product which its weights allow: their own dtype's; float32's, which holds
-    all others; 8-bit ones where the weights have 8 bits or less.
+    all others; 8-bit ones where weights have 8 bits or fewer, and 4-bit ones where they have 4.
     """
-    allowed = [dtype, "float32", *(["int8"] if quantized else [])]
+    allowed = [dtype, "float32", *(f"int{n}" for n in (8, 4) if bits < 2 * n)]
     best = max((name for name in allowed if name in peaks), key=lambda name: peaks[name])
     return Roof(bandwidth=bandwidth, peak=peaks[best]), best
