@@ -1,12 +1,15 @@
 """The static cache: logits of the plain forward, bounded memory, at most two compiled graphs."""
 
+import weakref
+
 import pytest
 import torch
 from peers import VARIANTS, build, tiny
 from torch import nn
 
 from pureqwen import kernels
-from pureqwen.cache import StaticCache, bytes_per_token
+from pureqwen.cache import StaticCache, bytes_per_token, static
+from pureqwen.garbage import uncollected
 
 # How 50 forwards of two rows may go: prompts, chunks and single tokens, together and apart.
 MIXED = [
@@ -143,7 +146,10 @@ def test_fifty_mixed_steps_compile_to_at_most_two_graphs_without_a_clone_of_k_or
 
 
 @torch.inference_mode()
-def test_an_attend_holds_tensors_only_and_steps_of_one_shape_are_written_in_place():
+def test_where_a_graph_may_read_it_an_attend_holds_tensors_only_and_steps_of_one_shape_are_written_in_place(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr(static, "may_compile", lambda: True)
     config = tiny()
     model = build(config)
     cache = StaticCache(config, batch=2, limit=128)
@@ -151,13 +157,46 @@ def test_an_attend_holds_tensors_only_and_steps_of_one_shape_are_written_in_plac
     ids = torch.zeros(2, 1, dtype=torch.long)
     model(ids, cache.begin([(5, 1), (3, 1)]), cache.attends)
     before = [{name: x.data_ptr() for name, x in vars(attend).items()} for attend in cache.attends]
-    step = {"rows", "positions", "mask", "slots", "pages", "starts", "lengths"}
+    step = {"rows", "positions", "masked", "slots", "pages", "starts", "lengths"}
     assert set(before[0]) == {"k", "v", *step}
     model(ids, cache.begin([(6, 1), (4, 1)]), cache.attends)
     assert [{name: x.data_ptr() for name, x in vars(attend).items()} for attend in cache.attends] == before
     assert cache.attends[0].positions.tolist() == [[6], [4]]
     layouts = {(x.shape, x.stride(), x.dtype) for attend in cache.attends for x in (attend.k, attend.v)}
     assert len(layouts) == 1
+
+
+@pytest.mark.parametrize("native", [True, False])
+@torch.inference_mode()
+def test_a_mask_is_made_once_for_all_layers_where_they_ask_for_it(
+    native: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if native and kernels.native() is not None:
+        pytest.skip("no native code here")
+    if not native:
+        monkeypatch.setattr(kernels, "runs", lambda x: False)
+    monkeypatch.setattr(static, "may_compile", lambda: False)
+    made, mask_of = [], static.mask_of
+    monkeypatch.setattr(static, "mask_of", lambda *args, **rest: made.append(args) or mask_of(*args, **rest))
+    config = tiny(head_dim=32)
+    model, cache = build(config), StaticCache(config, batch=2, limit=128)
+    for n, rows in enumerate(([(0, 3), (0, 2)], [(3, 1), (2, 1)]), 1):
+        ids = torch.zeros(2, max(now for _, now in rows), dtype=torch.long)
+        model(ids, cache.begin(rows), cache.attends)
+        assert len(made) == (0 if native else n)
+    assert cache.attends[0].mask is cache.attends[-1].mask
+    assert (cache.attends[0].mask == 0).sum(-1)[:, 0].tolist() == [[4] * cache.groups, [3] * cache.groups]
+
+
+def test_a_cache_that_is_dropped_is_gone_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gigabytes must not wait for Python to look for cycles."""
+    monkeypatch.setattr(static, "may_compile", lambda: False)
+    cache = StaticCache(tiny(), batch=1, limit=16)
+    cache.begin([(0, 3)])
+    gone, keys = weakref.ref(cache), weakref.ref(cache.attends[0].k)
+    with uncollected():
+        del cache
+        assert gone() is None and keys() is None
 
 
 @pytest.mark.parametrize("native", [True, False])

@@ -11,7 +11,9 @@ The memory doubles when it is full, up to `limit` tokens. Kwon et al. 2023 ("Pag
 lost by one stretch per row when many rows share a machine; for one conversation nothing is.
 """
 
+import sys
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -46,11 +48,21 @@ class StaticAttend(kernels.InPlace):
     v: Tensor
     rows: Tensor  # (B, 1): the step's, the same for every layer: the row that each token belongs to,
     positions: Tensor  # (B, S): where it stands, which is the slot of its key and value,
-    mask: Tensor  # (B, 1, S*G, used): 0 where its queries may look, -inf where not
     slots: Tensor  # (B*S,): where each token's key and value go, each row of the cache being one page,
     pages: Tensor  # (B, 1), starts (B + 1,), lengths (B,): the rows as `kernels.Table` has them
     starts: Tensor
     lengths: Tensor
+    masked: "Tensor | Later"
+
+    @property
+    def mask(self) -> Tensor:
+        """The step's, (B, 1, S*G, used): 0 where its queries may look, -inf where not."""
+        masked = self.masked
+        return masked if isinstance(masked, Tensor) else masked()
+
+    @mask.setter
+    def mask(self, mask: Tensor) -> None:
+        self.masked = mask
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         if self.in_place(q):
@@ -105,6 +117,32 @@ class StaticAttend(kernels.InPlace):
         return self.mask
 
 
+def may_compile() -> bool:
+    """Whether torch's compiler is loaded: then a layer may be a graph, which finds tensors and no more."""
+    return "torch._dynamo" in sys.modules
+
+
+class Later:
+    """A step's mask, made when the first layer asks for it, which native code never does."""
+
+    def __init__(self, positions: Tensor, used: int, *, groups: int, dtype: torch.dtype) -> None:
+        self.make = partial(mask_of, positions, used, groups=groups, dtype=dtype)
+        self.made: Tensor | None = None
+
+    def __call__(self) -> Tensor:
+        if self.made is None:
+            self.made = self.make()
+        return self.made
+
+
+def mask_of(positions: Tensor, used: int, *, groups: int, dtype: torch.dtype) -> Tensor:
+    """Which of the first `used` slots the queries of each position (B, S) may read: (B, 1, S*G, used)."""
+    hidden = torch.arange(used, device=positions.device) > positions[..., None]  # (B, S, used)
+    mask = torch.zeros(hidden.shape, dtype=dtype, device=positions.device)
+    mask.masked_fill_(hidden, float("-inf"))
+    return mask.repeat_interleave(groups, dim=1)[:, None]
+
+
 class StaticCache:
     """Keys and values of `batch` rows of at most `limit` tokens each."""
 
@@ -146,15 +184,20 @@ class StaticCache:
         B, S, C = len(rows), max(now for _, now in rows), self.capacity
         places = [[*range(cached, cached + now), *[C] * (S - now)] for cached, now in rows]
         positions = torch.tensor(places, device=device)
-        mask = self.mask(positions, self.reach(end))
         slots = [b * (C + 1) + place for b, row in enumerate(places) for place in row]
         lengths = torch.tensor([cached + S for cached, _ in rows], dtype=torch.int32)
-        made = {"positions": positions, "mask": mask, "slots": torch.tensor(slots), "lengths": lengths}
+        made = {"positions": positions, "slots": torch.tensor(slots), "lengths": lengths}
         shape, self.shape = self.shape, None  # of none, should this be broken off
         if shape != (B, S):
             pages = torch.arange(B, dtype=torch.int32)[:, None]
             starts = torch.arange(B + 1, dtype=torch.int32) * S
             made |= {"rows": pages.long(), "pages": pages, "starts": starts}
+        mask = Later(positions, self.reach(end), groups=self.groups, dtype=self.attends[0].k.dtype)
+        if may_compile():
+            made["mask"] = mask()
+        else:
+            for attend in self.attends:
+                attend.masked = mask
         for name, value in made.items():
             self.share(name, value)
         self.shape = B, S
@@ -179,10 +222,7 @@ class StaticCache:
 
     def mask(self, positions: Tensor, used: int) -> Tensor:
         """Which of the first `used` slots the queries of each position may read: (B, 1, S*G, used)."""
-        hidden = torch.arange(used, device=positions.device) > positions[..., None]  # (B, S, used)
-        mask = torch.zeros(hidden.shape, dtype=self.attends[0].k.dtype, device=positions.device)
-        mask.masked_fill_(hidden, float("-inf"))
-        return mask.repeat_interleave(self.groups, dim=1)[:, None]
+        return mask_of(positions, used, groups=self.groups, dtype=self.attends[0].k.dtype)
 
     def share(self, name: str, value: Tensor) -> None:
         """Give every layer a tensor of the step; in place when shapes agree, since graphs hold addresses."""
