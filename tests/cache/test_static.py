@@ -157,7 +157,7 @@ def test_where_a_graph_may_read_it_an_attend_holds_tensors_only_and_steps_of_one
     ids = torch.zeros(2, 1, dtype=torch.long)
     model(ids, cache.begin([(5, 1), (3, 1)]), cache.attends)
     before = [{name: x.data_ptr() for name, x in vars(attend).items()} for attend in cache.attends]
-    step = {"rows", "positions", "masked", "slots", "pages", "starts", "lengths"}
+    step = {"rows", "positions", "lazy_mask", "slots", "pages", "starts", "lengths"}
     assert set(before[0]) == {"k", "v", *step}
     model(ids, cache.begin([(6, 1), (4, 1)]), cache.attends)
     assert [{name: x.data_ptr() for name, x in vars(attend).items()} for attend in cache.attends] == before
@@ -186,6 +186,24 @@ def test_a_mask_is_made_once_for_all_layers_where_they_ask_for_it(
         assert len(made) == (0 if native else n)
     assert cache.attends[0].mask is cache.attends[-1].mask
     assert (cache.attends[0].mask == 0).sum(-1)[:, 0].tolist() == [[4] * cache.groups, [3] * cache.groups]
+
+
+@torch.inference_mode()
+def test_a_compiler_that_comes_between_two_steps_of_one_shape_finds_tensors(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cache = StaticCache(tiny(), batch=1, limit=16)
+    monkeypatch.setattr(static, "may_compile", lambda: False)
+    cache.begin([(4, 1)])
+    assert isinstance(cache.attends[0].lazy_mask, static.LazyMask)
+    monkeypatch.setattr(static, "may_compile", lambda: True)
+    cache.begin([(5, 1)])
+    found = {attend.lazy_mask for attend in cache.attends}
+    assert len(found) == 1 and all(isinstance(mask, torch.Tensor) for mask in found)
+    assert (cache.attends[0].mask == 0).sum(-1).unique().tolist() == [6]
+    monkeypatch.setattr(static, "may_compile", lambda: False)
+    cache.begin([(6, 1)])
+    assert (cache.attends[0].mask == 0).sum(-1).unique().tolist() == [7]
 
 
 def test_a_cache_that_is_dropped_is_gone_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -80,6 +80,13 @@ def test_a_dtype_that_can_not_be_multiplied_is_left_out(monkeypatch: pytest.Monk
     assert min(peaks.values()) > 0
 
 
+def test_of_several_ways_to_multiply_the_quickest_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    speeds = {"first": 7.0, "second": 3.0}
+    monkeypatch.setattr(limits, "ways_to_multiply", lambda name, device: iter(speeds))
+    monkeypatch.setattr(limits, "peak", lambda way, *args, **rest: speeds[way])
+    assert set(limits.measure_peaks(CPU, runs=1).values()) == {7.0}
+
+
 @pytest.mark.skipif(kernels.native() is not None, reason="no native code here")
 def test_whole_numbers_are_multiplied_by_native_code_too() -> None:
     for name, ways in (("int8", 2), ("int4", 1)):

@@ -48,9 +48,7 @@ def measure(folder: str, dtype: str) -> dict[str, int]:
 
 def main(warm_up: str, *cases: str) -> None:
     torch.set_num_threads(1)
-    ahead.LEAST = (
-        1 << 60
-    )  # what is measured is loading, not what comes into memory while one does something else
+    ahead.LEAST = 1 << 60  # loading is measured, not what comes into memory behind it
     for dtype in ("float32", "bfloat16"):
         touch(load(warm_up, dtype))
     print(json.dumps({case: measure(*case.rsplit(":", 1)) for case in cases}))

@@ -1,9 +1,9 @@
 """Weights are looked at before anybody needs them, where that helps, and nobody waits for it."""
 
-import os
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import peers
@@ -18,21 +18,26 @@ from pureqwen.weights.ahead import read_ahead
 
 needs_smaps = pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="there is no /proc/self/smaps")
 PROGRAM = """
-import sys, threading
+import sys, threading, time
 from pureqwen.config import ModelConfig
 from pureqwen.weights import ahead, load_model
-ahead.LEAST, ahead.PIECE = 0, 1 << 16
+
+def slow(self, tensor, look_at=ahead.Ahead.look_at):
+    time.sleep(0.05)
+    look_at(self, tensor)
+
+ahead.LEAST, ahead.Ahead.look_at = 0, slow
 model = load_model(sys.argv[1], ModelConfig.from_pretrained(sys.argv[1]))
-print([thread.name for thread in threading.enumerate() if thread.daemon])
+reading = next(thread for thread in threading.enumerate() if thread.name == "read ahead")
+print(len([tensor for tensor in reading.tensors if tensor() is not None]), reading.is_alive())
 """
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("ahead")
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
     config = peers.tiny(vocab_size=8192, hidden_size=1024)  # an embedding of 32 MB
-    save_model(Qwen3(config), folder, config=config)
-    return folder
+    save_model(Qwen3(config), tmp_path, config=config)
+    return tmp_path
 
 
 def resident(path: Path) -> int:
@@ -69,8 +74,40 @@ def test_more_than_fits_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
     assert read_ahead([torch.zeros(10)]) is None
 
 
-def test_a_process_that_ends_meanwhile_ends_well(folder: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, str(folder)], capture_output=True, text=True, env=os.environ
-    )
-    assert (done.returncode, done.stderr) == (0, "")
+def test_what_is_dropped_meanwhile_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ahead, "LEAST", 0)
+    read, go_on = [], threading.Event()
+
+    def look_at(self: ahead.Ahead, tensor: torch.Tensor) -> None:
+        assert go_on.wait(60)
+        read.append(len(tensor))
+
+    monkeypatch.setattr(ahead.Ahead, "look_at", look_at)
+    weights = [torch.zeros(n) for n in (1, 2, 3)]
+    thread = read_ahead(weights)
+    assert thread is not None
+    del weights[1]
+    go_on.set()
+    thread.join()
+    assert read == [1, 3]
+
+
+def test_where_no_thread_can_start_a_model_loads_all_the_same(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(ahead, "LEAST", 0)
+    monkeypatch.setattr(ahead.Ahead, "start", refuse)
+    assert read_ahead([torch.zeros(1000)]) is None
+    load_model(folder, ModelConfig.from_pretrained(folder))
+
+
+def test_a_process_that_ends_meanwhile_ends_well_and_soon(folder: Path) -> None:
+    started = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", PROGRAM, str(folder)], capture_output=True, text=True)
+    many, alive = done.stdout.split()
+    assert (done.returncode, done.stderr, alive) == (0, "", "True")
+    assert int(many) * 0.05 > 1, "all would be read before the end"
+    assert time.monotonic() - started < 60

@@ -52,17 +52,17 @@ class StaticAttend(kernels.InPlace):
     pages: Tensor  # (B, 1), starts (B + 1,), lengths (B,): the rows as `kernels.Table` has them
     starts: Tensor
     lengths: Tensor
-    masked: "Tensor | Later"
+    lazy_mask: "Tensor | LazyMask"
 
     @property
     def mask(self) -> Tensor:
         """The step's, (B, 1, S*G, used): 0 where its queries may look, -inf where not."""
-        masked = self.masked
-        return masked if isinstance(masked, Tensor) else masked()
+        lazy_mask = self.lazy_mask
+        return lazy_mask if isinstance(lazy_mask, Tensor) else lazy_mask()
 
     @mask.setter
     def mask(self, mask: Tensor) -> None:
-        self.masked = mask
+        self.lazy_mask = mask
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         if self.in_place(q):
@@ -122,7 +122,7 @@ def may_compile() -> bool:
     return "torch._dynamo" in sys.modules
 
 
-class Later:
+class LazyMask:
     """A step's mask, made when the first layer asks for it, which native code never does."""
 
     def __init__(self, positions: Tensor, used: int, *, groups: int, dtype: torch.dtype) -> None:
@@ -192,12 +192,12 @@ class StaticCache:
             pages = torch.arange(B, dtype=torch.int32)[:, None]
             starts = torch.arange(B + 1, dtype=torch.int32) * S
             made |= {"rows": pages.long(), "pages": pages, "starts": starts}
-        mask = Later(positions, self.reach(end), groups=self.groups, dtype=self.attends[0].k.dtype)
+        mask = LazyMask(positions, self.reach(end), groups=self.groups, dtype=self.attends[0].k.dtype)
         if may_compile():
-            made["mask"] = mask()
+            made["lazy_mask"] = mask()
         else:
             for attend in self.attends:
-                attend.masked = mask
+                attend.lazy_mask = mask
         for name, value in made.items():
             self.share(name, value)
         self.shape = B, S
@@ -227,7 +227,7 @@ class StaticCache:
     def share(self, name: str, value: Tensor) -> None:
         """Give every layer a tensor of the step; in place when shapes agree, since graphs hold addresses."""
         last = getattr(self.attends[0], name, None)
-        if last is not None and last.shape == value.shape:
+        if isinstance(last, Tensor) and last.shape == value.shape:
             last.copy_(value)
             return
         value = value.to(self.attends[0].k.device)
@@ -262,7 +262,7 @@ class StaticCache:
 
 
 def widen(old: Tensor, slots: int, *, kept: int) -> Tensor:
-    """`slots` slots, the first `kept` of them the old ones. Zeros: a masked slot must not hold a NaN."""
+    """`slots` slots, the first `kept` of them the old ones. Zeros: a lazy_mask slot must not hold a NaN."""
     new = zeros(old.shape[0], slots, *old.shape[2:], dtype=old.dtype, device=old.device)
     new[:, :kept] = old[:, :kept]
     return new

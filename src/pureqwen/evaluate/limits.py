@@ -96,7 +96,7 @@ def ways_to_multiply(name: str, device: torch.device) -> Iterator[Callable[[int]
         a, b = (ones(n, n, dtype=getattr(torch, name)) for _ in range(2))
         return lambda: a @ b.t()
 
-    def bytes_(n: int) -> Run:
+    def integers(n: int) -> Run:
         a, b = ones(n, n), ones(n, n)
         return lambda: torch._int_mm(a, b.t())
 
@@ -109,7 +109,7 @@ def ways_to_multiply(name: str, device: torch.device) -> Iterator[Callable[[int]
         return lambda: kernels.product_int4(rows, packed, scales)
 
     if name != "int4":
-        yield bytes_ if name == "int8" else floats
+        yield integers if name == "int8" else floats
     if name in ("int8", "int4") and device.type == "cpu" and kernels.native() is None:
         yield native
 

@@ -7,7 +7,9 @@ hundred times, and an answer at every other token.
 
 import atexit
 import threading
+import weakref
 from collections.abc import Iterable
+from contextlib import suppress
 
 import torch
 from torch import Tensor
@@ -15,37 +17,56 @@ from torch import Tensor
 from pureqwen.memory import main_memory
 
 LEAST = 64 << 20  # bytes: fewer are there at once, and not worth a thread
-STRIDE = 64 << 10  # a look brings at least so many (Linux reads 128 KiB around it, or a page of 2 MB)
-PIECE = 256 << 20  # looked at in one call: Python goes on beside it, and a process that ends waits for it
+STRIDE = 64 << 10  # a look brings at least so many: Linux reads what lies around it, or a page of 2 MB
+PIECE = 64 << 20  # looked at in one call, beside which Python goes on
+WAIT = 1.0  # seconds that a process which ends gives the piece that is being looked at
 
 
 def read_ahead(tensors: Iterable[Tensor]) -> threading.Thread | None:
-    """Begin to look at these tensors, in their order, in a thread that nobody has to wait for.
+    """Begin to look at these tensors, in their order, in a thread that nobody has to wait for. It keeps none
+    of them: what is dropped meanwhile is not read.
 
     None where that does not help: they are few, on another device, or more than the memory that is free, so
     that the last would push out the first.
     """
-    found = [x.detach() for x in tensors if x.device.type == "cpu" and x.is_contiguous()]
+    found = [x for x in tensors if x.device.type == "cpu" and x.is_contiguous()]
     size = sum(x.nbytes for x in found)
     if size < LEAST or size > main_memory().free:
         return None
-    ended = threading.Event()
-    thread = threading.Thread(target=_look_at, args=(found, ended), name="read ahead", daemon=True)
-
-    def end() -> None:
-        ended.set()
-        thread.join()
-
-    atexit.register(end)
-    thread.start()
-    return thread
+    ahead = Ahead(found)
+    with suppress(RuntimeError):  # no more threads here: then who needs the weights waits for them
+        ahead.start()
+        atexit.register(ahead.end)
+        return ahead
+    return None
 
 
-def _look_at(tensors: list[Tensor], ended: threading.Event) -> None:
-    with torch.inference_mode():
-        while tensors:
-            bytes_of = tensors.pop(0).flatten().view(torch.uint8)
-            for start in range(0, len(bytes_of), PIECE):
-                if ended.is_set():
-                    return
-                bytes_of[start : start + PIECE : STRIDE].sum()
+class Ahead(threading.Thread):
+    """Looks at tensors while they live, one after the other."""
+
+    def __init__(self, tensors: Iterable[Tensor]) -> None:
+        super().__init__(name="read ahead", daemon=True)
+        self.tensors = [weakref.ref(tensor) for tensor in tensors]
+        self.ended = threading.Event()
+
+    def run(self) -> None:
+        with torch.inference_mode():
+            for known in self.tensors:
+                tensor = known()
+                if tensor is not None:
+                    self.look_at(tensor)
+                del tensor
+        if not self.ended.is_set():
+            atexit.unregister(self.end)
+
+    def look_at(self, tensor: Tensor) -> None:
+        data = tensor.detach().flatten().view(torch.uint8)
+        for start in range(0, len(data), PIECE):
+            if self.ended.is_set():
+                return
+            data[start : start + PIECE : STRIDE].sum()
+
+    def end(self) -> None:
+        """Look at nothing more, soon."""
+        self.ended.set()
+        self.join(WAIT)

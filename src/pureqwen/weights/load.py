@@ -68,6 +68,7 @@ def load_model(
     dtype: "auto" (config.json's, else the file's; float16 becomes bfloat16 on a CPU), "bfloat16", "float32",
     or a torch dtype.
     rewrite: called on the model before it has numbers; the file must fit what it returns.
+    On a CPU what stays in the files is then read in the background, where it fits into the free memory.
     Raises WeightError (a ValueError) when the files are broken, incomplete, quantised, or of another model,
     and ValueError for a dtype that this device should not compute in.
     """
