@@ -123,7 +123,7 @@ def may_compile() -> bool:
 
 
 class LazyMask:
-    """A step's mask, made when the first layer asks for it, which native code never does."""
+    """A step's mask, made when the first layer asks for it; native attention never does."""
 
     def __init__(self, positions: Tensor, used: int, *, groups: int, dtype: torch.dtype) -> None:
         self.make = partial(mask_of, positions, used, groups=groups, dtype=dtype)
@@ -262,7 +262,7 @@ class StaticCache:
 
 
 def widen(old: Tensor, slots: int, *, kept: int) -> Tensor:
-    """`slots` slots, the first `kept` of them the old ones. Zeros: a lazy_mask slot must not hold a NaN."""
+    """`slots` slots, the first `kept` of them the old ones. Zeros: a masked slot must not hold a NaN."""
     new = zeros(old.shape[0], slots, *old.shape[2:], dtype=old.dtype, device=old.device)
     new[:, :kept] = old[:, :kept]
     return new
