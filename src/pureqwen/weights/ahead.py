@@ -18,8 +18,7 @@ from pureqwen.memory import main_memory
 
 LEAST = 64 << 20  # bytes: fewer are there at once, and not worth a thread
 STRIDE = 64 << 10  # a look brings at least so many: Linux reads what lies around it, or a page of 2 MB
-PIECE = 64 << 20  # looked at in one call, beside which Python goes on
-WAIT = 1.0  # seconds that a process which ends gives the piece that is being looked at
+PIECE = 16 << 20  # looked at in one call; Python goes on beside it, and a process that ends waits for it
 
 
 def read_ahead(tensors: Iterable[Tensor]) -> threading.Thread | None:
@@ -53,11 +52,12 @@ class Ahead(threading.Thread):
         with torch.inference_mode():
             for known in self.tensors:
                 tensor = known()
+                if self.ended.is_set():
+                    return
                 if tensor is not None:
                     self.look_at(tensor)
                 del tensor
-        if not self.ended.is_set():
-            atexit.unregister(self.end)
+        atexit.unregister(self.end)
 
     def look_at(self, tensor: Tensor) -> None:
         data = tensor.detach().flatten().view(torch.uint8)
@@ -67,6 +67,6 @@ class Ahead(threading.Thread):
             data[start : start + PIECE : STRIDE].sum()
 
     def end(self) -> None:
-        """Look at nothing more, soon."""
+        """Look at nothing more, and wait: a process that ends within a call of torch is aborted."""
         self.ended.set()
-        self.join(WAIT)
+        self.join()
