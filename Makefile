@@ -11,6 +11,9 @@ PEERS    := .peers
 PEERS_PIP := $(PEERS)/venv/bin/python -m pip -qq --disable-pip-version-check
 QUESTION ?= What is 347 * 86?
 OPTIONS  ?=
+# What llama.cpp is compiled with. Its products with Intel's units for matrices (AMX) end the process, in the release that is
+# compared with: left out, it is as quick as AVX-512 allows.
+NATIVE   := -DGGML_NATIVE=ON $(shell grep -qs amx_int8 /proc/cpuinfo && echo -DCMAKE_C_FLAGS=-mno-amx-int8 -DCMAKE_CXX_FLAGS=-mno-amx-int8)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo serve test test-long check format docs capture bench bench-gpu peers llama-server pocket pocket-moe pocket-eval verify-real dist clean
@@ -121,7 +124,7 @@ $(PEERS)/.installed: benchmarks/peers/requirements.txt
 	@# All that is needed is listed: torchvision is not, though optimum-intel names it, and its builds seldom fit torch's.
 	@$(PEERS_PIP) install --no-deps -r $(PEERS)/all-but-llama.txt $(PIP_ARGS)
 	@ls $(PEERS)/wheels/*.whl > /dev/null 2>&1 || echo "Compiling llama.cpp, a quarter of an hour ..." >&2
-	@CMAKE_ARGS=-DGGML_NATIVE=ON $(PEERS_PIP) wheel --no-deps --find-links $(PEERS)/wheels -w $(PEERS)/wheels \
+	@CMAKE_ARGS="$(NATIVE)" $(PEERS_PIP) wheel --no-deps --find-links $(PEERS)/wheels -w $(PEERS)/wheels \
 	  "$$(grep '^llama' $<)" $(PIP_ARGS)
 	@$(PEERS_PIP) install --no-deps --find-links $(PEERS)/wheels "$$(grep '^llama' $<)" $(PIP_ARGS)
 	@touch $@
@@ -132,7 +135,7 @@ $(PEERS)/bin/llama-server: $(PEERS)/.installed
 	@$(PEERS_PIP) download --no-deps --no-binary llama_cpp_python -d $(PEERS)/source "$$(grep '^llama' benchmarks/peers/requirements.txt)" $(PIP_ARGS)
 	@tar -xzf $(PEERS)/source/llama_cpp_python-*.tar.gz -C $(PEERS)/source
 	@cmake -S $(PEERS)/source/llama_cpp_python-*/vendor/llama.cpp -B $(PEERS)/source/build -DCMAKE_BUILD_TYPE=Release \
-	  -DGGML_NATIVE=ON -DBUILD_SHARED_LIBS=OFF -DLLAMA_BUILD_SERVER=ON -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF \
+	  $(NATIVE) -DBUILD_SHARED_LIBS=OFF -DLLAMA_BUILD_SERVER=ON -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF \
 	  -DLLAMA_BUILD_APP=OFF -DLLAMA_USE_PREBUILT_UI=OFF -DLLAMA_OPENSSL=OFF > $(PEERS)/source/build.log
 	@cmake --build $(PEERS)/source/build --target llama-server --parallel >> $(PEERS)/source/build.log
 	@cp $(PEERS)/source/build/bin/llama-server $@

@@ -32,6 +32,8 @@ sys.exit(pytest.main(["-q", "-x", "-p", "no:cacheprovider", "-p", "no:xdist", *s
 INSTRUCTION = r'asm\("(vdpbf16ps|vpdpbusd) %2, %1, %0"[^;]*;'  # named where no intrinsic will do
 REGISTER = r'asm\("" : "\+v"\(v\)\);'  # asks for one that isn't there
 
+PERMISSION = r"syscall\(.*?\) == 0"  # asked for units that aren't there
+
 needs_avx2 = pytest.mark.skipif(
     shutil.which("c++") is None or torch.backends.cpu.get_cpu_capability() not in ("AVX2", "AVX512"),
     reason="a C++ compiler and a processor with AVX2 are needed",
@@ -54,6 +56,7 @@ def replace(pattern: str, new: str, folder: Path, times: int) -> None:
         pytest.param((), id="F", marks=pytest.mark.long),
         pytest.param(("VNNI",), id="VNNI", marks=pytest.mark.long),
         pytest.param(("VNNI", "BF16"), id="VNNI+BF16"),
+        pytest.param(("VNNI", "BF16", "AMX"), id="AMX"),
     ],
 )
 def test_the_code_for_avx512_passes_the_tests_of_the_kernels(
@@ -62,6 +65,7 @@ def test_the_code_for_avx512_passes_the_tests_of_the_kernels(
     sources = shutil.copytree(build.FOLDER, tmp_path / "sources")
     replace(INSTRUCTION, r"total = avx512::\1(total, a, b);", sources, 2)
     replace(REGISTER, "", sources, 1)
+    replace(PERMISSION, "true", sources, 1)
     defined = (f"-DAVX512_{name}" for name in sets)
     flags = ("-mavx2", "-mfma", *defined, f"-I{HERE / 'avx512'}", *build.FLAGS[1:])
     monkeypatch.setattr(build, "FOLDER", sources)

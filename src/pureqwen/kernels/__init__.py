@@ -12,6 +12,7 @@ On a CPU native code runs, if there is some (ops.h, products.cpp, blocks.cpp); e
 twin. `native()` says which, and compiles at its first call (some seconds, once a machine where it succeeds).
 """
 
+import sys
 from collections.abc import Sequence
 from functools import cache
 from typing import NamedTuple
@@ -145,7 +146,17 @@ def _most(x: Tensor, weight: Tensor) -> int:
     """Rows of x up to which products with this float weight are native."""
     if not fast_bfloat16():
         return MANY
-    return SEVERAL if x.dtype == weight.dtype == torch.bfloat16 and twins.slower_bfloat16() else FEW
+    if not x.dtype == weight.dtype == torch.bfloat16:
+        return FEW
+    if multiplies_many():
+        return sys.maxsize
+    return SEVERAL if twins.slower_bfloat16() else FEW
+
+
+@cache
+def multiplies_many() -> bool:
+    """Whether native products of bfloat16 and of whole numbers are the quickest for any number of rows."""
+    return native() is None and bool(torch.ops.pureqwen.multiplies_many(torch.empty(0)))
 
 
 def linear_int8(x: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
@@ -170,7 +181,7 @@ def product_int8(rows: Whole, weight: Tensor, scale: Tensor) -> Tensor:
     if not runs(rows.like):
         return twins.product_int8(rows.q, rows.scale, weight, scale, rows.like)
     run = torch.ops.pureqwen
-    if len(rows.q) > MANY and twins.faster_int8():
+    if len(rows.q) > MANY and twins.faster_int8() and not multiplies_many():
         y: Tensor = run.scale_sums(twins.exact(rows.q, weight), rows.scale, scale, rows.like)
     else:
         y = run.product_int8(rows.q, rows.scale, weight, scale, rows.like)
@@ -331,7 +342,7 @@ def takes_experts(x: Tensor, weight: Tensor | None = None) -> bool:
     """Whether `experts` is for these tokens x (T, D): few enough, and no gradient, compiler or other device
     asks for PyTorch's operations. weight: one of the experts' matrices, where they are floats.
     """
-    most = MANY if weight is None else _most(x, weight)
+    most = MANY if weight is None else min(MANY, _most(x, weight))
     if torch.compiler.is_compiling() or torch.is_grad_enabled() or len(x) > most:
         return False
     widths = x.shape[1:] if weight is None else weight.shape

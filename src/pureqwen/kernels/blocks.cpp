@@ -1,6 +1,7 @@
 // What stands between the products, attention over a cache, and both together: the halves of a block, all blocks of a step, and a
 // mixture of experts. ops.h has a list.
 
+#include "amx.h"
 #include "ops.h"
 
 namespace pureqwen {
@@ -409,7 +410,8 @@ Chunk chunk_of(const int32_t* pages, int64_t num_keys, int64_t c, int64_t size, 
 #endif
 
 constexpr int64_t ONE_BY_ONE = 4;  // tokens of a row for which packing does not pay
-constexpr int QUERIES = 6;         // that are multiplied together with some columns: their sums fill the registers
+constexpr int QUERIES = 6;         // that are multiplied together with some columns: their sums fill the registers,
+constexpr int MANY_QUERIES = 16;   // and with the processor's units for matrices
 constexpr int64_t BLOCK = 192;     // queries, about, for which a chunk is packed
 
 // Whether queries of this type are looked at in blocks.
@@ -442,10 +444,11 @@ std::vector<Block> blocks_of(const std::vector<Block>& rows, Heads s) {
 }
 
 #if defined(QUERY_BLOCKS)
-// What QUERIES queries have found up to some key.
+// What N queries have found up to some key.
+template <int N>
 struct Found {
-  float largest[QUERIES], share[QUERIES];  // `share`: what remains of it when a larger score has come
-  Wide total[QUERIES];
+  float largest[N], share[N];  // `share`: what remains of it when a larger score has come
+  Wide total[N];
 };
 
 #if defined(__AVX512BF16__)
@@ -467,29 +470,6 @@ inline void pairs_tile(const BFloat16* const* rows, const uint32_t* columns, int
   }
 }
 
-// 16 rows of 16 pairs, turned.
-inline void turn(const __m512i* rows, uint32_t* to, int64_t stride) {
-  __m512i two[16], four[16];
-  for (int i = 0; i < 16; i += 2) {
-    two[i] = _mm512_unpacklo_epi32(rows[i], rows[i + 1]);
-    two[i + 1] = _mm512_unpackhi_epi32(rows[i], rows[i + 1]);
-  }
-  for (int i = 0; i < 16; i += 4)
-    for (int j = 0; j < 2; ++j) {
-      four[i + 2 * j] = _mm512_unpacklo_epi64(two[i + j], two[i + j + 2]);
-      four[i + 2 * j + 1] = _mm512_unpackhi_epi64(two[i + j], two[i + j + 2]);
-    }
-  for (int c = 0; c < 4; ++c) {
-    const __m512i even = _mm512_shuffle_i32x4(four[c], four[4 + c], 0x88), odd = _mm512_shuffle_i32x4(four[c], four[4 + c], 0xdd);
-    const __m512i even2 = _mm512_shuffle_i32x4(four[8 + c], four[12 + c], 0x88);
-    const __m512i odd2 = _mm512_shuffle_i32x4(four[8 + c], four[12 + c], 0xdd);
-    save(to + c * stride, _mm512_shuffle_i32x4(even, even2, 0x88));
-    save(to + (4 + c) * stride, _mm512_shuffle_i32x4(odd, odd2, 0x88));
-    save(to + (8 + c) * stride, _mm512_shuffle_i32x4(even, even2, 0xdd));
-    save(to + (12 + c) * stride, _mm512_shuffle_i32x4(odd, odd2, 0xdd));
-  }
-}
-
 // A chunk's keys as pairs of neighbours (Dh / 2, CHUNK), its values as pairs of keys (CHUNK / 2, Dh); zeros behind its end.
 void pack(const BFloat16* k, const BFloat16* v, const Chunk& chunk, int64_t Dh, uint32_t* keys, uint32_t* values) {
   const auto line = [&](const BFloat16* from, int64_t i, int64_t d) {
@@ -499,7 +479,8 @@ void pack(const BFloat16* k, const BFloat16* v, const Chunk& chunk, int64_t Dh, 
     for (int64_t d = 0; d < Dh; d += COLUMN) {
       __m512i rows[16];
       for (int r = 0; r < 16; ++r) rows[r] = line(k, i + r, d);
-      turn(rows, keys + d / 2 * CHUNK + i, CHUNK);
+      transpose(rows);
+      for (int r = 0; r < 16; ++r) save(keys + (d / 2 + r) * CHUNK + i, rows[r]);
     }
   for (int64_t i = 0; i < CHUNK; i += 2)
     for (int64_t d = 0; d < Dh; d += COLUMN) {
@@ -511,18 +492,25 @@ void pack(const BFloat16* k, const BFloat16* v, const Chunk& chunk, int64_t Dh, 
     }
 }
 
-// Scores of a chunk's keys, of which query m sees num_keys[m]: their shares (QUERIES, CHUNK) as bfloat16.
-__attribute__((noinline)) void shares_of(const BFloat16* const* q, const uint32_t* keys, int64_t Dh, const int64_t* num_keys,
-                                         int64_t /*seen*/, Found& found, BFloat16* shares) {
-  __m512 scores[QUERIES][4] = {};
-  pairs_tile<4>(q, keys, CHUNK, Dh / 2, scores);
+// Products of QUERIES queries with a chunk's keys: (QUERIES, CHUNK).
+__attribute__((noinline)) void scores_of(const BFloat16* const* q, const uint32_t* keys, int64_t Dh, float* scores) {
+  __m512 total[QUERIES][4] = {};
+  pairs_tile<4>(q, keys, CHUNK, Dh / 2, total);
+  for (int m = 0; m < QUERIES; ++m)
+    for (int n = 0; n < 4; ++n) save(scores + m * CHUNK + n * 16, total[m][n]);
+}
+
+// N queries' products with a chunk's keys, of which query m sees num_keys[m]: their shares (N, CHUNK) as bfloat16.
+template <int N>
+void soften(const float* scores, int64_t Dh, const int64_t* num_keys, Found<N>& found, BFloat16* shares) {
   const float scale = 1 / std::sqrt(float(Dh));
-  for (int m = 0; m < QUERIES; ++m) {
+  for (int m = 0; m < N; ++m) {
     const int64_t seen = std::clamp<int64_t>(num_keys[m], 0, CHUNK);
     const uint64_t mask = seen == CHUNK ? ~uint64_t(0) : (uint64_t(1) << seen) - 1;
     __m512 score[4];
     for (int n = 0; n < 4; ++n)
-      score[n] = _mm512_mask_mul_ps(_mm512_set1_ps(-INFINITY), __mmask16(mask >> 16 * n), scores[m][n], _mm512_set1_ps(scale));
+      score[n] = _mm512_mask_mul_ps(_mm512_set1_ps(-INFINITY), __mmask16(mask >> 16 * n), load<__m512>(scores + m * CHUNK + n * 16),
+                                    _mm512_set1_ps(scale));
     const __m512 most4 = _mm512_max_ps(_mm512_max_ps(score[0], score[1]), _mm512_max_ps(score[2], score[3]));
     const float most = std::max(found.largest[m], _mm512_reduce_max_ps(most4));
     found.share[m] = exp(Floats{} + (found.largest[m] - most))[0];
@@ -535,6 +523,14 @@ __attribute__((noinline)) void shares_of(const BFloat16* const* q, const uint32_
     }
     found.total[m] = found.total[m] * found.share[m] + sums;
   }
+}
+
+// The same at once: of the first QUERIES queries.
+void shares_of(const BFloat16* const* q, const uint32_t* keys, int64_t Dh, const int64_t* num_keys, int64_t /*seen*/,
+               Found<QUERIES>& found, BFloat16* shares) {
+  alignas(64) float scores[QUERIES * CHUNK];
+  scores_of(q, keys, Dh, scores);
+  soften(scores, Dh, num_keys, found, shares);
 }
 
 // What was found, o (QUERIES, Dh), scaled, and 16 N columns of values added by their shares.
@@ -557,6 +553,52 @@ void add_all(const BFloat16* const* shares, const uint32_t* values, int64_t seen
     d += wide ? 64 : 32;
   }
 }
+
+#if defined(UNITS_FOR_MATRICES)
+// MANY_QUERIES queries (16, Dh) with the first `seen` of a chunk's keys: their products (16, CHUNK), and any behind these.
+__attribute__((noinline)) void scores_by_units(const BFloat16* q, const uint32_t* keys, int64_t Dh, float* scores) {
+  _tile_zero(0);
+  _tile_zero(1);
+  _tile_zero(2);
+  _tile_zero(3);
+  for (int64_t d = 0; d < Dh; d += 32) {
+    const uint32_t* line = keys + d / 2 * CHUNK;
+    _tile_loadd(4, q + d, Dh * 2);
+    _tile_loadd(6, line, CHUNK * 4);
+    _tile_dpbf16ps(0, 4, 6);
+    _tile_loadd(7, line + 16, CHUNK * 4);
+    _tile_dpbf16ps(1, 4, 7);
+    _tile_loadd(6, line + 32, CHUNK * 4);
+    _tile_dpbf16ps(2, 4, 6);
+    _tile_loadd(7, line + 48, CHUNK * 4);
+    _tile_dpbf16ps(3, 4, 7);
+  }
+  _tile_stored(0, scores, CHUNK * 4);
+  _tile_stored(1, scores + 16, CHUNK * 4);
+  _tile_stored(2, scores + 32, CHUNK * 4);
+  _tile_stored(3, scores + 48, CHUNK * 4);
+}
+
+// What was found, o (16, Dh), scaled, and the values of `seen` keys added by their shares (16, CHUNK), which are 0 behind these.
+__attribute__((noinline)) void add_by_units(const BFloat16* shares, const uint32_t* values, int64_t seen, int64_t Dh, const float* share,
+                                            float* o) {
+  for (int m = 0; m < MANY_QUERIES; ++m)
+    for (int64_t d = 0; d < Dh; d += WIDE) save(o + m * Dh + d, load<Wide>(o + m * Dh + d) * share[m]);
+  for (int64_t d = 0; d < Dh; d += 32) {
+    _tile_loadd(0, o + d, Dh * 4);
+    _tile_loadd(1, o + d + 16, Dh * 4);
+    for (int64_t i = 0; i < seen; i += 32) {
+      _tile_loadd(4, shares + i, CHUNK * 2);
+      _tile_loadd(6, values + i / 2 * Dh + d, Dh * 4);
+      _tile_dpbf16ps(0, 4, 6);
+      _tile_loadd(7, values + i / 2 * Dh + d + 16, Dh * 4);
+      _tile_dpbf16ps(1, 4, 7);
+    }
+    _tile_stored(0, o + d, Dh * 4);
+    _tile_stored(1, o + d + 16, Dh * 4);
+  }
+}
+#endif
 #else
 using Part = float;
 using Packed = float;
@@ -599,7 +641,7 @@ void pack(const T* k, const T* v, const Chunk& chunk, int64_t Dh, float* keys, f
 
 // Scores of the first `seen` of a chunk's keys, of which query m sees num_keys[m]: their shares (QUERIES, CHUNK).
 __attribute__((noinline)) void shares_of(const float* const* q, const float* keys, int64_t Dh, const int64_t* num_keys, int64_t seen,
-                                         Found& found, float* shares) {
+                                         Found<QUERIES>& found, float* shares) {
   const float scale = 1 / std::sqrt(float(Dh));
   const int64_t filled = (seen + TILE_WIDTH - 1) / TILE_WIDTH * TILE_WIDTH;
   for (int64_t n = 0; n < filled; n += TILE_WIDTH)
@@ -636,33 +678,34 @@ __attribute__((noinline)) void add_all(const float* const* shares, const float* 
 }
 #endif
 
-template <class T>
+// N queries at a time.
+template <int N, class T>
 void attend_block(const T* q, const T* k, const T* v, Heads s, Block b, T* y) {
-  constexpr bool AS_THEY_ARE = std::is_same_v<T, Part>;
-  const int64_t G = s.H / s.Hkv, count = (b.end - b.begin) * G, groups = (count + QUERIES - 1) / QUERIES;
+  constexpr bool UNITS = N == MANY_QUERIES, AS_THEY_ARE = std::is_same_v<T, Part> && !UNITS;
+  const int64_t G = s.H / s.Hkv, count = (b.end - b.begin) * G, groups = (count + N - 1) / N;
   const int64_t most_keys = std::min(b.num_keys + (b.end - 1 - b.begin), b.limit), packed = CHUNK * s.Dh / PAIRED;
   const auto place = [&](int64_t i) { return ((b.begin + i / G) * s.H + b.h * G + i % G) * s.Dh; };  // of query i, in q and y
   static thread_local std::vector<Packed> memory;
-  const size_t needed = 2 * packed + 16 + (groups * QUERIES + (AS_THEY_ARE ? 0 : count)) * s.Dh;
+  const size_t needed = 2 * packed + 16 + groups * N * s.Dh * (AS_THEY_ARE ? 1 : 2);
   if (memory.size() < needed) memory.resize(needed);
   Packed* keys = reinterpret_cast<Packed*>(-(-reinterpret_cast<uintptr_t>(memory.data()) & -uintptr_t(64)));
   Packed* values = keys + packed;
-  float *o = reinterpret_cast<float*>(values + packed), *copy = o + groups * QUERIES * s.Dh;
-  std::fill(o, copy, 0.0f);
+  float* o = reinterpret_cast<float*>(values + packed);
+  Part* copy = reinterpret_cast<Part*>(o + groups * N * s.Dh);  // of the queries
+  std::fill(o, o + groups * N * s.Dh, 0.0f);
   if constexpr (!AS_THEY_ARE)
-    for (int64_t i = 0; i < count; ++i)
-      for (int64_t d = 0; d < s.Dh; d += LANES) save(copy + i * s.Dh + d, widen(q + place(i) + d));
-  const auto query = [&](int64_t i) {
-    if constexpr (AS_THEY_ARE)
-      return q + place(i);
-    else
-      return copy + i * s.Dh;
-  };
-  std::vector<Found> found(groups);
-  for (Found& one : found) std::fill(one.largest, one.largest + QUERIES, -INFINITY);
-  alignas(64) Part shares[QUERIES * CHUNK];
-  const Part *mine[QUERIES], *rows[QUERIES];
-  for (int m = 0; m < QUERIES; ++m) rows[m] = shares + m * CHUNK;
+    for (int64_t i = 0; i < groups * N; ++i) {
+      const T* from = q + place(std::min(i, count - 1));  // the last group is filled up with the last query
+      if constexpr (UNITS)
+        std::copy_n(from, s.Dh, copy + i * s.Dh);
+      else
+        for (int64_t d = 0; d < s.Dh; d += LANES) save(copy + i * s.Dh + d, widen(from + d));
+    }
+  std::vector<Found<N>> found(groups);
+  for (Found<N>& one : found) std::fill(one.largest, one.largest + N, -INFINITY);
+  alignas(64) Part shares[N * CHUNK];
+  const Part *mine[N], *rows[N];
+  for (int m = 0; m < N; ++m) rows[m] = shares + m * CHUNK;
   k += b.h * s.Dh, v += b.h * s.Dh;
   Chunk chunk = chunk_of(b.pages, most_keys, 0, CHUNK, s);
   for (int64_t c = 0; c * CHUNK < most_keys; ++c) {
@@ -675,20 +718,33 @@ void attend_block(const T* q, const T* k, const T* v, Heads s, Block b, T* y) {
           __builtin_prefetch(k + chunk.rows[i] + d, 0, 2);
           __builtin_prefetch(v + chunk.rows[i] + d, 0, 2);
         }
-      int64_t num_keys[QUERIES];
-      for (int m = 0; m < QUERIES; ++m) {
-        const int64_t i = std::min(g * QUERIES + m, count - 1);  // the last group is filled up with the last query
-        mine[m] = query(i);
+      int64_t num_keys[N];
+      for (int m = 0; m < N; ++m) {
+        const int64_t i = std::min(g * N + m, count - 1);
+        if constexpr (AS_THEY_ARE) mine[m] = q + place(i);
+        else mine[m] = copy + i * s.Dh;
         num_keys[m] = std::min(b.num_keys + i / G, b.limit) - c * CHUNK;
       }
-      const int64_t seen = std::min(num_keys[QUERIES - 1], CHUNK);  // by the last, who sees most
-      if (seen <= 0) continue;  // all of it stands before this chunk
-      shares_of(mine, keys, s.Dh, num_keys, seen, found[g], shares);
-      add_all(rows, values, seen, s.Dh, found[g].share, o + g * QUERIES * s.Dh);
+      const int64_t seen = std::min(num_keys[N - 1], CHUNK);  // by the last, who sees most
+      if (seen <= 0) continue;                                // all of it stands before this chunk
+      float* sums = o + g * N * s.Dh;
+#if defined(UNITS_FOR_MATRICES)
+      if constexpr (UNITS) {
+        alignas(64) float scores[N * CHUNK];
+        scores_by_units(copy + g * N * s.Dh, keys, s.Dh, scores);
+        soften(scores, s.Dh, num_keys, found[g], shares);
+        add_by_units(shares, values, seen, s.Dh, found[g].share, sums);
+        continue;
+      }
+#endif
+      if constexpr (!UNITS) {
+        shares_of(mine, keys, s.Dh, num_keys, seen, found[g], shares);
+        add_all(rows, values, seen, s.Dh, found[g].share, sums);
+      }
     }
   }
   for (int64_t i = 0; i < count; ++i) {
-    const float total = sum(found[i / QUERIES].total[i % QUERIES]);
+    const float total = sum(found[i / N].total[i % N]);
     for (int64_t d = 0; d < s.Dh; d += LANES) store(y + place(i) + d, load<Floats>(o + i * s.Dh + d) / total);
   }
 }
@@ -696,7 +752,15 @@ void attend_block(const T* q, const T* k, const T* v, Heads s, Block b, T* y) {
 template <class T>
 void attend_blocks(const T* q, const T* k, const T* v, Heads s, const std::vector<Block>& blocks, T* y) {
   const auto run = [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) attend_block(q, k, v, s, blocks[i], y);
+#if defined(UNITS_FOR_MATRICES)
+    if constexpr (std::is_same_v<T, BFloat16>)
+      if (amx::allowed()) {
+        const amx::Tiles tiles;
+        for (int64_t i = begin; i < end; ++i) attend_block<MANY_QUERIES>(q, k, v, s, blocks[i], y);
+        return;
+      }
+#endif
+    for (int64_t i = begin; i < end; ++i) attend_block<QUERIES>(q, k, v, s, blocks[i], y);
   };
   if (Team::mine) return over_rows(blocks.size(), GRAIN, run);
   std::atomic<int64_t> next = 0;

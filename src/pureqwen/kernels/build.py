@@ -21,7 +21,7 @@ import torch
 
 FOLDER = Path(__file__).parent
 SOURCES = ("products.cpp", "blocks.cpp")
-HEADERS = ("ops.h",)
+HEADERS = ("ops.h", "amx.h")
 COMPILERS = ("c++", "g++", "clang++")
 # What the loops need of GCC's -O3: those over registers unrolled, those over memory vectorised. The rest
 # takes a tenth of the time to compile and makes nothing faster.

@@ -8,6 +8,7 @@
 //   product_int8(q, a, w, s)     y = a s[n] sum_k q w        w (N, K) int8, s (N, 1)
 //   scale_sums(t, a, s)          y = a s[n] t                t (M, N) int32, the sums of another product of bytes
 //   product_int4(q, a, p, s)     y = a sum_g s[n,g] sum q w  p (N, K/8) int32: two 4-bit weights a byte, s (N, K/G)
+//   multiplies_many(x)           whether bfloat16 and bytes are quick with any number of rows: by units for matrices (amx.h)
 //
 // blocks.cpp
 //   rms_norm, swiglu             as in model/layers.py; with _quantize behind them as whole numbers
@@ -256,6 +257,28 @@ inline void transpose(__m256i* r) {
   for (int i = 0; i < 4; ++i) {
     r[i] = _mm256_permute2x128_si256(four[i], four[i + 4], 0x20);
     r[i + 4] = _mm256_permute2x128_si256(four[i], four[i + 4], 0x31);
+  }
+}
+#endif
+
+#if defined(__AVX512F__)
+// 16 x 16 numbers of 32 bits turned around.
+inline void transpose(__m512i* r) {
+  __m512i t[16];
+  for (int i = 0; i < 16; i += 2) t[i] = _mm512_unpacklo_epi32(r[i], r[i + 1]), t[i + 1] = _mm512_unpackhi_epi32(r[i], r[i + 1]);
+  for (int i = 0; i < 16; i += 4)
+    for (int j = 0; j < 2; ++j) {
+      r[i + 2 * j] = _mm512_unpacklo_epi64(t[i + j], t[i + j + 2]);
+      r[i + 2 * j + 1] = _mm512_unpackhi_epi64(t[i + j], t[i + j + 2]);
+    }
+  for (int i = 0; i < 4; ++i)
+    for (int j = 0; j < 2; ++j) {
+      t[i + 8 * j] = _mm512_shuffle_i32x4(r[8 * j + i], r[8 * j + i + 4], 0x88);
+      t[i + 8 * j + 4] = _mm512_shuffle_i32x4(r[8 * j + i], r[8 * j + i + 4], 0xdd);
+    }
+  for (int i = 0; i < 8; ++i) {
+    r[i] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0x88);
+    r[i + 8] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0xdd);
   }
 }
 #endif

@@ -1,5 +1,6 @@
 // Products of rows with a matrix: of floats, of whole numbers of 8 bits, and of 4 bits with a scale for each group. ops.h has a list.
 
+#include "amx.h"
 #include "ops.h"
 
 namespace pureqwen {
@@ -266,6 +267,52 @@ void in_places(int64_t M, const F& f) {
 }
 #endif
 
+// ---- units for matrices ------------------------------------------------------------------------------------------
+
+#if defined(UNITS_FOR_MATRICES)
+constexpr int64_t FEW_FOR_UNITS = 16;  // rows of x up to which other products are as quick
+
+// 16 numbers from the m-th of M on, or what is left of them.
+inline __m512 some_of(const float* a, int64_t M, int64_t m) { return _mm512_maskz_loadu_ps((1u << std::min<int64_t>(16, M - m)) - 1, a + m); }
+
+void unit_rows(const BFloat16* x, const BFloat16* w, BFloat16* y, Shape s) {
+  const auto line = [](const uint8_t* row, int64_t i) { return load<__m512i>(row + i * LINE); };
+  const amx::Panels rows = amx::panels_of(reinterpret_cast<const uint8_t*>(x), s.M, s.K * 2, s.K * 2 / LINE, line);
+  amx::over_strips(rows, w, s.N, [&](int64_t m, int64_t n, const int32_t* sums) {
+    amx::put_turned([&](int i) { return load<__m512>(sums + i * 16); }, y, s.N, s.M, m, n);
+  });
+}
+
+void unit_rows(const int8_t* q, const float* a, const int8_t* w, Scales scales, Results to, Shape s) {
+  const auto line = [](const uint8_t* row, int64_t i) { return load<__m512i>(row + i * LINE); };
+  const amx::Panels rows = amx::panels_of(reinterpret_cast<const uint8_t*>(q), s.M, s.K, s.K / LINE, line);
+  amx::over_strips(rows, w, s.N, [&](int64_t m, int64_t n, const int32_t* sums) {
+    float memory[amx::WIDE] = {}, theirs[amx::WIDE] = {};
+    const int64_t count = std::min<int64_t>(amx::WIDE, s.N - n);
+    std::copy_n(scales.floats(n, count, memory), count, theirs);
+    const __m512 factors = some_of(a, s.M, m);
+    const auto value = [&](int i) { return _mm512_cvtepi32_ps(load<__m512i>(sums + i * 16)) * factors * theirs[i]; };
+    with_type(to.type, [&](auto* Y) { amx::put_turned(value, static_cast<Pointed<decltype(Y)>*>(to.y), s.N, s.M, m, n); });
+  });
+}
+
+void unit_rows(const int8_t* q, const float* a, const uint8_t* p, Scales scales, Results to, Shape s, int64_t size) {
+  const int64_t num = s.K / size;
+  const auto theirs = [&](int64_t n, float* found) {
+    std::vector<float> memory(num);
+    for (int64_t i = 0; i < amx::WIDE; ++i) {
+      const float* row = scales.floats(std::min(n + i, s.N - 1) * num, num, memory.data());
+      for (int64_t g = 0; g < num; ++g) found[g * amx::WIDE + i] = row[g];
+    }
+  };
+  amx::over_groups(amx::panels_for_groups(q, s.M, s.K, size), p, s.N, s.K, size, theirs, [&](int64_t m, int64_t n, const float* sums) {
+    const __m512 factors = some_of(a, s.M, m);
+    const auto value = [&](int i) { return load<__m512>(sums + i * 16) * factors; };
+    with_type(to.type, [&](auto* Y) { amx::put_turned(value, static_cast<Pointed<decltype(Y)>*>(to.y), s.N, s.M, m, n); });
+  });
+}
+#endif
+
 // ---- float weights -----------------------------------------------------------------------------------------------
 
 // Four weight rows with M rows of x (float32, K numbers each): sums (M, COLUMNS), each of two vectors, whatever M is. SIDE of
@@ -323,6 +370,9 @@ __attribute__((noinline)) void pair_block(const BFloat16* const* w, const BFloat
 }
 
 void linear_rows(const BFloat16* x, const BFloat16* w, BFloat16* y, Shape s) {
+#if defined(UNITS_FOR_MATRICES)
+  if (s.M > FEW_FOR_UNITS && amx::allowed()) return unit_rows(x, w, y, s);
+#endif
   in_places<BLOCK_ROWS>(s.M, [&](auto PLACES, auto MOST) {
     const auto run = [&](int64_t top, int64_t M, const Fours& fours, float* all) {
       fours.each(all, [&](const Indices& rows, float* sums) {
@@ -654,26 +704,6 @@ void byte_rows(const int8_t* q, const float* a, const int8_t* w, Scales scales, 
 
 // ---- tiles: AVX-512 VNNI -----------------------------------------------------------------------------------------
 
-// 16 x 16 numbers of 32 bits turned around.
-inline void transpose(__m512i* r) {
-  __m512i t[16];
-  for (int i = 0; i < 16; i += 2) t[i] = _mm512_unpacklo_epi32(r[i], r[i + 1]), t[i + 1] = _mm512_unpackhi_epi32(r[i], r[i + 1]);
-  for (int i = 0; i < 16; i += 4)
-    for (int j = 0; j < 2; ++j) {
-      r[i + 2 * j] = _mm512_unpacklo_epi64(t[i + j], t[i + j + 2]);
-      r[i + 2 * j + 1] = _mm512_unpackhi_epi64(t[i + j], t[i + j + 2]);
-    }
-  for (int i = 0; i < 4; ++i)
-    for (int j = 0; j < 2; ++j) {
-      t[i + 8 * j] = _mm512_shuffle_i32x4(r[8 * j + i], r[8 * j + i + 4], 0x88);
-      t[i + 8 * j + 4] = _mm512_shuffle_i32x4(r[8 * j + i], r[8 * j + i + 4], 0xdd);
-    }
-  for (int i = 0; i < 8; ++i) {
-    r[i] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0x88);
-    r[i + 8] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0xdd);
-  }
-}
-
 // 64 weights of a row from k on, those of 4 bits as they are stored, with 8 added; those of 8 bits with 128 added.
 inline __m512i unsigned_line(const uint8_t* row, int64_t k) {
   const __m256i both = load<__m256i>(row + k / 2), mask = _mm256_set1_epi8(15);
@@ -824,6 +854,9 @@ void byte_tiles(const int16_t* q, int64_t wide, const float* a, const int8_t* w,
 #endif
 
 void int8_rows(const int8_t* q, const float* a, const int8_t* w, Scales scales, Results y, Shape s) {
+#if defined(UNITS_FOR_MATRICES)
+  if (s.M > FEW_FOR_UNITS && s.K % LINE == 0 && amx::allowed()) return unit_rows(q, a, w, scales, y, s);
+#endif
 #if defined(BYTE_PRODUCTS)
   if (s.K <= LONGEST) return (s.M > FEW_BYTES && s.K % LINE == 0 ? byte_tiles : byte_rows)(q, a, w, scales, y, s);
 #endif
@@ -1255,6 +1288,9 @@ void nibble_tiles(const int8_t* q, const float* a, const uint8_t* p, Scales scal
 #endif
 
 void int4_rows(const int8_t* q, const float* a, const uint8_t* p, Scales scales, Results y, Shape s, int64_t size) {
+#if defined(UNITS_FOR_MATRICES)
+  if (s.M > FEW && s.K % LINE == 0 && amx::allowed()) return unit_rows(q, a, p, scales, y, s, size);
+#endif
 #if defined(__AVX2__)
   if (s.M > FEW && s.K % LINE == 0) return nibble_tiles(q, a, p, scales, y, s, size);
 #endif
@@ -1354,9 +1390,18 @@ Tensor product_int4(const Tensor& q, const Tensor& a, const Tensor& p, const Ten
   return product(q, a, matrix(p, s), like);
 }
 
+bool multiplies_many(const Tensor&) {
+#if defined(UNITS_FOR_MATRICES)
+  return amx::allowed();
+#else
+  return false;
+#endif
+}
+
 }  // namespace
 
 STABLE_TORCH_LIBRARY_FRAGMENT(pureqwen, m) {
+  m.def("multiplies_many(Tensor x) -> bool");
   m.def("linear(Tensor x, Tensor weight) -> Tensor");
   m.def("quantize(Tensor x) -> (Tensor, Tensor)");
   m.def("product_int8(Tensor q, Tensor a, Tensor weight, Tensor scale, Tensor like) -> Tensor");
@@ -1365,6 +1410,7 @@ STABLE_TORCH_LIBRARY_FRAGMENT(pureqwen, m) {
 }
 
 STABLE_TORCH_LIBRARY_IMPL(pureqwen, CPU, m) {
+  m.impl("multiplies_many", TORCH_BOX(&multiplies_many));
   m.impl("linear", TORCH_BOX(&linear));
   m.impl("quantize", TORCH_BOX(&quantize));
   m.impl("product_int8", TORCH_BOX(&product_int8));

@@ -31,7 +31,10 @@ from pureqwen.rewrite.fuse import FusedBlock
 from pureqwen.rewrite.quantize import Int4Linear, QuantizedExperts
 from pureqwen.rewrite.walk import replace
 
-TOGETHER = 16  # rows of 4-bit products that native code adds in one order (products.cpp: FEW)
+TOGETHER = (
+    16  # rows that native code adds in one order: of 4-bit products (products.cpp: FEW), and where it has
+)
+# units for matrices of bfloat16, too (FEW_FOR_UNITS)
 
 LINEARS = (
     "model.layers.*.self_attn.*_proj",
@@ -70,7 +73,9 @@ def product(x: Tensor, weight: Tensor) -> Tensor:
     """x (..., K) by weight (N, K): (..., N)."""
     rows = x.reshape(-1, x.shape[-1])
     if kernels.runs(rows) and rows.shape[1] % 32 == 0:
-        y: Tensor = torch.ops.pureqwen.linear(rows.contiguous(), weight)
+        few = rows.dtype == torch.bfloat16 and kernels.multiplies_many()
+        most = TOGETHER if few else max(1, len(rows))
+        y = torch.cat([torch.ops.pureqwen.linear(part, weight) for part in rows.contiguous().split(most)])
     else:
         (y,) = by_row(lambda row: (F.linear(row, weight),), rows)
     return y.view(*x.shape[:-1], len(weight))

@@ -2,7 +2,8 @@
 //
 // Stands before the compiler's header of this name, which it includes. Each instruction that it names is here, lane by
 // lane as Intel's manual of instructions defines it; what that leaves undefined is filled, to be seen. An instruction that is
-// missing here does not compile. Which sets of instructions there are is the caller's to say: -DAVX512_VNNI, -DAVX512_BF16.
+// missing here does not compile. Which sets of instructions there are is the caller's to say: -DAVX512_VNNI, -DAVX512_BF16, and
+// -DAVX512_AMX for units for matrices.
 
 #pragma once
 #include_next <immintrin.h>
@@ -23,6 +24,14 @@
 #endif
 #if defined(AVX512_BF16)
 #define __AVX512BF16__ 1
+#endif
+#undef __AVX512VBMI__
+#undef __AMX_INT8__
+#undef __AMX_BF16__
+#if defined(AVX512_AMX)
+#define __AVX512VBMI__ 1
+#define __AMX_INT8__ 1
+#define __AMX_BF16__ 1
 #endif
 
 namespace avx512 {
@@ -127,6 +136,8 @@ inline __m512i add_epi32(__m512i a, __m512i b) { return (__m512i)((Of<uint32_t>)
 inline __m512i sub_epi32(__m512i a, __m512i b) { return (__m512i)((Of<uint32_t>)a - (Of<uint32_t>)b); }
 inline __m512i slli_epi32(__m512i a, unsigned n) { return (__m512i)((Of<uint32_t>)a << n); }
 inline __m512i srli_epi16(__m512i a, unsigned n) { return (__m512i)((Of<uint16_t>)a >> n); }
+inline __m512i srli_epi32(__m512i a, unsigned n) { return (__m512i)((Of<uint32_t>)a >> n); }
+inline __m512i sub_epi8(__m512i a, __m512i b) { return (__m512i)((Of<uint8_t>)a - (Of<uint8_t>)b); }
 inline __m512 fmadd_ps(__m512 a, __m512 b, __m512 c) {
   return lanes<__m512>([&](unsigned i) { return __builtin_fmaf(a[i], b[i], c[i]); });
 }
@@ -144,6 +155,9 @@ inline __m512 mask_mul_ps(__m512 other, uint16_t mask, __m512 a, __m512 b) {
 inline __m512 maskz_mov_ps(uint16_t mask, __m512 a) {
   return lanes<__m512>([&](unsigned i) { return mask >> i & 1 ? a[i] : 0.0f; });
 }
+inline __m512i maskz_mov_epi8(uint64_t mask, __m512i a) {
+  return (__m512i)lanes<Of<int8_t>>([&](unsigned i) { return mask >> i & 1 ? ((Of<int8_t>)a)[i] : int8_t(0); });
+}
 inline __m512 cvtepi32_ps(__m512i a) { return (__m512)__builtin_convertvector((Of<int32_t>)a, Of<float>); }
 inline __m512i cvtepu16_epi32(__m256i a) {
   return (__m512i)__builtin_convertvector((Of<uint16_t, 32>)a, Of<uint32_t>);
@@ -155,6 +169,9 @@ inline Of<uint16_t, 32> cvtneps_pbh(__m512 a) {
 inline __m512 permutexvar_ps(__m512i order, __m512 a) {
   return lanes<__m512>([&](unsigned i) { return a[((Of<int32_t>)order)[i] & 15]; });
 }
+inline __m512i permutexvar_epi8(__m512i order, __m512i a) {
+  return (__m512i)lanes<Of<int8_t>>([&](unsigned i) { return ((Of<int8_t>)a)[((Of<int8_t>)order)[i] & 63]; });
+}
 inline __m512i permutexvar_epi16(__m512i order, __m512i a) {
   return (__m512i)lanes<Of<int16_t>>([&](unsigned i) { return ((Of<int16_t>)a)[((Of<int16_t>)order)[i] & 31]; });
 }
@@ -164,6 +181,58 @@ inline __m512i inserti64x4(__m512i a, __m256i b, int which) {
   });
 }
 inline __m256i dpwssd(__m256i total, __m256i a, __m256i b) { return _mm256_add_epi32(total, _mm256_madd_epi16(a, b)); }
+
+// Tiles of 16 rows of 64 bytes, the only ones that are asked for. Before there is a configuration, and after, they can't be used.
+struct Tile {
+  uint8_t bytes[16][64];
+};
+inline thread_local Tile tiles[8];
+inline thread_local bool configured = false;
+
+inline Tile& tile(int i) {
+  if (!configured) __builtin_trap();
+  return tiles[i];
+}
+
+inline void loadconfig(const void* shapes) {
+  const auto* bytes = static_cast<const uint8_t*>(shapes);
+  configured = bytes[0] == 1;
+  for (int i = 0; i < 8; ++i) configured &= bytes[16 + 2 * i] == 64 && bytes[17 + 2 * i] == 0 && bytes[48 + i] == 16;
+  std::memset(tiles, 0, sizeof tiles);
+}
+inline void release() { configured = false; }
+inline void zero(int to) { tile(to) = {}; }
+inline void loadd(int to, const void* from, int64_t stride) {
+  for (int i = 0; i < 16; ++i) std::memcpy(tile(to).bytes[i], static_cast<const char*>(from) + i * stride, 64);
+}
+inline void stored(int from, void* to, int64_t stride) {
+  for (int i = 0; i < 16; ++i) std::memcpy(static_cast<char*>(to) + i * stride, tile(from).bytes[i], 64);
+}
+inline void dpbssd(int to, int a, int b) {
+  for (int m = 0; m < 16; ++m)
+    for (int n = 0; n < 16; ++n) {
+      int32_t sum;
+      std::memcpy(&sum, &tile(to).bytes[m][4 * n], 4);
+      for (int k = 0; k < 64; ++k) sum += int8_t(tile(a).bytes[m][k]) * int8_t(tile(b).bytes[k / 4][4 * n + k % 4]);
+      std::memcpy(&tile(to).bytes[m][4 * n], &sum, 4);
+    }
+}
+inline void dpbf16ps(int to, int a, int b) {
+  const auto number = [](const uint8_t* from) {
+    uint16_t bits;
+    std::memcpy(&bits, from, 2);
+    return as_float(bits);
+  };
+  for (int m = 0; m < 16; ++m)
+    for (int n = 0; n < 16; ++n) {
+      float sum, parts[2] = {};
+      for (int k = 0; k < 32; ++k)
+        parts[k % 2] = __builtin_fmaf(number(&tile(a).bytes[m][2 * k]), number(&tile(b).bytes[k / 2][4 * n + k % 2 * 2]), parts[k % 2]);
+      std::memcpy(&sum, &tile(to).bytes[m][4 * n], 4);
+      sum += parts[0] + parts[1];
+      std::memcpy(&tile(to).bytes[m][4 * n], &sum, 4);
+    }
+}
 
 }  // namespace avx512
 
@@ -180,9 +249,12 @@ inline __m256i dpwssd(__m256i total, __m256i a, __m256i b) { return _mm256_add_e
 #define _mm512_inserti64x4 avx512::inserti64x4
 #define _mm512_mask_mul_ps avx512::mask_mul_ps
 #define _mm512_maskz_loadu_epi8 avx512::masked<int8_t, __m512i>
+#define _mm512_maskz_loadu_ps avx512::masked<float, __m512>
+#define _mm512_maskz_mov_epi8 avx512::maskz_mov_epi8
 #define _mm512_maskz_mov_ps avx512::maskz_mov_ps
 #define _mm512_max_ps avx512::max_ps
 #define _mm512_or_si512 avx512::or_si512
+#define _mm512_permutexvar_epi8 avx512::permutexvar_epi8
 #define _mm512_permutexvar_epi16 avx512::permutexvar_epi16
 #define _mm512_permutexvar_ps avx512::permutexvar_ps
 #define _mm512_reduce_max_ps avx512::reduce_max_ps
@@ -195,7 +267,9 @@ inline __m256i dpwssd(__m256i total, __m256i a, __m256i b) { return _mm256_add_e
 #define _mm512_shuffle_i32x4 avx512::shuffle
 #define _mm512_slli_epi32 avx512::slli_epi32
 #define _mm512_srli_epi16 avx512::srli_epi16
+#define _mm512_srli_epi32 avx512::srli_epi32
 #define _mm512_sub_epi32 avx512::sub_epi32
+#define _mm512_sub_epi8 avx512::sub_epi8
 #define _mm512_unpackhi_epi32 avx512::unpack<int32_t, true>
 #define _mm512_unpackhi_epi64 avx512::unpack<int64_t, true>
 #define _mm512_unpackhi_pd avx512::unpack<int64_t, true>
@@ -208,3 +282,18 @@ inline __m256i dpwssd(__m256i total, __m256i a, __m256i b) { return _mm256_add_e
 #define _mm256_dpwssd_epi32 avx512::dpwssd
 #define _mm256_maskz_loadu_ps avx512::masked<float, __m256>
 #define _mm_maskz_loadu_epi16 avx512::masked<int16_t, __m128i>
+
+#if defined(AVX512_AMX)
+#undef _tile_zero
+#undef _tile_loadd
+#undef _tile_stored
+#undef _tile_dpbssd
+#undef _tile_dpbf16ps
+#define _tile_loadconfig avx512::loadconfig
+#define _tile_release avx512::release
+#define _tile_zero avx512::zero
+#define _tile_loadd avx512::loadd
+#define _tile_stored avx512::stored
+#define _tile_dpbssd avx512::dpbssd
+#define _tile_dpbf16ps avx512::dpbf16ps
+#endif
