@@ -124,7 +124,7 @@ $(PEERS)/.installed: benchmarks/peers/requirements.txt
 	@# All that is needed is listed: torchvision is not, though optimum-intel names it, and its builds seldom fit torch's.
 	@$(PEERS_PIP) install --no-deps -r $(PEERS)/all-but-llama.txt $(PIP_ARGS)
 	@ls $(PEERS)/wheels/*.whl > /dev/null 2>&1 || echo "Compiling llama.cpp, a quarter of an hour ..." >&2
-	@CMAKE_ARGS="$(NATIVE)" $(PEERS_PIP) wheel --no-deps --find-links $(PEERS)/wheels -w $(PEERS)/wheels \
+	@CMAKE_ARGS="$(NATIVE)" $(PEERS_PIP) wheel --no-cache-dir --no-deps --find-links $(PEERS)/wheels -w $(PEERS)/wheels \
 	  "$$(grep '^llama' $<)" $(PIP_ARGS)
 	@$(PEERS_PIP) install --no-deps --find-links $(PEERS)/wheels "$$(grep '^llama' $<)" $(PIP_ARGS)
 	@touch $@

@@ -153,10 +153,13 @@ constexpr int64_t CHUNK = 64;  // keys that are looked at together; a text's chu
 constexpr int64_t MOST = 256;  // the same of a long text: what each chunk finds is written, and read again
 
 #if defined(__AVX512F__)
-constexpr int WIDE = 16;         // lanes of the vectors here
-constexpr int64_t NEAR = CHUNK;  // keys, or values of so many, that are asked for ahead
+constexpr int WIDE = 16;  // lanes of the vectors here
 #else
 constexpr int WIDE = LANES;
+#endif
+#if defined(__AVX512F__) && !defined(UNITS_FOR_MATRICES)
+constexpr int64_t NEAR = CHUNK;  // keys, or values of so many, that are asked for ahead
+#else
 constexpr int64_t NEAR = 8;
 #endif
 static_assert(MOST % CHUNK == 0 && CHUNK % NEAR == 0);

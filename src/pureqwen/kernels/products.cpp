@@ -116,7 +116,10 @@ constexpr int LINE = 64;       // bytes that are multiplied at a time
 constexpr int COLUMNS = 64;    // results of a row that are computed together
 constexpr int SHARED = 16;     // weight rows, at least, that a thread takes
 // Bytes ahead that are asked for, of each of SIDE weight rows that are read side by side.
-#if defined(__AVX512F__)
+#if defined(UNITS_FOR_MATRICES)  // Intel's
+template <int SIDE>
+constexpr int64_t AHEAD = 6144 / SIDE;
+#elif defined(__AVX512F__)
 template <int SIDE>
 constexpr int64_t AHEAD = 3072 / SIDE;
 #else
@@ -125,6 +128,11 @@ constexpr int64_t AHEAD = SIDE == BLOCK_N ? 384 : 3072 / SIDE;
 #endif
 constexpr int64_t FAR = 8192;           // the same, about, of neighbours that many rows meet: a whole number of fours
 constexpr int64_t FEW_PLACED = 4;       // rows of x up to which weight rows are read in several places, with AVX-512
+#if defined(UNITS_FOR_MATRICES)
+constexpr bool FIRST_LEVEL = true;      // whether such rows are asked into the first-level cache
+#else
+constexpr bool FIRST_LEVEL = false;
+#endif
 constexpr int SCALES_AHEAD = 8;         // weight rows, whose scales of groups are asked for
 constexpr int64_t MANY = 128;  // rows of x that stay in the second-level cache, while weights pass
 constexpr int FLOAT_ROWS = 3;  // rows of x, that are multiplied with two weight rows together, and
@@ -357,7 +365,7 @@ __attribute__((noinline)) void pair_block(const BFloat16* const* w, const BFloat
   do {
     __m512i weights[BLOCK_N];
     each<BLOCK_N>([&](auto n) {
-      ask.with<PLACES, 2>(w[n] + k, n);
+      ask.with<PLACES, (PLACES > 1 && FIRST_LEVEL ? 3 : 2)>(w[n] + k, n);
       weights[n] = pinned(load<__m512i>(w[n] + k));
     });
     ask.ahead += ask.step;
@@ -654,7 +662,7 @@ __attribute__((noinline)) void byte_block(const int8_t* const* w, const int8_t* 
   do {
     __m512i weights[BLOCK_N];
     each<BLOCK_N>([&](auto n) {
-      ask.with<PLACES, 2>(w[n] + k, n);
+      ask.with<PLACES, (PLACES > 1 && FIRST_LEVEL ? 3 : 2)>(w[n] + k, n);
       weights[n] = pinned(_mm512_xor_si512(load<__m512i>(w[n] + k), flip));
     });
     ask.ahead += ask.step;
@@ -1111,6 +1119,7 @@ __attribute__((noinline)) void nibble_block(const uint8_t* const* p, const S* co
   Vector<int32_t, 16> order;
   for (int i = 0; i < 16; ++i) order[i] = i * groups / 16;
   const __m512i low_half = _mm512_set1_epi8(15), lanes = (__m512i)order;
+  each<BLOCK_N>([&](auto n) { __builtin_prefetch(scales[n] + SCALES_AHEAD * num_groups); });
   __m512 total[M][BLOCK_N];
   each<M * BLOCK_N>([&](auto j) { total[j / BLOCK_N][j % BLOCK_N] = _mm512_setzero_ps(); });
   int64_t i = 0;

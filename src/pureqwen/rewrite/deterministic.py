@@ -75,7 +75,9 @@ def product(x: Tensor, weight: Tensor) -> Tensor:
     if kernels.runs(rows) and rows.shape[1] % 32 == 0:
         few = rows.dtype == torch.bfloat16 and kernels.multiplies_many()
         most = TOGETHER if few else max(1, len(rows))
-        y = torch.cat([torch.ops.pureqwen.linear(part, weight) for part in rows.contiguous().split(most)])
+        y = torch.cat(
+            [torch.ops.pureqwen.linear(part, weight) for part in torch.split(rows.contiguous(), most)]
+        )
     else:
         (y,) = by_row(lambda row: (F.linear(row, weight),), rows)
     return y.view(*x.shape[:-1], len(weight))
