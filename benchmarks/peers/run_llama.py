@@ -7,11 +7,13 @@ one. Prompts go in one after the other, in one call each.
 """
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 from benchmarks.peers.worker import main
 
-BUILD = "CMAKE_ARGS=-DGGML_NATIVE=ON"  # what `make peers` builds the wheel with
+BUILD = "-DGGML_NATIVE=ON"  # what `make peers` builds the wheel with,
+WITHOUT_AMX = "-DCMAKE_CXX_FLAGS=-mno-amx-int8"  # and for processors with units for matrices
 ROOM = 96  # tokens that may follow a prompt
 CALL, INNER = 2048, 512  # tokens of one call, and of one product within it: llama.cpp's own defaults
 
@@ -38,7 +40,10 @@ class Llama:
         self.vocabulary = lib.llama_vocab_n_tokens(lib.llama_model_get_vocab(self.model))
         self.call = lib.llama_batch_init(CALL, 0, 1)
         found = lib.llama_print_system_info().decode().strip()
-        versions = {"llama-cpp-python": f"{lib.__version__} ({BUILD}; {found})"}
+        cpu = Path("/proc/cpuinfo")
+        units = cpu.exists() and "amx_int8" in cpu.read_text()
+        flags = f"{BUILD} {WITHOUT_AMX}" if units else BUILD
+        versions = {"llama-cpp-python": f"{lib.__version__} ({flags}; {found})"}
         return {"dtype": "float16", "versions": versions}  # of its cache
 
     def prefill(self, prompts: list[list[int]]) -> None:

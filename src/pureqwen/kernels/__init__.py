@@ -153,10 +153,17 @@ def _most(x: Tensor, weight: Tensor) -> int:
     return SEVERAL if twins.slower_bfloat16() else FEW
 
 
-@cache
 def multiplies_many() -> bool:
     """Whether native products of bfloat16 and of whole numbers are the quickest for any number of rows."""
-    return native() is None and bool(torch.ops.pureqwen.multiplies_many(torch.empty(0)))
+    return _has_units()
+
+
+@cache
+def _has_units() -> bool:
+    return _ready() and bool(torch.ops.pureqwen.multiplies_many(torch.empty(0)))
+
+
+multiplies_many._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def linear_int8(x: Tensor, weight: Tensor, scale: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ constexpr int64_t TILE = SIDE * LINE;    // bytes of a tile, and
 constexpr int64_t SUMS = SIDE * SIDE;    // sums of one
 constexpr int64_t DEPTH = 8;             // lines of a row that are multiplied before the next panel, so that a strip's stay near,
 constexpr int64_t SHALLOW = 8;           // and of 4 bits, whose sums take the place of others in registers
-constexpr int64_t NEAR = 3 << 19;        // bytes of x, about, that stay in the second-level cache while weights pass,
+constexpr int64_t NEAR = 3 << 18;        // bytes of x, about, that stay in the second-level cache while weights pass,
 constexpr int64_t LEAST = 2, MOST = 16;  // and panels of it
 
 // Whether the system lets this process have the units' registers: it must be asked, once.

@@ -1,6 +1,6 @@
 // What PyTorch lacks on a CPU: products of a few rows that read the weights once, at the memory's speed; products of
 // whole numbers for any number of rows; attention over a cache; and what stands between them. Here is what all of it rests
-// on; the operations are in two files, which compile side by side:
+// on; the operations are in two files, which compile side by side, and both have Intel's units for matrices from amx.h:
 //
 // products.cpp
 //   linear(x, w)                 y = x w'                    x (M, K), w (N, K), float32 or bfloat16
@@ -8,7 +8,7 @@
 //   product_int8(q, a, w, s)     y = a s[n] sum_k q w        w (N, K) int8, s (N, 1)
 //   scale_sums(t, a, s)          y = a s[n] t                t (M, N) int32, the sums of another product of bytes
 //   product_int4(q, a, p, s)     y = a sum_g s[n,g] sum q w  p (N, K/8) int32: two 4-bit weights a byte, s (N, K/G)
-//   multiplies_many(x)           whether bfloat16 and bytes are quick with any number of rows: by units for matrices (amx.h)
+//   multiplies_many(x)           whether bfloat16 and bytes are quick with any number of rows: by units for matrices
 //
 // blocks.cpp
 //   rms_norm, swiglu             as in model/layers.py; with _quantize behind them as whole numbers
@@ -21,9 +21,10 @@
 //
 // Sums of int8 are exact, and those of int4 of part of a group; only scaling rounds. Each sum of floats has one fixed order
 // (lane by lane, then the lanes; chunk by chunk), so a row of a result depends neither on the rows beside it nor on the
-// number of threads. Two borders are left: more than 16 rows meet 4-bit weights in tiles, where larger parts of a group are
-// whole before they are scaled; there a row differs from the one computed among few by float32's rounding. So does attention where
-// more than 4 tokens of a row are looked at in blocks; with AVX-512 these round their softmax to bfloat16, as PyTorch's does.
+// number of threads. Three borders are left: more than 16 rows meet 4-bit weights in tiles, where larger parts of a group are
+// whole before they are scaled, and bfloat16 in units for matrices, if there are some; there a row differs from the one computed among
+// few by float32's rounding. So does attention where more than 4 tokens of a row are looked at in blocks; with AVX-512 these round
+// their softmax to bfloat16, as PyTorch's does.
 //
 // Vectors are the vector types of GCC and Clang, which become AVX2, AVX-512 or NEON as the machine has them. What they
 // can't express, products that are rounded once with their sum, or small ones added in pairs or fours, is named where x86
