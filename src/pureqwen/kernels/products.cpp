@@ -278,7 +278,7 @@ void in_places(int64_t M, const F& f) {
 // ---- units for matrices ------------------------------------------------------------------------------------------
 
 #if defined(UNITS_FOR_MATRICES)
-constexpr int64_t FEW_FOR_UNITS = 16;  // rows of x up to which other products are as quick
+constexpr int64_t FEW_FOR_UNITS = 4;  // rows of x up to which other products are quicker
 
 // 16 numbers from the m-th of M on, or what is left of them.
 inline __m512 some_of(const float* a, int64_t M, int64_t m) { return _mm512_maskz_loadu_ps((1u << std::min<int64_t>(16, M - m)) - 1, a + m); }
@@ -1376,6 +1376,20 @@ Tensor linear(const Tensor& x, const Tensor& w) {
   return y;
 }
 
+// linear, with the same sums for a row however many there are.
+Tensor linear_alike(const Tensor& x, const Tensor& w) {
+#if defined(UNITS_FOR_MATRICES)
+  if (alike(x, w) && w.scalar_type() == ScalarType::BFloat16 && amx::allowed()) {
+    const Matrix m = matrix(w);
+    require(x.is_contiguous() && x.size(1) == m.K, "linear: bad shapes");
+    Tensor y = output(x, x.size(0), m.N);
+    unit_rows(data<BFloat16>(x), data<BFloat16>(w), data<BFloat16>(y), {x.size(0), m.N, m.K});
+    return y;
+  }
+#endif
+  return linear(x, w);
+}
+
 // Of rows of whole numbers; `like` has the type of the result.
 Tensor product(const Tensor& q, const Tensor& a, const Matrix& m, const Tensor& like) {
   require(q.is_contiguous() && a.is_contiguous() && q.scalar_type() == ScalarType::Char && a.scalar_type() == ScalarType::Float,
@@ -1412,6 +1426,7 @@ bool multiplies_many(const Tensor&) {
 STABLE_TORCH_LIBRARY_FRAGMENT(pureqwen, m) {
   m.def("multiplies_many(Tensor x) -> bool");
   m.def("linear(Tensor x, Tensor weight) -> Tensor");
+  m.def("linear_alike(Tensor x, Tensor weight) -> Tensor");
   m.def("quantize(Tensor x) -> (Tensor, Tensor)");
   m.def("product_int8(Tensor q, Tensor a, Tensor weight, Tensor scale, Tensor like) -> Tensor");
   m.def("scale_sums(Tensor sums, Tensor a, Tensor scale, Tensor like) -> Tensor");
@@ -1421,6 +1436,7 @@ STABLE_TORCH_LIBRARY_FRAGMENT(pureqwen, m) {
 STABLE_TORCH_LIBRARY_IMPL(pureqwen, CPU, m) {
   m.impl("multiplies_many", TORCH_BOX(&multiplies_many));
   m.impl("linear", TORCH_BOX(&linear));
+  m.impl("linear_alike", TORCH_BOX(&linear_alike));
   m.impl("quantize", TORCH_BOX(&quantize));
   m.impl("product_int8", TORCH_BOX(&product_int8));
   m.impl("scale_sums", TORCH_BOX(&scale_sums));

@@ -73,11 +73,7 @@ def product(x: Tensor, weight: Tensor) -> Tensor:
     """x (..., K) by weight (N, K): (..., N)."""
     rows = x.reshape(-1, x.shape[-1])
     if kernels.runs(rows) and rows.shape[1] % 32 == 0:
-        few = rows.dtype == torch.bfloat16 and kernels.multiplies_many()
-        most = TOGETHER if few else max(1, len(rows))
-        y = torch.cat(
-            [torch.ops.pureqwen.linear(part, weight) for part in torch.split(rows.contiguous(), most)]
-        )
+        y: Tensor = torch.ops.pureqwen.linear_alike(rows.contiguous(), weight)
     else:
         (y,) = by_row(lambda row: (F.linear(row, weight),), rows)
     return y.view(*x.shape[:-1], len(weight))
