@@ -51,6 +51,7 @@ PICTURE = re.compile(r"^!\[[^]]*\]\(([^)]+)\)$", re.MULTILINE)
 # What can't say for itself what it is: files that are not Python, and folders of them.
 NOTES = {
     "ops.h": "native code: what it rests on, with a list of its operations",
+    "amx.h": "Intel's units for matrices: products of many rows",
     "products.cpp": "its products of a few rows and of many: float32, bfloat16, 8 and 4 bits",
     "blocks.cpp": "attention over pages, what stands between products, and whole blocks in one call",
     "py.typed": "type checkers may rely on the annotations",

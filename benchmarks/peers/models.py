@@ -113,7 +113,7 @@ def forget(path: Path) -> None:
     weights: 1.5 times as long a step), by all programs; after a restart, or days, it would not.
     """
     for file in path.rglob("*") if path.is_dir() else [path]:
-        if file.is_file():
+        if file.is_file() and sys.platform == "linux":
             with file.open("rb") as opened:
                 os.fsync(opened.fileno())
                 os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)

@@ -2,7 +2,8 @@
 
 For the first avx512/immintrin.h, instructions in plain C++, stands before the compiler's header of that name.
 The tests beside this one then run with the library that comes of it. What stays untested of it: the two lines
-of assembly, which are replaced, and that the processor's product of bfloat16 makes subnormal results zero.
+of assembly, which are replaced, that the processor's product of bfloat16 makes subnormal results zero, and
+the system's permission to use units for matrices.
 """
 
 import re

@@ -287,6 +287,21 @@ def test_linear_alike_has_no_border(N: int, dtype: torch.dtype) -> None:
     assert (product(x) - kernels.linear(x, matrix)).abs().max() <= 4e-3 * product(x).abs().max()
 
 
+@needs_native
+def test_rows_that_do_not_all_stay_near_are_products_too() -> None:
+    """With units for matrices many wide rows pass in several pieces."""
+    x = rows(210, 4096, torch.bfloat16)
+    matrix, (packed, groups) = rows(72, 4096, torch.bfloat16), int4(72, 4096, 32)
+    floats = x.double() @ matrix.double().t()
+    assert (kernels.linear(x, matrix).double() - floats).abs().max() <= 4e-3 * floats.abs().max()
+    nibbles = kernels.linear_int4(x.float(), packed, groups)
+    q, scale = kernels.quantize(x.float())[:2]
+    whole = twins.product_int4(q, scale, packed, groups, x.float())
+    assert (nibbles - whole).abs().max() <= 1e-5 * whole.abs().max()
+    empty = torch.ops.pureqwen.linear_alike(x[:0], matrix)
+    assert empty.shape == (0, 72)
+
+
 def assert_alike(product: Product, x: Tensor, sizes: Sequence[int]) -> None:
     """That rows have the same bits among so many of them, and with any number of threads."""
     torch.set_num_threads(1)

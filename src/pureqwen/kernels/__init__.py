@@ -1,6 +1,7 @@
 """Native code for what PyTorch lacks on a CPU, each operation with a twin in PyTorch that defines it.
 
-    linear, linear_int8, linear_int4     products of few rows at the memory's speed; whole numbers of many too
+    linear, linear_int8, linear_int4     products of few rows at the memory's speed; of many of whole numbers,
+                                         and bfloat16 where the processor has units for matrices
     quantize                             rows as whole numbers, for several products that read the same
     rms_norm, swiglu, qk_norm_rope       what stands between the products, in one pass each
     store_pages, paged_attention         keys and values into their slots; queries over them
@@ -8,8 +9,8 @@
                                          operation takes about as long to start as to run
     route, experts                       a mixture of experts in two calls, where each gets few rows
 
-On a CPU native code runs, if there is some (ops.h, products.cpp, blocks.cpp); elsewhere, or without it, the
-twin. `native()` says which, and compiles at its first call (some seconds, once a machine where it succeeds).
+On a CPU native code runs, if there is some (ops.h, amx.h, products.cpp, blocks.cpp); elsewhere, or without it,
+the twin. `native()` says which, and compiles at its first call (some seconds, once a machine where it succeeds).
 """
 
 import sys
@@ -59,7 +60,8 @@ __all__ = [
 
 LINE = 32  # numbers: what native code reads whole of a row of floats, and of a head
 FEW = 16  # rows: with more, the products of large blocks that PyTorch has are faster;
-SEVERAL = 64  # the same of bfloat16, where the native code has the processor's instruction for it;
+SEVERAL = 64  # the same of bfloat16, where the native code has the processor's instruction for it (units for
+# matrices take any number);
 MANY = 48  # of floats with AVX2 alone; of whole numbers, unless the native code has the instruction for them
 
 
@@ -138,7 +140,7 @@ def runs(x: Tensor) -> bool:
 def linear(x: Tensor, weight: Tensor) -> Tensor:
     """x (..., K) by weight (N, K), float32 or bfloat16: (..., N) in x's dtype."""
     rows = x.reshape(-1, x.shape[-1])
-    fits = x.shape[-1] % LINE == 0 and len(rows) <= _most(rows, weight) and runs(rows)
+    fits = x.shape[-1] % LINE == 0 and runs(rows) and len(rows) <= _most(rows, weight)
     y = torch.ops.pureqwen.linear(rows.contiguous(), weight) if fits else twins.linear(rows, weight)
     return y.view(*x.shape[:-1], len(weight))
 
@@ -161,7 +163,7 @@ def multiplies_many() -> bool:
 
 @cache
 def _has_units() -> bool:
-    return _ready() and bool(torch.ops.pureqwen.multiplies_many(torch.empty(0)))
+    return _ready() and bool(torch.ops.pureqwen.multiplies_many(torch.empty(0, device="cpu")))
 
 
 multiplies_many._dynamo_marked_constant = True  # type: ignore[attr-defined]
@@ -189,7 +191,7 @@ def product_int8(rows: Whole, weight: Tensor, scale: Tensor) -> Tensor:
     if not runs(rows.like):
         return twins.product_int8(rows.q, rows.scale, weight, scale, rows.like)
     run = torch.ops.pureqwen
-    if len(rows.q) > MANY and twins.faster_int8() and not multiplies_many():
+    if len(rows.q) > MANY and not multiplies_many() and twins.faster_int8():
         y: Tensor = run.scale_sums(twins.exact(rows.q, weight), rows.scale, scale, rows.like)
     else:
         y = run.product_int8(rows.q, rows.scale, weight, scale, rows.like)
@@ -350,7 +352,7 @@ def takes_experts(x: Tensor, weight: Tensor | None = None) -> bool:
     """Whether `experts` is for these tokens x (T, D): few enough, and no gradient, compiler or other device
     asks for PyTorch's operations. weight: one of the experts' matrices, where they are floats.
     """
-    most = MANY if weight is None else min(MANY, _most(x, weight))
+    most = MANY if weight is None else min(SEVERAL, _most(x, weight))
     if torch.compiler.is_compiling() or torch.is_grad_enabled() or len(x) > most:
         return False
     widths = x.shape[1:] if weight is None else weight.shape

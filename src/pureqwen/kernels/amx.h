@@ -9,7 +9,8 @@
 
 #include "ops.h"
 
-#if defined(__AMX_INT8__) && defined(__AMX_BF16__) && defined(__AVX512BW__) && defined(__AVX512VBMI__) && defined(__linux__)
+#if defined(__AMX_INT8__) && defined(__AMX_BF16__) && defined(__AVX512VNNI__) && defined(__AVX512BF16__) && \
+    defined(__AVX512BW__) && defined(__AVX512VBMI__) && defined(__linux__)
 #define UNITS_FOR_MATRICES
 
 #include <sys/syscall.h>
@@ -24,7 +25,7 @@ constexpr int64_t LINE = 64;             // bytes of such a row
 constexpr int64_t TILE = SIDE * LINE;    // bytes of a tile, and
 constexpr int64_t SUMS = SIDE * SIDE;    // sums of one
 constexpr int64_t DEPTH = 8;             // lines of a row that are multiplied before the next panel, so that a strip's stay near,
-constexpr int64_t SHALLOW = 8;           // and of 4 bits, whose sums take the place of others in registers
+constexpr int64_t SHALLOW = 8;           // and lines of weights of 4 bits, before their sums leave the registers
 constexpr int64_t NEAR = 3 << 18;        // bytes of x, about, that stay in the second-level cache while weights pass,
 constexpr int64_t LEAST = 2, MOST = 16;  // and panels of it
 
@@ -35,26 +36,40 @@ inline bool allowed() {
   return yes;
 }
 
-// While it lives, this thread's tiles are 16 rows of 64 bytes: 0 to 3 sums, 4 and 5 weights, 6 and 7 rows of x.
+// Compilers know of the instructions that load tiles only the address: what was stored before must be in memory by then.
+inline void settle() { asm volatile("" ::: "memory"); }
+
+// Tiles 0 to 3 are sums, 4 and 5 weights, 6 and 7 rows of x.
+struct alignas(64) Shapes {
+  uint8_t palette = 1, start = 0, reserved[14] = {};
+  uint16_t bytes[16] = {LINE, LINE, LINE, LINE, LINE, LINE, LINE, LINE};
+  uint8_t rows[16] = {SIDE, SIDE, SIDE, SIDE, SIDE, SIDE, SIDE, SIDE};
+};
+static_assert(sizeof(Shapes) == 64);
+constexpr Shapes SHAPES = {};
+
+// While it lives, this thread has tiles of 16 rows of 64 bytes.
 class Tiles {
  public:
   Tiles() {
-    struct alignas(64) {
-      uint8_t palette = 1, start = 0, reserved[14] = {};
-      uint16_t bytes[16] = {LINE, LINE, LINE, LINE, LINE, LINE, LINE, LINE};
-      uint8_t rows[16] = {SIDE, SIDE, SIDE, SIDE, SIDE, SIDE, SIDE, SIDE};
-    } shapes;
-    _tile_loadconfig(&shapes);
+    settle();
+    _tile_loadconfig(&SHAPES);
   }
   ~Tiles() { _tile_release(); }
   Tiles(const Tiles&) = delete;
 };
 
-// Memory of one thread that is not asked for anew at each call, from a multiple of 64 bytes on.
+// Memory of one thread and one use that is not asked for anew at each call, from a multiple of 64 bytes on.
+struct ForPanels;
+struct ForSums;
+struct ForScales;
+struct ForBytes;  // that were of 4 bits
+struct ForEnd;    // weight rows of the last strip, filled up
+
 template <class Use>
 uint8_t* kept(int64_t bytes) {
   static thread_local std::vector<uint8_t> memory;
-  if (int64_t(memory.size()) < bytes + LINE) memory.resize(bytes + LINE);
+  if (int64_t(memory.size()) < bytes + LINE) memory = std::vector<uint8_t>(), memory.resize(bytes + LINE);
   return reinterpret_cast<uint8_t*>((reinterpret_cast<uintptr_t>(memory.data()) + LINE - 1) / LINE * LINE);
 }
 
@@ -70,7 +85,7 @@ struct Panels {
 template <class Line>
 Panels panels_of(const uint8_t* x, int64_t M, int64_t bytes, int64_t lines, const Line& line) {
   const int64_t num_tiles = (M + SIDE - 1) / SIDE;
-  uint8_t* memory = kept<Panels>(num_tiles * lines * TILE);
+  uint8_t* memory = kept<ForPanels>(num_tiles * lines * TILE);
   over_own_rows(num_tiles, 4 * SIDE * bytes, [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t)
       for (int64_t i = 0; i < lines; ++i) {
@@ -120,6 +135,7 @@ inline void put_turned(const Value& value, Y* y, int64_t N, int64_t M, int64_t m
 template <int NUM, class W>
 __attribute__((noinline)) void add_lines(const uint8_t* w, int64_t stride, const uint8_t* x, int64_t next, int64_t lines, bool first,
                                          const uint8_t* ahead, int64_t ask, int32_t* sums) {
+  settle();
   if (first) {
     _tile_zero(0);
     _tile_zero(1);
@@ -172,7 +188,7 @@ void over_strips(const Panels& x, const W* weights, int64_t N, const Function<in
   over_rows((N + WIDE - 1) / WIDE, WIDE * bytes, [&](int64_t begin, int64_t end) {
     const Tiles tiles;
     const int64_t num = (x.num_tiles + 1) / 2, near = std::clamp(NEAR / (WIDE * bytes), LEAST, MOST), pieces = (num + near - 1) / near;
-    auto* sums = reinterpret_cast<int32_t*>(kept<Tiles>(4 * TILE * std::min(num, near)));
+    auto* sums = reinterpret_cast<int32_t*>(kept<ForSums>(4 * TILE * std::min(num, near)));
     for (int64_t piece = 0; piece < pieces; ++piece) {
       const int64_t from = num * piece / pieces, to = num * (piece + 1) / pieces, ask = (WIDE + to - from - 1) / (to - from);
       for (int64_t strip = begin; strip < end; ++strip) {
@@ -180,7 +196,7 @@ void over_strips(const Panels& x, const W* weights, int64_t N, const Function<in
         const auto* w = reinterpret_cast<const uint8_t*>(weights) + n * bytes;
         const uint8_t* ahead = w + WIDE * bytes;
         if (count < WIDE) {  // a tile has 16 rows
-          uint8_t* memory = kept<W>(WIDE * bytes);
+          uint8_t* memory = kept<ForEnd>(WIDE * bytes);
           std::memcpy(memory, w, count * bytes);
           std::memset(memory + count * bytes, 0, (WIDE - count) * bytes);
           w = memory;
@@ -243,6 +259,7 @@ __attribute__((noinline)) void add_groups(const uint8_t* w, int64_t stride, cons
                                           const float* scales, float* total) {
   alignas(LINE) int32_t sums[2][SUMS];
   __m512 mine[SIDE];
+  settle();
   each<SIDE>([&](auto i) { mine[i] = begin ? load<__m512>(total + i * SIDE) : _mm512_setzero_ps(); });
   const auto find = [&](auto which, int64_t g) __attribute__((always_inline)) {
     if constexpr (which == 0) _tile_zero(0);
@@ -290,9 +307,9 @@ inline void over_groups(const Panels& x, const uint8_t* weights, int64_t N, int6
   over_rows((N + WIDE - 1) / WIDE, WIDE * K, [&](int64_t begin, int64_t end) {
     const Tiles tiles;
     const int64_t near = 2 * std::clamp(NEAR / (WIDE * x.lines * LINE), LEAST, MOST), pieces = (x.num_tiles + near - 1) / near;
-    auto* totals = reinterpret_cast<float*>(kept<Tiles>(2 * TILE * std::min(x.num_tiles, near)));
-    auto* theirs = reinterpret_cast<float*>(kept<float>(WIDE * num * sizeof(float)));
-    uint8_t* bytes = kept<uint8_t>(WIDE * K);
+    auto* totals = reinterpret_cast<float*>(kept<ForSums>(2 * TILE * std::min(x.num_tiles, near)));
+    auto* theirs = reinterpret_cast<float*>(kept<ForScales>(WIDE * num * sizeof(float)));
+    uint8_t* bytes = kept<ForBytes>(WIDE * K);
     for (int64_t piece = 0; piece < pieces; ++piece)
       for (int64_t n = begin * WIDE; n < std::min(end * WIDE, N); n += WIDE) {
         const uint8_t* rows[WIDE];

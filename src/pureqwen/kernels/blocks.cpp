@@ -558,8 +558,9 @@ void add_all(const BFloat16* const* shares, const uint32_t* values, int64_t seen
 }
 
 #if defined(UNITS_FOR_MATRICES)
-// MANY_QUERIES queries (16, Dh) with the first `seen` of a chunk's keys: their products (16, CHUNK), and any behind these.
+// Products of MANY_QUERIES queries (16, Dh) with a chunk's keys: (16, CHUNK).
 __attribute__((noinline)) void scores_by_units(const BFloat16* q, const uint32_t* keys, int64_t Dh, float* scores) {
+  amx::settle();
   _tile_zero(0);
   _tile_zero(1);
   _tile_zero(2);
@@ -587,6 +588,7 @@ __attribute__((noinline)) void add_by_units(const BFloat16* shares, const uint32
                                             float* o) {
   for (int m = 0; m < MANY_QUERIES; ++m)
     for (int64_t d = 0; d < Dh; d += WIDE) save(o + m * Dh + d, load<Wide>(o + m * Dh + d) * share[m]);
+  amx::settle();
   for (int64_t d = 0; d < Dh; d += 32) {
     _tile_loadd(0, o + d, Dh * 4);
     _tile_loadd(1, o + d + 16, Dh * 4);

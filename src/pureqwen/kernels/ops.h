@@ -4,7 +4,7 @@
 //
 // products.cpp
 //   linear(x, w)                 y = x w'                    x (M, K), w (N, K), float32 or bfloat16
-//   linear_alike(x, w)           the same, each row with the sums that it has alone
+//   linear_alike(x, w)           the same, but a row has the same sums however many there are
 //   quantize(x)                  q, a: x = a q               q (M, K) int8 from -127 to 127, a (M, 1), row by row
 //   product_int8(q, a, w, s)     y = a s[n] sum_k q w        w (N, K) int8, s (N, 1)
 //   scale_sums(t, a, s)          y = a s[n] t                t (M, N) int32, the sums of another product of bytes
@@ -23,9 +23,9 @@
 // Sums of int8 are exact, and those of int4 of part of a group; only scaling rounds. Each sum of floats has one fixed order
 // (lane by lane, then the lanes; chunk by chunk), so a row of a result depends neither on the rows beside it nor on the
 // number of threads. Three borders are left: more than 16 rows meet 4-bit weights in tiles, where larger parts of a group are
-// whole before they are scaled, and more than 4 bfloat16 in units for matrices, if there are some (not linear_alike's); there a row differs from the one computed among
-// few by float32's rounding. So does attention where more than 4 tokens of a row are looked at in blocks; with AVX-512 these round
-// their softmax to bfloat16, as PyTorch's does.
+// whole before they are scaled, and more than 4 of bfloat16 meet units for matrices, if there are some (not linear_alike's); there
+// a row differs from the one computed among few by float32's rounding. So does attention where more than 4 tokens of a row are
+// looked at in blocks; with AVX-512 these round their softmax to bfloat16, as PyTorch's does.
 //
 // Vectors are the vector types of GCC and Clang, which become AVX2, AVX-512 or NEON as the machine has them. What they
 // can't express, products that are rounded once with their sum, or small ones added in pairs or fours, is named where x86

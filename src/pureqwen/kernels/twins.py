@@ -76,7 +76,9 @@ def fast_int8() -> bool:
 
 @cache
 def faster_int8() -> bool:
-    """Whether those outrun ours with many rows: with units for matrices, or no instruction for bytes."""
+    """Whether those outrun ours with many rows: with units for matrices that ours don't use, or without the
+    instruction for bytes.
+    """
     return fast_int8() and (torch.cpu._is_amx_tile_supported() or not torch.cpu._is_vnni_supported())
 
 

@@ -31,10 +31,7 @@ from pureqwen.rewrite.fuse import FusedBlock
 from pureqwen.rewrite.quantize import Int4Linear, QuantizedExperts
 from pureqwen.rewrite.walk import replace
 
-TOGETHER = (
-    16  # rows that native code adds in one order: of 4-bit products (products.cpp: FEW), and where it has
-)
-# units for matrices of bfloat16, too (FEW_FOR_UNITS)
+TOGETHER = 16  # rows of 4-bit products that native code adds in one order (products.cpp: FEW)
 
 LINEARS = (
     "model.layers.*.self_attn.*_proj",

@@ -1,8 +1,8 @@
 """Float products of few rows in native code: the same weights, read at the memory's speed.
 
 A step of generation multiplies each weight once, so it takes as long as reading them. F.linear reads at half
-of the memory's speed, and slower with two rows than with one. With many rows (a prompt), or while gradients
-are kept, it stays F.linear.
+of the memory's speed, and slower with two rows than with one. With many rows (a prompt) it stays F.linear,
+but where native code has units for matrices; and while gradients are kept.
 """
 
 import torch
