@@ -9,8 +9,9 @@
                                          operation takes about as long to start as to run
     route, experts                       a mixture of experts in two calls, where each gets few rows
 
-On a CPU native code runs, if there is some (ops.h, amx.h, products.cpp, blocks.cpp); elsewhere, or without it,
-the twin. `native()` says which, and compiles at its first call (some seconds, once a machine where it succeeds).
+On a CPU native code runs, if there is some (ops.h, amx.h, products.cpp, blocks.cpp); elsewhere, or without
+it, the twin. `native()` says which, and compiles at its first call (some seconds, once a machine where it
+succeeds).
 """
 
 import sys
