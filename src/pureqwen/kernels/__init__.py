@@ -61,8 +61,7 @@ __all__ = [
 
 LINE = 32  # numbers: what native code reads whole of a row of floats, and of a head
 FEW = 16  # rows: with more, the products of large blocks that PyTorch has are faster;
-SEVERAL = 64  # the same of bfloat16, where the native code has the processor's instruction for it (units for
-# matrices take any number);
+SEVERAL = 64  # the same of bfloat16, where the native code has the processor's instruction for it;
 MANY = 48  # of floats with AVX2 alone; of whole numbers, unless the native code has the instruction for them
 
 
@@ -353,11 +352,12 @@ def takes_experts(x: Tensor, weight: Tensor | None = None) -> bool:
     """Whether `experts` is for these tokens x (T, D): few enough, and no gradient, compiler or other device
     asks for PyTorch's operations. weight: one of the experts' matrices, where they are floats.
     """
-    most = MANY if weight is None else min(SEVERAL, _most(x, weight))
-    if torch.compiler.is_compiling() or torch.is_grad_enabled() or len(x) > most:
+    if torch.compiler.is_compiling() or torch.is_grad_enabled():
         return False
     widths = x.shape[1:] if weight is None else weight.shape
-    return all(width % LINE == 0 for width in widths) and runs(x)
+    if not all(width % LINE == 0 for width in widths) or not runs(x):
+        return False
+    return len(x) <= (MANY if weight is None else min(SEVERAL, _most(x, weight)))
 
 
 def route(
