@@ -59,20 +59,6 @@ class Tiles {
   Tiles(const Tiles&) = delete;
 };
 
-// Memory of one thread and one use that is not asked for anew at each call, from a multiple of 64 bytes on.
-struct ForPanels;
-struct ForSums;
-struct ForScales;
-struct ForBytes;  // that were of 4 bits
-struct ForEnd;    // weight rows of the last strip, filled up
-
-template <class Use>
-uint8_t* kept(int64_t bytes) {
-  static thread_local std::vector<uint8_t> memory;
-  if (int64_t(memory.size()) < bytes + LINE) memory = std::vector<uint8_t>(), memory.resize(bytes + LINE);
-  return reinterpret_cast<uint8_t*>((reinterpret_cast<uintptr_t>(memory.data()) + LINE - 1) / LINE * LINE);
-}
-
 // ---- rows of x ---------------------------------------------------------------------------------------------------
 
 struct Panels {
@@ -85,7 +71,7 @@ struct Panels {
 template <class Line>
 Panels panels_of(const uint8_t* x, int64_t M, int64_t bytes, int64_t lines, const Line& line) {
   const int64_t num_tiles = (M + SIDE - 1) / SIDE;
-  uint8_t* memory = kept<ForPanels>(num_tiles * lines * TILE);
+  uint8_t* memory = kept<struct ForPanels, uint8_t>(num_tiles * lines * TILE);
   over_own_rows(num_tiles, 4 * SIDE * bytes, [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t)
       for (int64_t i = 0; i < lines; ++i) {
@@ -188,7 +174,7 @@ void over_strips(const Panels& x, const W* weights, int64_t N, const Function<in
   over_rows((N + WIDE - 1) / WIDE, WIDE * bytes, [&](int64_t begin, int64_t end) {
     const Tiles tiles;
     const int64_t num = (x.num_tiles + 1) / 2, near = std::clamp(NEAR / (WIDE * bytes), LEAST, MOST), pieces = (num + near - 1) / near;
-    auto* sums = reinterpret_cast<int32_t*>(kept<ForSums>(4 * TILE * std::min(num, near)));
+    auto* sums = reinterpret_cast<int32_t*>(kept<struct ForSums, uint8_t>(4 * TILE * std::min(num, near)));
     for (int64_t piece = 0; piece < pieces; ++piece) {
       const int64_t from = num * piece / pieces, to = num * (piece + 1) / pieces, ask = (WIDE + to - from - 1) / (to - from);
       for (int64_t strip = begin; strip < end; ++strip) {
@@ -196,7 +182,7 @@ void over_strips(const Panels& x, const W* weights, int64_t N, const Function<in
         const auto* w = reinterpret_cast<const uint8_t*>(weights) + n * bytes;
         const uint8_t* ahead = w + WIDE * bytes;
         if (count < WIDE) {  // a tile has 16 rows
-          uint8_t* memory = kept<ForEnd>(WIDE * bytes);
+          uint8_t* memory = kept<struct ForEnd, uint8_t>(WIDE * bytes);
           std::memcpy(memory, w, count * bytes);
           std::memset(memory + count * bytes, 0, (WIDE - count) * bytes);
           w = memory;
@@ -307,9 +293,9 @@ inline void over_groups(const Panels& x, const uint8_t* weights, int64_t N, int6
   over_rows((N + WIDE - 1) / WIDE, WIDE * K, [&](int64_t begin, int64_t end) {
     const Tiles tiles;
     const int64_t near = 2 * std::clamp(NEAR / (WIDE * x.lines * LINE), LEAST, MOST), pieces = (x.num_tiles + near - 1) / near;
-    auto* totals = reinterpret_cast<float*>(kept<ForSums>(2 * TILE * std::min(x.num_tiles, near)));
-    auto* theirs = reinterpret_cast<float*>(kept<ForScales>(WIDE * num * sizeof(float)));
-    uint8_t* bytes = kept<ForBytes>(WIDE * K);
+    auto* totals = reinterpret_cast<float*>(kept<struct ForSums, uint8_t>(2 * TILE * std::min(x.num_tiles, near)));
+    auto* theirs = reinterpret_cast<float*>(kept<struct ForScales, uint8_t>(WIDE * num * sizeof(float)));
+    uint8_t* bytes = kept<struct ForBytes, uint8_t>(WIDE * K);
     for (int64_t piece = 0; piece < pieces; ++piece)
       for (int64_t n = begin * WIDE; n < std::min(end * WIDE, N); n += WIDE) {
         const uint8_t* rows[WIDE];

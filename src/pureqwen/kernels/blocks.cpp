@@ -12,16 +12,18 @@ namespace {
 // K numbers scaled to a root-mean-square of 1, rounded, then times the weight: model/layers.py.
 template <class T>
 void norm(const T* x, const T* weight, int64_t K, double eps, float* to) {
-  Floats squares = {};
+  Wide squares[CHAINS] = {};
   int64_t k = 0;
-  for (; k + LANES <= K; k += LANES) {
-    const Floats v = widen(x + k);
-    squares += v * v;
-  }
-  float total = sum(squares);
+  for (; k + CHAINS * WIDE <= K; k += CHAINS * WIDE)
+    each<CHAINS>([&](auto c) {
+      const Wide v = wide(x + k + c * WIDE);
+      squares[c] = plus_product(squares[c], v, v);
+    });
+  for (; k + WIDE <= K; k += WIDE) squares[0] = plus_product(squares[0], wide(x + k), wide(x + k));
+  float total = sum_in_halves((squares[0] + squares[1]) + (squares[2] + squares[3]));
   for (; k < K; ++k) total += float(x[k]) * float(x[k]);
   const float scale = 1 / std::sqrt(total / float(K) + float(eps));
-  for (k = 0; k + LANES <= K; k += LANES) save(to + k, rounded<T>(widen(weight + k) * rounded<T>(widen(x + k) * scale)));
+  for (k = 0; k + WIDE <= K; k += WIDE) save(to + k, rounded<T>(wide(weight + k) * rounded<T>(wide(x + k) * scale)));
   for (; k < K; ++k) to[k] = rounded<T>(float(weight[k]) * rounded<T>(float(x[k]) * scale));
 }
 
@@ -36,9 +38,9 @@ auto gated(const T* gates, const T* ups, int64_t K) {
   return [=](int64_t m, float* to) {
     const T *gate = gates + m * K, *up = ups + m * K;
     int64_t k = 0;
-    for (; k + LANES <= K; k += LANES) {
-      const Floats g = widen(gate + k);
-      save(to + k, rounded<T>(rounded<T>(g / (1 + exp(-g))) * widen(up + k)));
+    for (; k + WIDE <= K; k += WIDE) {
+      const Wide g = wide(gate + k);
+      save(to + k, rounded<T>(rounded<T>(g / (1 + exp(-g))) * wide(up + k)));
     }
     for (; k < K; ++k) to[k] = rounded<T>(rounded<T>(float(gate[k]) / (1 + std::exp(-float(gate[k])))) * float(up[k]));
   };
@@ -80,17 +82,15 @@ template <class T>
 void turn_heads(const T* x, const T* weight, double eps, const T* cos, const T* sin, int64_t num_tokens, int64_t H, int64_t Dh, T* to,
                 const int64_t* slots = nullptr) {
   over_rows(num_tokens * H, Dh * 16, [&](int64_t begin, int64_t end) {
-    static thread_local std::vector<float> memory;
-    memory.resize(Dh);
-    float* head = memory.data();
+    float* head = kept<struct ForHead, float>(Dh);
     const int64_t half = Dh / 2;
     for (int64_t i = begin; i < end; ++i) {
       norm(x + i * Dh, weight, Dh, eps, head);
       const T *c = cos + i / H * half, *s = sin + i / H * half;
       T* y = to + ((slots ? slots[i / H] : i / H) * H + i % H) * Dh;
       int64_t d = 0;
-      for (; d + LANES <= half; d += LANES) {
-        const Floats first = load<Floats>(head + d), second = load<Floats>(head + half + d), cs = widen(c + d), sn = widen(s + d);
+      for (; d + WIDE <= half; d += WIDE) {
+        const Wide first = load<Wide>(head + d), second = load<Wide>(head + half + d), cs = wide(c + d), sn = wide(s + d);
         store(y + d, rounded<T>(first * cs) - rounded<T>(second * sn));
         store(y + half + d, rounded<T>(second * cs) + rounded<T>(first * sn));
       }
@@ -152,21 +152,25 @@ void store_pages(const Tensor& k, const Tensor& v, const Tensor& k_pages, const 
 constexpr int64_t CHUNK = 64;  // keys that are looked at together; a text's chunks are shared by the threads
 constexpr int64_t MOST = 256;  // the same of a long text: what each chunk finds is written, and read again
 
-#if defined(__AVX512F__)
-constexpr int WIDE = 16;  // lanes of the vectors here
-#else
-constexpr int WIDE = LANES;
-#endif
-#if defined(__AVX512F__) && !defined(UNITS_FOR_MATRICES)
+#if defined(__AVX512F__) && !defined(UNITS_FOR_MATRICES) && !defined(ZEN_5)
 constexpr int64_t NEAR = CHUNK;  // keys, or values of so many, that are asked for ahead
 #else
 constexpr int64_t NEAR = 8;
+#endif
+#if defined(ZEN_5)
+constexpr int LEVEL = 3;  // the cache into which: the first
+#else
+constexpr int LEVEL = 2;  // the second
 #endif
 static_assert(MOST % CHUNK == 0 && CHUNK % NEAR == 0);
 constexpr int SHARING = 4;  // query heads that meet a key together, at most: their sums stay in registers
 constexpr int64_t COLUMN = 32;  // numbers of a head that are looked at together
 
-using Wide = Vector<float, WIDE>;
+// Whether values of bfloat16 are added in pairs of keys, by the instruction that adds two products. Intel's is as slow as what it
+// takes the place of.
+#if defined(__AVX512BF16__) && !defined(UNITS_FOR_MATRICES)
+#define VALUES_IN_PAIRS
+#endif
 
 // 2 WIDE numbers as two vectors: of floats the first half and the second, of bfloat16 the even ones and the odd ones, which takes
 // two instructions. Sums don't mind, if all that they are of lies so; `join` has what is found in order again.
@@ -185,10 +189,16 @@ using pureqwen::store;
 
 inline void store(float* to, const Two& v) { save(to, v.first), save(to + WIDE, v.second); }
 
+#if defined(VALUES_IN_PAIRS)
+inline void store(BFloat16* to, const Two& v) {
+  save(to, _mm512_packus_epi32(_mm512_srli_epi32((__m512i)nearest(v.first), 16), _mm512_srli_epi32((__m512i)nearest(v.second), 16)));
+}
+#else
 inline void store(BFloat16* to, const Two& v) {
   using Bits = Vector<uint32_t, WIDE>;
   save(to, (Bits)nearest(v.first) >> 16 | (Bits)nearest(v.second));
 }
+#endif
 
 // The sums of WIDE vectors' lanes.
 inline Wide sums_of(const Wide* v) {
@@ -217,10 +227,10 @@ inline Wide sums_of(const Wide* v) {
 #endif
 }
 
-// Asks for COLUMN numbers, into the second-level cache.
+// Asks for COLUMN numbers.
 template <class T>
 inline void ask(const T* numbers) {
-  for (size_t line = 0; line < COLUMN * sizeof(T); line += 64) __builtin_prefetch((const char*)numbers + line, 0, 2);
+  for (size_t line = 0; line < COLUMN * sizeof(T); line += 64) __builtin_prefetch((const char*)numbers + line, 0, LEVEL);
 }
 
 // R queries with one key: sums, whose lanes are still to be added. What lies at `ahead` is asked for meanwhile.
@@ -248,12 +258,16 @@ using Met = BFloat16;  // as what queries meet keys of bfloat16
 template <int R>
 inline void products_with(const BFloat16* q, const BFloat16* key, const BFloat16* ahead, int64_t Dh, Wide* to) {
   __m512 total[R] = {};
-  for (int64_t d = 0; d < Dh; d += COLUMN) {
+  const auto add = [&](int64_t d) __attribute__((always_inline)) {
     ask(ahead + d);
-    const auto numbers = load<__m512i>(key + d);
-    for (int r = 0; r < R; ++r) total[r] = plus_pairs(total[r], numbers, load<__m512i>(q + r * Dh + d));
-  }
-  for (int r = 0; r < R; ++r) to[r] = (Wide)total[r];
+    const __m512i numbers = pinned(load<__m512i>(key + d));
+    each<R>([&](auto r) { total[r] = plus_pairs(total[r], numbers, load<__m512i>(q + r * Dh + d)); });
+  };
+  if (Dh == 4 * COLUMN)  // which nearly all have
+    each<4>([&](auto n) { add(n * COLUMN); });
+  else
+    for (int64_t d = 0; d < Dh; d += COLUMN) add(d);
+  each<R>([&](auto r) { to[r] = (Wide)total[r]; });
 }
 #else
 using Met = float;
@@ -282,6 +296,50 @@ inline void gather(bool begins, const float* shares, int64_t stride, const T* v,
   }
 }
 
+#if defined(VALUES_IN_PAIRS)
+// The same of bfloat16, LINES times COLUMN numbers of each: two keys at a time, whose shares lie side by side. Of each COLUMN the
+// sums are in the order of unpacked halves: `store` has them in order again.
+template <int R, int LINES>
+inline void gather_pairs(bool begins, const float* shares, int64_t stride, const BFloat16* v, const int64_t* rows, int64_t count,
+                         int64_t Dh, float* o) {
+  constexpr int N = 2 * LINES;
+  __m512 total[R * N];
+  each<R * N>([&](auto j) { total[j] = begins ? _mm512_setzero_ps() : load<__m512>(o + j / N * Dh + j % N * WIDE); });
+  const auto add = [&](const BFloat16* first, const float* pairs, auto second) __attribute__((always_inline)) {
+    __m512i two[N];
+    each<LINES>([&](auto n) {
+      const __m512i a = load<__m512i>(first + n * COLUMN), b = second(n);
+      two[2 * n] = pinned(_mm512_unpacklo_epi16(a, b)), two[2 * n + 1] = pinned(_mm512_unpackhi_epi16(a, b));
+    });
+    each<R>([&](auto r) {
+      const __m512i share = pinned(_mm512_set1_epi32(load<int32_t>(pairs + r)));
+      each<N>([&](auto n) { total[r * N + n] = plus_pairs(total[r * N + n], two[n], share); });
+    });
+  };
+  int64_t i = 0;
+  for (; i + 2 <= count; i += 2, shares += stride) {
+    const BFloat16* next = v + rows[i + 1];
+    add(v + rows[i], shares, [&](auto n) { return load<__m512i>(next + n * COLUMN); });
+  }
+  if (i < count) add(v + rows[i], shares, [](auto) { return _mm512_setzero_si512(); });
+  each<R * N>([&](auto j) { save(o + j / N * Dh + j % N * WIDE, total[j]); });
+}
+
+// Of two keys the shares of 16 heads, rounded, side by side.
+inline __m512i in_pairs(const Wide& first, const Wide& second) {
+  const auto half = [](const Wide& v) { return _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh((__m512)v)); };
+  return _mm512_or_si512(half(first), _mm512_slli_epi32(half(second), 16));
+}
+#endif
+
+// Columns of values that are added together, if there are so many.
+template <class T>
+constexpr int64_t WIDEST = COLUMN;
+#if defined(VALUES_IN_PAIRS)
+template <>
+constexpr int64_t WIDEST<BFloat16> = 2 * COLUMN;
+#endif
+
 // Calls f(R, head) for pieces of the G query heads of each key head: SHARING of them, and at the end two or one.
 template <class F>
 inline void in_pieces(int64_t G, const F& f) {
@@ -300,6 +358,26 @@ struct Chunk {
   int64_t count, rows[MOST];  // where its keys begin, and their values
 };
 
+// Asks for numbers of keys in the order of memory, whatever the order in which they are added.
+template <class T>
+struct Asking {
+  const T* from;
+  const int64_t* rows;
+  int64_t width;  // of a key
+  int64_t place = 0;
+
+  void next(int64_t count) {
+    while (count > 0) {
+      const int64_t some = std::min(count, width - place);
+      const T* numbers = from + *rows + place;
+#pragma GCC unroll 8
+      for (int64_t i = 0; i < some; i += COLUMN) ask(numbers + i);
+      count -= some;
+      if ((place += some) == width) place = 0, ++rows;
+    }
+  }
+};
+
 // The queries (H, Dh) of one token over the keys of a chunk: for each head (`filled()` of them) the largest score, the sum of
 // e^(score - largest), and the values weighted by these, NEAR keys' at a time. What is asked for meanwhile is what comes NEAR
 // keys later: keys, then values, then the next chunk's keys.
@@ -307,17 +385,15 @@ template <class Q, class T>
 void attend(const Q* q, float scale, const T* k, const T* v, Heads s, const Chunk& chunk, const Chunk& next, float* largest,
             float* total, float* o) {
   const int64_t G = s.H / s.Hkv, filled = s.filled(), count = chunk.count, near = std::min(NEAR, count);
-  static thread_local std::vector<float> kept;
-  if (int64_t(kept.size()) < filled * (MOST + WIDE + 1)) kept.resize(filled * (MOST + WIDE + 1));
-  float* scores = kept.data();  // (count, filled)
-  Wide* sums = reinterpret_cast<Wide*>(-(-reinterpret_cast<uintptr_t>(scores + filled * MOST) & -sizeof(Wide)));
+  float* scores = kept<struct ForScores, float>(filled * (MOST + WIDE));  // (count, filled)
+  Wide* sums = reinterpret_cast<Wide*>(scores + filled * MOST);
   std::fill(sums + s.H, sums + filled, Wide{});
   for (int64_t i = 0; i < count; ++i) {
     const T *key = k + chunk.rows[i], *ahead = i + near < count ? k + chunk.rows[i + near] : v + chunk.rows[i + near - count];
-    for (int64_t h = 0; h < s.Hkv; ++h)
-      in_pieces(G, [&](auto R, int64_t g) {
+    in_pieces(G, [&](auto R, int64_t g) {
+      for (int64_t h = 0; h < s.Hkv; ++h)
         products_with<R()>(q + (h * G + g) * s.Dh, key + h * s.Dh, ahead + h * s.Dh, s.Dh, sums + h * G + g);
-      });
+    });
     for (int64_t h = 0; h < filled; h += WIDE) save(scores + i * filled + h, sums_of(sums + h) * scale);
   }
   for (int64_t h = 0; h < filled; h += WIDE) {
@@ -326,28 +402,44 @@ void attend(const Q* q, float scale, const T* k, const T* v, Heads s, const Chun
       const Wide score = load<Wide>(scores + i * filled + h);
       most = score > most ? score : most;
     }
-    for (int64_t i = 0; i < count; ++i) {
-      const Wide e = exp(load<Wide>(scores + i * filled + h) - most);
-      save(scores + i * filled + h, e);
-      all += e;
-    }
+    const auto share = [&](int64_t i) { return exp(load<Wide>(scores + i * filled + h) - most); };
+#if defined(VALUES_IN_PAIRS)
+    if constexpr (std::is_same_v<T, BFloat16>)
+      for (int64_t i = 0; i < count; i += 2) {
+        const Wide first = share(i), second = i + 1 < count ? share(i + 1) : Wide{};
+        save(scores + i / 2 * filled + h, in_pairs(first, second));
+        all += first + second;
+      }
+    else
+#endif
+      for (int64_t i = 0; i < count; ++i) {
+        const Wide e = share(i);
+        save(scores + i * filled + h, e);
+        all += e;
+      }
     save(largest + h, most), save(total + h, all);
   }
   for (int64_t i = 0; i < count; i += near) {
     const bool last = i + near >= count;
-    const T* then = last ? k : v;
-    const int64_t *rows = chunk.rows + i, *ahead = last ? next.rows : rows + near, num = std::min(near, count - i);
-    int64_t key = 0, asked = 0;  // in the order of memory, whatever the order in which they are added
+    const int64_t *rows = chunk.rows + i, num = std::min(near, count - i);
+    Asking<T> asking{last ? k : v, last ? next.rows : rows + near, s.Hkv * s.Dh};
     for (int64_t h = 0; h < s.Hkv; ++h)
-      for (int64_t d = h * s.Dh; d < (h + 1) * s.Dh; d += COLUMN) {
-        for (int64_t n = 0; n < num; ++n) {
-          ask(then + ahead[key] + asked);
-          if ((asked += COLUMN) == s.Hkv * s.Dh) asked = 0, ++key;
-        }
-        in_pieces(G, [&](auto R, int64_t g) {
+      for (int64_t d = 0, wide = 0; d < s.Dh; d += wide) {
+        const auto add = [&](auto R, int64_t g) {
           const int64_t head = h * G + g;
-          gather<R()>(i == 0, scores + i * filled + head, filled, v + d, rows, num, s.Dh, o + head * s.Dh + d - h * s.Dh);
-        });
+          const T* values = v + h * s.Dh + d;
+          float* to = o + head * s.Dh + d;
+#if defined(VALUES_IN_PAIRS)
+          if constexpr (std::is_same_v<T, BFloat16>) {
+            const auto run = wide > COLUMN ? gather_pairs<R(), 2> : gather_pairs<R(), 1>;
+            return run(i == 0, scores + i / 2 * filled + head, filled, values, rows, num, s.Dh, to);
+          }
+#endif
+          gather<R()>(i == 0, scores + i * filled + head, filled, values, rows, num, s.Dh, to);
+        };
+        wide = WIDEST<T> > COLUMN && d + WIDEST<T> <= s.Dh ? WIDEST<T> : COLUMN;
+        asking.next(num * wide);
+        in_pieces(G, add);
       }
   }
 }
@@ -376,13 +468,6 @@ void join(const float* largest, const float* total, const float* o, int64_t num,
     for (int64_t d = 0; d < s.Dh; d += WIDE) save(space + d, load<Wide>(space + d) + share * load<Wide>(o + c * s.H * s.Dh + d));
   }
   for (int64_t d = 0; d < s.Dh; d += 2 * WIDE) store(to + d, Two{load<Wide>(space + d) / sum_of_all, load<Wide>(space + d + WIDE) / sum_of_all});
-}
-
-// Memory of the calling thread that is not asked for anew at each call.
-float* kept_floats(int64_t count) {
-  static thread_local std::vector<float> memory;
-  if (int64_t(memory.size()) < count) memory = std::vector<float>(), memory.resize(count);
-  return memory.data();
 }
 
 // How many keys of so many are a chunk: as many as leave 64 chunks, or more, for threads to share; CHUNK at least, MOST at most.
@@ -503,27 +588,37 @@ __attribute__((noinline)) void scores_of(const BFloat16* const* q, const uint32_
     for (int n = 0; n < 4; ++n) save(scores + m * CHUNK + n * 16, total[m][n]);
 }
 
-// N queries' products with a chunk's keys, of which query m sees num_keys[m]: their shares (N, CHUNK) as bfloat16.
+// N queries' products with a chunk's keys, of which query m sees num_keys[m]: their shares (N, CHUNK) as bfloat16. The products are
+// scaled in their place.
 template <int N>
-void soften(const float* scores, int64_t Dh, const int64_t* num_keys, Found<N>& found, BFloat16* shares) {
-  const float scale = 1 / std::sqrt(float(Dh));
+void soften(float* scores, int64_t Dh, const int64_t* num_keys, Found<N>& found, BFloat16* shares) {
+  static_assert(N <= WIDE);
+  const __m512 scale = _mm512_set1_ps(1 / std::sqrt(float(Dh))), nothing = _mm512_set1_ps(-INFINITY);
+  alignas(64) float change[WIDE] = {};
+  uint64_t masks[N];
   for (int m = 0; m < N; ++m) {
     const int64_t seen = std::clamp<int64_t>(num_keys[m], 0, CHUNK);
-    const uint64_t mask = seen == CHUNK ? ~uint64_t(0) : (uint64_t(1) << seen) - 1;
+    masks[m] = seen == CHUNK ? ~uint64_t(0) : (uint64_t(1) << seen) - 1;
     __m512 score[4];
-    for (int n = 0; n < 4; ++n)
-      score[n] = _mm512_mask_mul_ps(_mm512_set1_ps(-INFINITY), __mmask16(mask >> 16 * n), load<__m512>(scores + m * CHUNK + n * 16),
-                                    _mm512_set1_ps(scale));
+    each<4>([&](auto n) {
+      score[n] = _mm512_mask_mul_ps(nothing, __mmask16(masks[m] >> 16 * n), load<__m512>(scores + m * CHUNK + n * 16), scale);
+      save(scores + m * CHUNK + n * 16, score[n]);
+    });
     const __m512 most4 = _mm512_max_ps(_mm512_max_ps(score[0], score[1]), _mm512_max_ps(score[2], score[3]));
     const float most = std::max(found.largest[m], _mm512_reduce_max_ps(most4));
-    found.share[m] = exp(Floats{} + (found.largest[m] - most))[0];
+    change[m] = found.largest[m] - most;
     found.largest[m] = most;
+  }
+  save(change, exp(load<Wide>(change)));  // of all queries at once
+  for (int m = 0; m < N; ++m) {
     Wide sums = {};
-    for (int n = 0; n < 4; ++n) {
-      const Wide e = (Wide)_mm512_maskz_mov_ps(__mmask16(mask >> 16 * n), (__m512)exp((Wide)score[n] - most));
+    each<4>([&](auto n) {
+      const Wide score = load<Wide>(scores + m * CHUNK + n * 16);
+      const Wide e = (Wide)_mm512_maskz_mov_ps(__mmask16(masks[m] >> 16 * n), (__m512)exp(score - found.largest[m]));
       sums += e;
       save(shares + m * CHUNK + n * 16, _mm512_cvtneps_pbh((__m512)e));
-    }
+    });
+    found.share[m] = change[m];
     found.total[m] = found.total[m] * found.share[m] + sums;
   }
 }
@@ -690,10 +785,7 @@ void attend_block(const T* q, const T* k, const T* v, Heads s, Block b, T* y) {
   const int64_t G = s.H / s.Hkv, count = (b.end - b.begin) * G, groups = (count + N - 1) / N;
   const int64_t most_keys = std::min(b.num_keys + (b.end - 1 - b.begin), b.limit), packed = CHUNK * s.Dh / PAIRED;
   const auto place = [&](int64_t i) { return ((b.begin + i / G) * s.H + b.h * G + i % G) * s.Dh; };  // of query i, in q and y
-  static thread_local std::vector<Packed> memory;
-  const size_t needed = 2 * packed + 16 + groups * N * s.Dh * (AS_THEY_ARE ? 1 : 2);
-  if (memory.size() < needed) memory.resize(needed);
-  Packed* keys = reinterpret_cast<Packed*>(-(-reinterpret_cast<uintptr_t>(memory.data()) & -uintptr_t(64)));
+  Packed* keys = kept<struct ForBlock, Packed>(2 * packed + groups * N * s.Dh * (AS_THEY_ARE ? 1 : 2));
   Packed* values = keys + packed;
   float* o = reinterpret_cast<float*>(values + packed);
   Part* copy = reinterpret_cast<Part*>(o + groups * N * s.Dh);  // of the queries
@@ -704,7 +796,7 @@ void attend_block(const T* q, const T* k, const T* v, Heads s, Block b, T* y) {
       if constexpr (UNITS)
         std::copy_n(from, s.Dh, copy + i * s.Dh);
       else
-        for (int64_t d = 0; d < s.Dh; d += LANES) save(copy + i * s.Dh + d, widen(from + d));
+        for (int64_t d = 0; d < s.Dh; d += WIDE) save(copy + i * s.Dh + d, wide(from + d));
     }
   std::vector<Found<N>> found(groups);
   for (Found<N>& one : found) std::fill(one.largest, one.largest + N, -INFINITY);
@@ -750,7 +842,7 @@ void attend_block(const T* q, const T* k, const T* v, Heads s, Block b, T* y) {
   }
   for (int64_t i = 0; i < count; ++i) {
     const float total = sum(found[i / N].total[i % N]);
-    for (int64_t d = 0; d < s.Dh; d += LANES) store(y + place(i) + d, load<Floats>(o + i * s.Dh + d) / total);
+    for (int64_t d = 0; d < s.Dh; d += WIDE) store(y + place(i) + d, load<Wide>(o + i * s.Dh + d) / total);
   }
 }
 
@@ -891,7 +983,7 @@ Tensor paged_attention(const Tensor& q, const Tensor& k_pages, const Tensor& v_p
   Tensor y = torch::stable::new_empty(q, {q.size(0), q.size(1), q.size(2)});
   with_type(q, [&](auto* X) {
     using T = Pointed<decltype(X)>;
-    attend_pages(plan, data<T>(q), data<T>(k_pages), data<T>(v_pages), kept_floats(plan.num_found()), data<T>(y));
+    attend_pages(plan, data<T>(q), data<T>(k_pages), data<T>(v_pages), kept<struct ForFound, float>(plan.num_found()), data<T>(y));
   });
   return y;
 }
@@ -1019,7 +1111,7 @@ class Step {
     meet();
     over_rows(M_, D_ * 4, [&](int64_t begin, int64_t end) {
       int64_t i = begin * D_;
-      for (; i + LANES <= end * D_; i += LANES) store(x + i, widen(x + i) + widen(y_ + i));
+      for (; i + WIDE <= end * D_; i += WIDE) store(x + i, wide(x + i) + wide(y_ + i));
       for (; i < end * D_; ++i) store(x + i, float(x[i]) + float(y_[i]));
     });
     meet();
@@ -1221,7 +1313,7 @@ Tensor through(const Tensor& x, double eps, const std::vector<Attending>& attend
     T* to = data<T>(y);
     std::copy_n(data<T>(x), x.numel(), to);
     const Step<T> step(x.size(0), x.size(1), eps, widest);
-    float* found = kept_floats(plan.num_found());
+    float* found = kept<struct ForFound, float>(plan.num_found());
     Team(num_blocks * Step<T>::PARTS + 1, bytes).run([&] {
       for (size_t n = 0; n < num_blocks; ++n) {
         if (n < attending.size()) step.attend(attending[n], plan, data<T>(*cos), data<T>(*sin), data<int64_t>(*slots), found, to);

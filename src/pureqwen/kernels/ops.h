@@ -67,6 +67,11 @@ struct VectorOf {
 template <class T, int N>
 using Vector = typename VectorOf<T, N>::type;
 
+// Zen 5 reads memory otherwise than what came before. An instruction gives it away that neither those have nor Intel's servers.
+#if defined(__AVX512VP2INTERSECT__)
+#define ZEN_5
+#endif
+
 constexpr int LANES = 8;            // of a sum of floats
 constexpr int CHAINS = 4;           // sums that grow side by side, so that none waits for its last addition
 constexpr int64_t GRAIN = 1 << 17;  // bytes of weights below which a second thread does not pay, and
@@ -153,6 +158,43 @@ inline Floats rounded(const Floats& values) {
   return nearest(values);
 }
 
+// What is done number by number takes the widest vectors that there are.
+#if defined(__AVX512F__)
+constexpr int WIDE = 16;
+using Wide = Vector<float, WIDE>;
+
+inline Wide wide(const float* from) { return load<Wide>(from); }
+
+inline Wide wide(const BFloat16* from) { return (Wide)_mm512_slli_epi32(_mm512_cvtepu16_epi32(load<__m256i>(from)), 16); }
+
+#if defined(__AVX512BF16__)
+// By the processor: it takes what is smaller than any normal number for 0.
+inline Wide nearest(const Wide& values) {
+  return (Wide)_mm512_slli_epi32(_mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh((__m512)values)), 16);
+}
+
+inline void store(BFloat16* to, const Wide& values) { save(to, _mm512_cvtneps_pbh((__m512)values)); }
+#else
+inline void store(BFloat16* to, const Wide& values) { save(to, _mm512_cvtepi32_epi16(_mm512_srli_epi32((__m512i)nearest(values), 16))); }
+#endif
+
+inline void store(float* to, const Wide& values) { save(to, values); }
+
+template <class T>
+inline Wide rounded(const Wide& values) {
+  if constexpr (std::is_same_v<T, float>) return values;
+  return nearest(values);
+}
+#else
+constexpr int WIDE = LANES;
+using Wide = Floats;
+
+template <class T>
+inline Wide wide(const T* from) {
+  return widen(from);
+}
+#endif
+
 inline Shorts widen(const int8_t* from) {
 #if defined(__AVX2__)
   return (Shorts)_mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
@@ -227,6 +269,27 @@ inline auto sum(const V& v) {  // the lanes, always in this order
   return total;
 }
 
+// The same in halves, which is less to do.
+template <class V>
+inline float sum_in_halves(V v) {
+  pin(v);  // a vector whose halves are looked at lies in memory, and so would a sum, while it grows
+  if constexpr (sizeof(V) == 16)
+    return (v[0] + v[1]) + (v[2] + v[3]);
+  else
+    return sum_in_halves(half<Vector<float, sizeof(V) / 8>>(v, 0) + half<Vector<float, sizeof(V) / 8>>(v, 1));
+}
+
+template <class V>
+inline int32_t largest_of(V v) {
+  pin(v);
+  using Half = Vector<int32_t, sizeof(V) / 8>;
+  if constexpr (sizeof(V) == 16) return std::max(std::max(v[0], v[1]), std::max(v[2], v[3]));
+  else {
+    const Half a = half<Half>(v, 0), b = half<Half>(v, 1);
+    return largest_of(a > b ? a : b);
+  }
+}
+
 inline int32_t sum(const Ints& v) {
   const auto four = half<Vector<int32_t, 4>>(v, 0) + half<Vector<int32_t, 4>>(v, 1);
   return (four[0] + four[1]) + (four[2] + four[3]);
@@ -284,6 +347,17 @@ inline void transpose(__m512i* r) {
   }
 }
 #endif
+
+// Memory of one thread and one use that is not asked for anew at each call, from a multiple of 64 bytes on: a vector that lies across
+// two lines is written, and read again, far slower.
+template <class Use, class T>
+T* kept(int64_t count) {
+  constexpr int64_t LINE = 64;
+  static thread_local std::vector<T> memory;
+  const int64_t needed = count + LINE / int64_t(sizeof(T));
+  if (int64_t(memory.size()) < needed) memory = std::vector<T>(), memory.resize(needed);
+  return reinterpret_cast<T*>((reinterpret_cast<uintptr_t>(memory.data()) + LINE - 1) / LINE * LINE);
+}
 
 // ---- threads -----------------------------------------------------------------------------------------------------
 //
@@ -413,22 +487,28 @@ inline Tensor output(const Tensor& x, int64_t num_rows, int64_t width) {
 
 // x = q * scale, scale = the largest |x| of the row / 127. Returns the scale.
 inline float quantize_row(const float* x, int64_t K, int8_t* q) {
-  Floats most = {}, unknown = {};
+  using Bits = Vector<int32_t, WIDE>;
+  constexpr int32_t INFINITE = 0x7f800000, SIZE = 0x7fffffff;  // as bits sizes have the same order, and what is no number comes last
+  Bits most = {};
   int64_t k = 0;
-  for (; k + LANES <= K; k += LANES) {
-    const Floats v = widen(x + k), size = v < 0 ? -v : v;
+  for (; k + WIDE <= K; k += WIDE) {
+    const Bits size = load<Bits>(x + k) & SIZE;
     most = size > most ? size : most;
-    unknown += v - v;  // 0, but not of an infinity or of what is no number
   }
-  float largest = 0, strange = sum(unknown);
-  for (int i = 0; i < LANES; ++i) largest = std::max(largest, most[i]);
-  for (int64_t rest = k; rest < K; ++rest) largest = std::max(largest, std::fabs(x[rest])), strange += x[rest] - x[rest];
-  if (strange != 0) {
+  int32_t bits = largest_of(most);
+  for (; k < K; ++k) bits = std::max(bits, load<int32_t>(x + k) & SIZE);
+  if (bits >= INFINITE) {
     std::memset(q, 0, K);
     return NAN;  // what is no number makes none
   }
+  const float largest = load<float>(&bits);
   const float scale = largest >= 127 * std::numeric_limits<float>::min() ? largest / 127 : 1;  // a smaller one would lose its bits
-  for (k = 0; k < K; ++k) q[k] = int8_t((x[k] / scale + 12582912.0f) - 12582912.0f);  // to the nearest, ties to even
+  k = 0;
+#if defined(__AVX512F__)
+  for (; k + WIDE <= K; k += WIDE)
+    save(q + k, pinned(_mm512_cvtepi32_epi8(_mm512_cvtps_epi32((__m512)(load<Wide>(x + k) / scale)))));  // to the nearest, ties to even
+#endif
+  for (; k < K; ++k) q[k] = int8_t((x[k] / scale + 12582912.0f) - 12582912.0f);  // the same
   return scale;
 }
 
@@ -445,19 +525,17 @@ struct Rows {
 template <class T, class Row>
 void write(const Rows<T>& to, const Row& row) {
   over_rows(to.M, to.K * 16, [&](int64_t begin, int64_t end) {
-    static thread_local std::vector<float> memory;
-    memory.resize(to.K);
-    float* wide = memory.data();
+    float* numbers = kept<struct ForRow, float>(to.K);
     for (int64_t m = begin; m < end; ++m) {
-      row(m, wide);
+      row(m, numbers);
       if (to.q) {
-        to.a[m] = quantize_row(wide, to.K, to.q + m * to.K);
+        to.a[m] = quantize_row(numbers, to.K, to.q + m * to.K);
         continue;
       }
       T* y = to.x + m * to.K;
       int64_t k = 0;
-      for (; k + LANES <= to.K; k += LANES) store(y + k, load<Floats>(wide + k));
-      for (; k < to.K; ++k) store(y + k, wide[k]);
+      for (; k + WIDE <= to.K; k += WIDE) store(y + k, load<Wide>(numbers + k));
+      for (; k < to.K; ++k) store(y + k, numbers[k]);
     }
   });
 }
@@ -480,7 +558,12 @@ std::tuple<Tensor, Tensor> quantized(const Tensor& like, int64_t M, int64_t K, c
 
 template <class T>
 auto copied(const T* x, int64_t K) {
-  return [=](int64_t m, float* to) { std::copy_n(x + m * K, K, to); };
+  return [=](int64_t m, float* to) {
+    const T* from = x + m * K;
+    int64_t k = 0;
+    for (; k + WIDE <= K; k += WIDE) save(to + k, wide(from + k));
+    for (; k < K; ++k) to[k] = from[k];
+  };
 }
 
 // ---- matrices -----------------------------------------------------------------------------------------------------

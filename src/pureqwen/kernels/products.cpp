@@ -116,7 +116,7 @@ constexpr int LINE = 64;       // bytes that are multiplied at a time
 constexpr int COLUMNS = 64;    // results of a row that are computed together
 constexpr int SHARED = 16;     // weight rows, at least, that a thread takes
 // Bytes ahead that are asked for, of each of SIDE weight rows that are read side by side.
-#if defined(UNITS_FOR_MATRICES)  // Intel's
+#if defined(UNITS_FOR_MATRICES) || defined(ZEN_5)
 template <int SIDE>
 constexpr int64_t AHEAD = 6144 / SIDE;
 #elif defined(__AVX512F__)
@@ -128,7 +128,7 @@ constexpr int64_t AHEAD = SIDE == BLOCK_N ? 384 : 3072 / SIDE;
 #endif
 constexpr int64_t FAR = 8192;           // the same, about, of neighbours that many rows meet: a whole number of fours
 constexpr int64_t FEW_PLACED = 4;       // rows of x up to which weight rows are read in several places, with AVX-512
-#if defined(UNITS_FOR_MATRICES)
+#if defined(UNITS_FOR_MATRICES) || defined(ZEN_5)
 constexpr bool FIRST_LEVEL = true;      // whether such rows are asked into the first-level cache
 #else
 constexpr bool FIRST_LEVEL = false;
@@ -519,12 +519,6 @@ void spread(const int8_t* from, int64_t count, int64_t space, int16_t* to) {
 
 int64_t filled(int64_t K) { return (K + STEP - 1) / STEP * STEP; }
 
-// Memory of one thread that is not asked for anew at each call, from a multiple of 64 bytes on.
-int16_t* kept(std::vector<int16_t>& memory, int64_t count) {
-  if (int64_t(memory.size()) < count + 32) memory.resize(count + 32);
-  return reinterpret_cast<int16_t*>((reinterpret_cast<uintptr_t>(memory.data()) + 63) & ~uintptr_t(63));
-}
-
 // Rows of q with weights as they lie, K a multiple of 4 LANES.
 template <int PLACES>
 void sum_rows(const int8_t* q, const float* a, const int8_t* w, Scales scales, Results y, Shape s) {
@@ -545,8 +539,7 @@ void sum_rows(const int8_t* q, const float* a, const int8_t* w, Scales scales, R
 void short_columns(const int16_t* q, int64_t wide, const float* a, const int8_t* w, Scales scales, Results y, Shape s) {
   const int64_t N = s.N, K = s.K;
   over_rows((N + COLUMNS - 1) / COLUMNS, COLUMNS * K, [&](int64_t begin, int64_t end) {
-    static thread_local std::vector<int16_t> memory;
-    int16_t* weights = kept(memory, COLUMNS * BLOCK_K);
+    int16_t* weights = kept<struct ForColumns, int16_t>(COLUMNS * BLOCK_K);
     std::vector<int32_t> sums(std::min(MANY, s.M) * COLUMNS);
     for (int64_t top = 0; top < s.M; top += MANY)
       for (int64_t n = begin * COLUMNS; n < std::min(end * COLUMNS, N); n += COLUMNS) {
@@ -575,13 +568,6 @@ void short_columns(const int16_t* q, int64_t wide, const float* a, const int8_t*
 template <class T>
 T* whole_lines(T* memory) {
   return reinterpret_cast<T*>((reinterpret_cast<uintptr_t>(memory) + LINE - 1) / LINE * LINE);
-}
-
-// Memory of one thread for tiles, that is not asked for anew at each call, from a multiple of 64 bytes on.
-uint8_t* tile_memory(int64_t count) {
-  static thread_local std::vector<uint8_t> memory;
-  if (int64_t(memory.size()) < count + LINE) memory.resize(count + LINE);
-  return whole_lines(memory.data());
 }
 
 struct Bytes {  // rows of q, `wide` apart
@@ -773,7 +759,7 @@ void byte_tiles(const int8_t* q, const float* a, const int8_t* w, Scales scales,
   const Bytes rows = bytes_of(q, s.M, s.K, s.K, sum_of, s.K % WAY == 0);
   const int64_t N = s.N, K = s.K;
   over_rows((N + TILE - 1) / TILE, TILE * K, [&](int64_t begin, int64_t end) {
-    uint8_t* tile = tile_memory(TILE * K);
+    uint8_t* tile = kept<struct ForTiles, uint8_t>(TILE * K);
     alignas(LINE) int32_t out[ROWS * TILE];
     float floats[TILE];
     for (int64_t n = begin * TILE; n < std::min(end * TILE, N); n += TILE) {
@@ -843,8 +829,7 @@ __attribute__((noinline)) void wide_rows(const int16_t* q, int64_t wide, const i
 void byte_tiles(const int16_t* q, int64_t wide, const float* a, const int8_t* w, Scales scales, Results to, Shape s) {
   const int64_t N = s.N, K = s.K;
   over_rows((N + WIDTH - 1) / WIDTH, WIDTH * K, [&](int64_t begin, int64_t end) {
-    static thread_local std::vector<int16_t> memory;
-    int16_t* tiles = kept(memory, WIDTH * K);
+    int16_t* tiles = kept<struct ForTiles, int16_t>(WIDTH * K);
     alignas(LINE) int32_t out[ROWS * WIDTH];
     float floats[WIDTH];
     for (int64_t n = begin * WIDTH; n < std::min(end * WIDTH, N); n += WIDTH) {
@@ -874,9 +859,8 @@ void int8_rows(const int8_t* q, const float* a, const int8_t* w, Scales scales, 
   constexpr bool tiles = false;
 #endif
   if (!tiles && (QUICK_BYTES || s.M <= BYTE_ROWS) && s.K % (4 * LANES) == 0) return (s.M <= 2 ? sum_rows<4> : sum_rows<2>)(q, a, w, scales, y, s);
-  static thread_local std::vector<int16_t> memory;
   const int64_t M = s.M, K = s.K, wide = apart(filled(K) * 2) / 2;
-  int16_t* rows = kept(memory, M * wide);
+  int16_t* rows = kept<struct ForRows, int16_t>(M * wide);
   over_own_rows(M, K * 4, [&](int64_t begin, int64_t end) {
     for (int64_t m = begin; m < end; ++m) spread(q + m * K, K, wide, rows + m * wide);
   });
@@ -1052,8 +1036,7 @@ template <int BYTES, bool HALVES, int PLACES>
 void group_rows(const int8_t* q, const float* a, const uint8_t* p, Scales scales, Results y, Shape s, int64_t size) {
   const Groups x = grouped(q, s.M, s.K, size);
   const auto run = [&](int64_t top, int64_t M, const Fours& fours, float* all) {
-    static thread_local std::vector<float> memory;
-    if (int64_t(memory.size()) < BLOCK_N * x.num) memory.resize(BLOCK_N * x.num);
+    float* memory = kept<struct ForGroups, float>(BLOCK_N * x.num);
     const int64_t alone = BYTES == LINE / 2 ? M % 2 : 0;
     if (M > alone)
       fours.each(all, [&](const Indices& rows, float* sums) {
@@ -1065,7 +1048,7 @@ void group_rows(const int8_t* q, const float* a, const uint8_t* p, Scales scales
         });
       });
     if constexpr (BYTES == LINE / 2)
-      if (alone) one_row<HALVES>(x, top + M - 1, p, fours, scales, memory.data(), all + (M - 1) * COLUMNS);
+      if (alone) one_row<HALVES>(x, top + M - 1, p, fours, scales, memory, all + (M - 1) * COLUMNS);
   };
   over_columns<PLACES, float>(s, s.K / 2, run, [&](int64_t m, int64_t n, int64_t count, const float* sums) {
     put(sums, count, a[m], y, m, n);
@@ -1273,7 +1256,7 @@ void nibble_tiles(const int8_t* q, const float* a, const uint8_t* p, Scales scal
   const Bytes rows = bytes_of(q, s.M, s.K, part_of(size), begin_of, s.K % WAY == 0);
   const int64_t N = s.N, K = s.K, num_groups = K / size;
   over_rows((N + WIDTH - 1) / WIDTH, WIDTH * K, [&](int64_t begin, int64_t end) {
-    uint8_t* tiles = tile_memory(WIDTH * K);
+    uint8_t* tiles = kept<struct ForTiles, uint8_t>(WIDTH * K);
     std::vector<float> wide(WIDTH * num_groups), floats(num_groups);
     alignas(LINE) float out[ROWS * WIDTH];
     for (int64_t n = begin * WIDTH; n < std::min(end * WIDTH, N); n += WIDTH) {

@@ -159,6 +159,20 @@ inline __m512i maskz_mov_epi8(uint64_t mask, __m512i a) {
   return (__m512i)lanes<Of<int8_t>>([&](unsigned i) { return mask >> i & 1 ? ((Of<int8_t>)a)[i] : int8_t(0); });
 }
 inline __m512 cvtepi32_ps(__m512i a) { return (__m512)__builtin_convertvector((Of<int32_t>)a, Of<float>); }
+inline __m512i cvtps_epi32(__m512 a) {  // to the nearest, ties to even
+  return (__m512i)lanes<Of<int32_t>>([&](unsigned i) {
+    return a[i] >= -0x1p31f && a[i] < 0x1p31f ? int32_t(__builtin_rintf(a[i])) : INT32_MIN;
+  });
+}
+inline __m128i cvtepi32_epi8(__m512i a) { return (__m128i)__builtin_convertvector((Of<int32_t>)a, Of<int8_t, 16>); }
+inline __m256i cvtepi32_epi16(__m512i a) { return (__m256i)__builtin_convertvector((Of<int32_t>)a, Of<int16_t, 32>); }
+inline __m512i packus_epi32(__m512i a, __m512i b) {  // of each 128 bits those of a, then those of b; what does not fit is the nearest that does
+  const auto x = (Of<int32_t>)a, y = (Of<int32_t>)b;
+  return (__m512i)lanes<Of<uint16_t>>([&](unsigned i) {
+    const int32_t wide = i % 8 < 4 ? x[i / 8 * 4 + i % 4] : y[i / 8 * 4 + i % 4];
+    return uint16_t(wide < 0 ? 0 : wide > 0xffff ? 0xffff : wide);
+  });
+}
 inline __m512i cvtepu16_epi32(__m256i a) {
   return (__m512i)__builtin_convertvector((Of<uint16_t, 32>)a, Of<uint32_t>);
 }
@@ -242,9 +256,12 @@ inline void dpbf16ps(int to, int a, int b) {
 #define _mm512_castsi128_si512 avx512::widened<__m512i>
 #define _mm512_castsi256_si512 avx512::widened<__m512i>
 #define _mm512_cvtepi16_epi8 avx512::cvtepi16_epi8
+#define _mm512_cvtepi32_epi16 avx512::cvtepi32_epi16
+#define _mm512_cvtepi32_epi8 avx512::cvtepi32_epi8
 #define _mm512_cvtepi32_ps avx512::cvtepi32_ps
 #define _mm512_cvtepu16_epi32 avx512::cvtepu16_epi32
 #define _mm512_cvtneps_pbh avx512::cvtneps_pbh
+#define _mm512_cvtps_epi32 avx512::cvtps_epi32
 #define _mm512_fmadd_ps avx512::fmadd_ps
 #define _mm512_inserti64x4 avx512::inserti64x4
 #define _mm512_mask_mul_ps avx512::mask_mul_ps
@@ -254,6 +271,7 @@ inline void dpbf16ps(int to, int a, int b) {
 #define _mm512_maskz_mov_ps avx512::maskz_mov_ps
 #define _mm512_max_ps avx512::max_ps
 #define _mm512_or_si512 avx512::or_si512
+#define _mm512_packus_epi32 avx512::packus_epi32
 #define _mm512_permutexvar_epi8 avx512::permutexvar_epi8
 #define _mm512_permutexvar_epi16 avx512::permutexvar_epi16
 #define _mm512_permutexvar_ps avx512::permutexvar_ps
@@ -270,10 +288,12 @@ inline void dpbf16ps(int to, int a, int b) {
 #define _mm512_srli_epi32 avx512::srli_epi32
 #define _mm512_sub_epi32 avx512::sub_epi32
 #define _mm512_sub_epi8 avx512::sub_epi8
+#define _mm512_unpackhi_epi16 avx512::unpack<int16_t, true>
 #define _mm512_unpackhi_epi32 avx512::unpack<int32_t, true>
 #define _mm512_unpackhi_epi64 avx512::unpack<int64_t, true>
 #define _mm512_unpackhi_pd avx512::unpack<int64_t, true>
 #define _mm512_unpackhi_ps avx512::unpack<int32_t, true>
+#define _mm512_unpacklo_epi16 avx512::unpack<int16_t, false>
 #define _mm512_unpacklo_epi32 avx512::unpack<int32_t, false>
 #define _mm512_unpacklo_epi64 avx512::unpack<int64_t, false>
 #define _mm512_unpacklo_pd avx512::unpack<int64_t, false>
