@@ -349,15 +349,19 @@ def blocks(
 
 
 def takes_experts(x: Tensor, weight: Tensor | None = None) -> bool:
-    """Whether `experts` is for these tokens x (T, D): few enough, and no gradient, compiler or other device
-    asks for PyTorch's operations. weight: one of the experts' matrices, where they are floats.
+    """Whether `experts` is for these tokens x (T, D): there are no more than its products are quick for, and
+    no gradient, compiler or other device asks for PyTorch's operations. weight: one of the experts' matrices,
+    where they are floats.
     """
     if torch.compiler.is_compiling() or torch.is_grad_enabled():
         return False
     widths = x.shape[1:] if weight is None else weight.shape
     if not all(width % LINE == 0 for width in widths) or not runs(x):
         return False
-    return len(x) <= (MANY if weight is None else min(SEVERAL, _most(x, weight)))
+    if weight is None:
+        return len(x) <= MANY or multiplies_many() or not twins.faster_int8()
+    most = _most(x, weight)
+    return len(x) <= min(SEVERAL, most) or most >= SEVERAL
 
 
 def route(

@@ -1129,6 +1129,8 @@ class Step {
 
 // ---- a mixture of experts ------------------------------------------------------------------------------------------
 
+constexpr int64_t MANY_PAIRS = 8;  // tokens of an expert, on average, from which on experts come one by one
+
 struct Pair {
   int64_t expert, token, place;  // the token's choice at `place` of (T, K)
 };
@@ -1172,59 +1174,103 @@ std::vector<Hit> hits_of(const std::vector<Pair>& pairs, const std::vector<Tenso
   return hits;
 }
 
-// Sorted pairs through their experts, then added for each token in the order of experts.
+// Numbers of y from begin to end, times a token's weight for this expert, added to what the token has so far.
+template <class T>
+void add_share(T* y, float weight, int64_t begin, int64_t end, float* total) {
+  for (int64_t d = begin; d < end; d += WIDE) store(y + d, wide(y + d) * weight);  // by itself: rounded before it is added
+  for (int64_t d = begin; d < end; d += WIDE) save(total + d, load<Wide>(total + d) + wide(y + d));
+}
+
+// Tokens as experts read them, and what stands between their matrices.
+template <class T>
+struct Tokens {
+  const T* x;
+  int64_t num, D;
+  bool whole;
+  Rows<T> rows;  // if whole numbers
+
+  // Rows of those that stand in `pairs`, from the first on, written to `to`.
+  void copy(const std::vector<Pair>& pairs, int64_t first, const Rows<T>& to) const {
+    over_rows(to.M, D * 4, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        const int64_t t = pairs[first + i].token;
+        if (!whole)
+          std::copy_n(x + t * D, D, to.x + i * D);
+        else
+          std::copy_n(rows.q + t * D, D, to.q + i * D), to.a[i] = rows.a[t];
+      }
+    });
+  }
+};
+
+// Memory for rows of so many pairs.
+template <class T>
+struct Room {
+  std::vector<int8_t> q;
+  std::vector<float> a;
+  T *rows, *first, *second, *inner;
+
+  Room(int64_t num, int64_t D, int64_t F, bool whole) : q(whole ? num * std::max(D, F) : 0), a(whole ? num : 0) {
+    rows = kept<struct ForExperts, T>(num * (D + 3 * F)), first = rows + num * D, second = first + num * F, inner = second + num * F;
+  }
+  Rows<T> of(T* floats, int64_t begin, int64_t end, int64_t K) {
+    if (q.empty()) return {end - begin, K, floats + begin * K};
+    return {end - begin, K, nullptr, q.data() + begin * K, a.data() + begin};
+  }
+};
+
+// Sorted pairs through their experts, then added for each token in the order of experts. Few tokens: all experts' first matrices, then
+// all of the second, so that threads meet seldom. Many: one expert after the other, whose rows stay in the cache meanwhile.
 template <class T>
 void through_experts(const T* x, const T* weights, int64_t num_tokens, int64_t D, const std::vector<Pair>& pairs,
                      const std::vector<Hit>& hits, T* out) {
   const int64_t P = pairs.size(), F = hits[0].gate.N;
-  const bool whole = hits[0].gate.whole();
-  std::vector<T> room(P * (D + 3 * F));
-  T *rows = room.data(), *first = rows + P * D, *second = first + P * F, *inner = second + P * F;
-  std::vector<int8_t> q(num_tokens * D + P * std::max(D, F));
-  std::vector<float> a(num_tokens + P);
-  const Rows<T> tokens{num_tokens, D, nullptr, q.data(), a.data()};
-  int8_t* pair_q = q.data() + num_tokens * D;
-  float* pair_a = a.data() + num_tokens;
-  int64_t bytes = 0;
-  for (const Hit& hit : hits) bytes += hit.gate.bytes();
-  const auto of = [&](const Hit& hit, T* floats, int64_t K) {
-    if (!whole) return Rows<T>{hit.end - hit.begin, K, floats + hit.begin * K};
-    return Rows<T>{hit.end - hit.begin, K, nullptr, pair_q + hit.begin * K, pair_a + hit.begin};
-  };
+  const bool whole = hits[0].gate.whole(), many = P > MANY_PAIRS * int64_t(hits.size());
+  std::vector<int8_t> q(whole ? num_tokens * D : 0);
+  std::vector<float> a(num_tokens), totals(many ? num_tokens * D : 0);
+  const Tokens<T> tokens{x, num_tokens, D, whole, {num_tokens, D, nullptr, q.data(), a.data()}};
+  int64_t bytes = 0, most = 0;
+  for (const Hit& hit : hits) bytes += hit.gate.bytes(), most = std::max(most, hit.end - hit.begin);
+  Room<T> room(many ? most : P, D, F, whole);
   std::vector<std::vector<int64_t>> mine(num_tokens);  // each token's pairs
   for (int64_t p = 0; p < P; ++p) mine[pairs[p].token].push_back(p);
-  Team(8 + 3 * hits.size(), bytes).run([&] {
-    if (whole) write(tokens, copied(x, D)), meet();
-    over_rows(P, D * 4, [&](int64_t begin, int64_t end) {
-      for (int64_t p = begin; p < end; ++p) {
-        const int64_t t = pairs[p].token;
-        if (!whole)
-          std::copy_n(x + t * D, D, rows + p * D);
-        else
-          std::copy_n(tokens.q + t * D, D, pair_q + p * D), pair_a[p] = tokens.a[t];
+  const auto opened = [&](const Hit& hit, int64_t begin, int64_t end) {
+    multiply(room.of(room.rows, begin, end, D), hit.gate, room.first + begin * F);
+    multiply(room.of(room.rows, begin, end, D), hit.up, room.second + begin * F);
+  };
+  const auto closed = [&](int64_t num) { write(room.of(room.inner, 0, num, F), gated(room.first, room.second, F)), meet(); };
+  Team(8 + 6 * hits.size(), bytes).run([&] {
+    if (whole) write(tokens.rows, copied(x, D)), meet();
+    if (many) {
+      for (const Hit& hit : hits) {
+        const int64_t num = hit.end - hit.begin;
+        tokens.copy(pairs, hit.begin, room.of(room.rows, 0, num, D)), meet();
+        opened(hit, 0, num), meet();
+        closed(num);
+        multiply(room.of(room.inner, 0, num, F), hit.down, room.rows), meet();
+        over_rows(D / WIDE, num * WIDE * 8, [&](int64_t begin, int64_t end) {
+          for (int64_t p = hit.begin; p < hit.end; ++p)
+            add_share(room.rows + (p - hit.begin) * D, weights[pairs[p].place], begin * WIDE, end * WIDE, &totals[pairs[p].token * D]);
+        });
+        meet();
       }
-    });
-    meet();
-    for (const Hit& hit : hits) {
-      multiply(of(hit, rows, D), hit.gate, first + hit.begin * F);
-      multiply(of(hit, rows, D), hit.up, second + hit.begin * F);
+    } else {
+      tokens.copy(pairs, 0, room.of(room.rows, 0, P, D)), meet();
+      for (const Hit& hit : hits) opened(hit, hit.begin, hit.end);
+      meet();
+      closed(P);
+      for (const Hit& hit : hits) multiply(room.of(room.inner, hit.begin, hit.end, F), hit.down, room.rows + hit.begin * D);
+      meet();
     }
-    meet();
-    write(whole ? Rows<T>{P, F, nullptr, pair_q, pair_a} : Rows<T>{P, F, inner}, gated(first, second, F));
-    meet();
-    for (const Hit& hit : hits) multiply(of(hit, inner, F), hit.down, rows + hit.begin * D);
-    meet();
     over_rows(num_tokens, D * 64, [&](int64_t begin, int64_t end) {
-      std::vector<float> total(D);
+      std::vector<float> total(many ? 0 : D);
       for (int64_t t = begin; t < end; ++t) {
-        std::fill(total.begin(), total.end(), 0.0f);
-        for (int64_t p : mine[t]) {
-          const float weight = weights[pairs[p].place];
-          T* y = rows + p * D;
-          for (int64_t d = 0; d < D; d += LANES) store(y + d, widen(y + d) * weight);  // by itself: rounded before it is added
-          for (int64_t d = 0; d < D; d += LANES) save(&total[d], load<Floats>(&total[d]) + widen(y + d));
+        float* all = many ? &totals[t * D] : total.data();
+        if (!many) {
+          std::fill(total.begin(), total.end(), 0.0f);
+          for (int64_t p : mine[t]) add_share(room.rows + p * D, weights[pairs[p].place], 0, D, all);
         }
-        for (int64_t d = 0; d < D; d += LANES) store(out + t * D + d, load<Floats>(&total[d]));
+        for (int64_t d = 0; d < D; d += WIDE) store(out + t * D + d, load<Wide>(all + d));
       }
     });
   });
@@ -1280,7 +1326,7 @@ Tensor experts(const Tensor& x, const Tensor& weights, const Tensor& chosen, std
   const int64_t num_tokens = x.size(0), D = x.size(1), K = chosen.size(1);
   require(x.is_contiguous() && weights.is_contiguous() && chosen.is_contiguous(), "experts: not contiguous");
   require(alike(x, weights) && chosen.scalar_type() == ScalarType::Long && weights.numel() == num_tokens * K &&
-              chosen.size(0) == num_tokens && D % LANES == 0, "experts: bad arguments");
+              chosen.size(0) == num_tokens && D % WIDE == 0, "experts: bad arguments");
   std::vector<Pair> pairs(num_tokens * K);
   for (int64_t i = 0; i < num_tokens * K; ++i) pairs[i] = {data<int64_t>(chosen)[i], i / K, i};
   std::stable_sort(pairs.begin(), pairs.end(), [](const Pair& a, const Pair& b) { return a.expert < b.expert; });

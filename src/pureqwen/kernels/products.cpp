@@ -6,6 +6,10 @@
 namespace pureqwen {
 namespace {
 
+#if defined(__AVX512VNNI__) && defined(__AVX512BW__)
+#define BYTE_PRODUCTS
+#endif
+
 // ---- pieces of a product ------------------------------------------------------------------------------------------
 
 struct Shape {
@@ -377,9 +381,17 @@ __attribute__((noinline)) void pair_block(const BFloat16* const* w, const BFloat
   each<M>([&](auto m) { save(out + m * COLUMNS, sums_of_four(total[m])); });
 }
 
-void linear_rows(const BFloat16* x, const BFloat16* w, BFloat16* y, Shape s) {
+constexpr int64_t FEW_PAIRS = 112;  // rows of x up to which weights of bfloat16 are multiplied as they lie
+
+void pair_tiles(const BFloat16* x, const BFloat16* w, BFloat16* y, Shape s);
+
+// `alike`: with the same sums for a row however many there are.
+void linear_rows(const BFloat16* x, const BFloat16* w, BFloat16* y, Shape s, bool alike = false) {
 #if defined(UNITS_FOR_MATRICES)
-  if (s.M > FEW_FOR_UNITS && amx::allowed()) return unit_rows(x, w, y, s);
+  if ((alike || s.M > FEW_FOR_UNITS) && amx::allowed()) return unit_rows(x, w, y, s);
+#endif
+#if defined(BYTE_PRODUCTS)
+  if (!alike && s.M > FEW_PAIRS) return pair_tiles(x, w, y, s);
 #endif
   in_places<BLOCK_ROWS>(s.M, [&](auto PLACES, auto MOST) {
     const auto run = [&](int64_t top, int64_t M, const Fours& fours, float* all) {
@@ -595,9 +607,7 @@ Bytes bytes_of(const int8_t* q, int64_t M, int64_t K, int64_t size, const Sum& s
 }
 #endif
 
-#if defined(__AVX512VNNI__) && defined(__AVX512BW__)
-#define BYTE_PRODUCTS
-
+#if defined(BYTE_PRODUCTS)
 // ---- products of bytes: AVX-512 VNNI -----------------------------------------------------------------------------
 //
 // The instruction multiplies bytes without sign by bytes with one and adds four such products to each 32-bit lane. A weight
@@ -708,18 +718,24 @@ inline __m512i unsigned_line(const uint8_t* row, int64_t k) {
 }
 inline __m512i unsigned_line(const int8_t* row, int64_t k) { return _mm512_xor_si512(load<__m512i>(row + k), _mm512_set1_epi8(-128)); }
 
-// A tile: TILE weight rows, four numbers of each beside one another. Meanwhile the next tile is asked for.
-template <class Row>
-void pack(int64_t K, const Row& row, uint8_t* tile) {
+// A tile: TILE weight rows, four bytes of each beside one another, which are `size` long as line(row, k), 64 of them, gives them.
+// Meanwhile the next tile is asked for.
+template <class Row, class Line>
+void pack(int64_t size, const Row& row, const Line& line, uint8_t* tile) {
   constexpr int BITS = std::is_same_v<decltype(row(0)), const int8_t*> ? 8 : 4;
-  for (int64_t k = 0; k < K; k += LINE)
+  for (int64_t k = 0; k < size; k += LINE)
     for (int half = 0; half < TILE; half += 16) {
       __m512i rows[16];
-      for (int n = 0; n < 16; ++n) rows[n] = unsigned_line(row(half + n), k);
-      for (int n = 0; n < 2 * BITS; ++n) __builtin_prefetch(row(0) + (TILE * (K + k) + half * LINE) * BITS / 8 + n * LINE, 0, 2);
+      for (int n = 0; n < 16; ++n) rows[n] = line(row(half + n), k);
+      for (int n = 0; n < 2 * BITS; ++n) __builtin_prefetch(row(0) + (TILE * (size + k) + half * LINE) * BITS / 8 + n * LINE, 0, 2);
       transpose(rows);
       for (int i = 0; i < 16; ++i) save(tile + k * TILE + i * 4 * TILE + half * 4, rows[i]);
     }
+}
+
+template <class Row>
+void pack(int64_t K, const Row& row, uint8_t* tile) {
+  pack(K, row, [](auto* from, int64_t k) { return unsigned_line(from, k); }, tile);
 }
 
 // Calls f(R, m) for pieces of M rows as tiles take them.
@@ -730,17 +746,21 @@ void in_tiles(int64_t M, const F& f) {
   if (m < M) in_eights(M - m, [&](auto R, int64_t r) { f(R, m + r); });
 }
 
-// `count` numbers of M rows of q, `wide` apart, with as many of a tile, at least four: added to the sums.
-template <int M>
-__attribute__((always_inline)) inline void add_tile(__m512i (&total)[M][2], const int8_t* q, int64_t wide, const uint8_t* tile,
-                                                    int64_t count) {
+inline __m512i plus(__m512i total, __m512i a, __m512i b) { return plus_fours(total, a, b); }
+#if defined(__AVX512BF16__)
+inline __m512 plus(__m512 total, __m512i a, __m512i b) { return plus_pairs(total, a, b); }
+#endif
+
+// `count` bytes of M rows of q, `wide` apart, with as many of a tile, at least four: added to the sums.
+template <int M, class Sum>
+__attribute__((always_inline)) inline void add_tile(Sum (&total)[M][2], const int8_t* q, int64_t wide, const uint8_t* tile, int64_t count) {
   const int8_t* end = q + count;
   do {
     const __m512i first = pinned(load<__m512i>(tile)), second = pinned(load<__m512i>(tile + LINE));
     each<M>([&](auto r) {
       const __m512i four = pinned(_mm512_set1_epi32(load<int32_t>(q + r * wide)));
-      total[r][0] = plus_fours(total[r][0], first, four);
-      total[r][1] = plus_fours(total[r][1], second, four);
+      total[r][0] = plus(total[r][0], first, four);
+      total[r][1] = plus(total[r][1], second, four);
     });
   } while (tile += 4 * TILE, (q += 4) < end);
 }
@@ -774,6 +794,48 @@ void byte_tiles(const int8_t* q, const float* a, const int8_t* w, Scales scales,
     }
   });
 }
+#if defined(__AVX512BF16__)
+// M rows of x, `wide` bytes apart, with a tile of pairs: out (M, TILE).
+template <int M>
+__attribute__((noinline)) void pair_tile(const int8_t* x, int64_t wide, const uint8_t* tile, int64_t size, float* out) {
+  __m512 total[M][2];
+  each<M * 2>([&](auto j) { total[j / 2][j % 2] = _mm512_setzero_ps(); });
+  add_tile<M>(total, x, wide, tile, size);
+  each<M * 2>([&](auto j) { save(out + j * 16, total[j / 2][j % 2]); });
+}
+
+// Many rows of x. A tile of weights is packed once for all of them, and there is no sum of lanes: each result is a lane's.
+void pair_tiles(const BFloat16* x, const BFloat16* w, BFloat16* y, Shape s) {
+  const int64_t N = s.N, size = s.K * 2, wide = size % WAY ? size : apart(size);
+  const int8_t* rows = reinterpret_cast<const int8_t*>(x);
+  if (wide > size) {
+    int8_t* copy = kept<struct ForPairs, int8_t>(s.M * wide);
+    over_own_rows(s.M, size, [&](int64_t begin, int64_t end) {
+      for (int64_t m = begin; m < end; ++m) std::memcpy(copy + m * wide, x + m * s.K, size);
+    });
+    rows = copy;
+  }
+  constexpr auto ones = [] {
+    std::array<float, ROWS> all{};
+    for (float& one : all) one = 1;
+    return all;
+  }();
+  over_rows((N + TILE - 1) / TILE, TILE * size, [&](int64_t begin, int64_t end) {
+    uint8_t* tile = kept<struct ForTiles, uint8_t>(TILE * size);
+    alignas(LINE) float out[ROWS * TILE];
+    const Results to{ScalarType::BFloat16, y, N};
+    for (int64_t n = begin * TILE; n < std::min(end * TILE, N); n += TILE) {
+      const auto row = [&](int64_t i) { return reinterpret_cast<const int8_t*>(w + std::min(n + i, N - 1) * s.K); };
+      pack(size, row, [](const int8_t* from, int64_t k) { return load<__m512i>(from + k); }, tile);
+      in_tiles(s.M, [&](auto M, int64_t m) {
+        to.ask<M()>(m, n);
+        pair_tile<M()>(rows + m * wide, wide, tile, size, out);
+        put_rows(out, TILE, M(), std::min<int64_t>(TILE, N - n), ones.data(), to, m, n);
+      });
+    }
+  });
+}
+#endif
 #elif defined(__AVX2__)
 
 // ---- 8-bit weights in tiles: AVX2 --------------------------------------------------------------------------------
@@ -1361,12 +1423,12 @@ Tensor linear(const Tensor& x, const Tensor& w) {
 
 // linear, with the same sums for a row however many there are.
 Tensor linear_alike(const Tensor& x, const Tensor& w) {
-#if defined(UNITS_FOR_MATRICES)
-  if (alike(x, w) && w.scalar_type() == ScalarType::BFloat16 && amx::allowed()) {
+#if defined(__AVX512BF16__)
+  if (alike(x, w) && w.scalar_type() == ScalarType::BFloat16) {
     const Matrix m = matrix(w);
     require(x.is_contiguous() && x.size(1) == m.K, "linear: bad shapes");
     Tensor y = output(x, x.size(0), m.N);
-    unit_rows(data<BFloat16>(x), data<BFloat16>(w), data<BFloat16>(y), {x.size(0), m.N, m.K});
+    linear_rows(data<BFloat16>(x), data<BFloat16>(w), data<BFloat16>(y), {x.size(0), m.N, m.K}, true);
     return y;
   }
 #endif
