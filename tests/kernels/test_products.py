@@ -281,10 +281,22 @@ def test_a_row_depends_on_no_neighbour_and_on_no_number_of_threads(
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("N", [300, 7])
 def test_linear_alike_has_no_border(N: int, dtype: torch.dtype) -> None:
-    matrix, x = rows(N, 1056, dtype), rows(70, 1056, dtype)
+    matrix, x = rows(N, 1056, dtype), rows(130, 1056, dtype)
     product = partial(torch.ops.pureqwen.linear_alike, weight=matrix)
-    assert_alike(product, x, (1, 4, 5, 16, 17, 70))
+    assert_alike(product, x, (1, 4, 5, 16, 17, 70, 130))
     assert (product(x) - kernels.linear(x, matrix)).abs().max() <= 4e-3 * product(x).abs().max()
+
+
+@needs_native
+@pytest.mark.parametrize("K", [1056, 2048])
+@pytest.mark.parametrize("N", [300, 7])
+def test_very_many_rows_of_bfloat16(N: int, K: int) -> None:
+    """As an expert of a mixture may get."""
+    matrix, x = rows(N, K, torch.bfloat16), rows(246, K, torch.bfloat16)
+    product = partial(torch.ops.pureqwen.linear, weight=matrix)
+    assert_alike(product, x, (246, 123))
+    expected = x.double() @ matrix.double().t()
+    assert (product(x).double() - expected).abs().max() <= 4e-3 * expected.abs().max()
 
 
 @needs_native
