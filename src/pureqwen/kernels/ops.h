@@ -23,9 +23,10 @@
 // Sums of int8 are exact, and those of int4 of part of a group; only scaling rounds. Each sum of floats has one fixed order
 // (lane by lane, then the lanes; chunk by chunk), so a row of a result depends neither on the rows beside it nor on the
 // number of threads. Three borders are left: more than 16 rows meet 4-bit weights in tiles, where larger parts of a group are
-// whole before they are scaled, and more than 4 of bfloat16 meet units for matrices, if there are some (not linear_alike's); there
-// a row differs from the one computed among few by float32's rounding. So does attention where more than 4 tokens of a row are
-// looked at in blocks; with AVX-512 these round their softmax to bfloat16, as PyTorch's does.
+// whole before they are scaled; and of bfloat16 more than 4 meet units for matrices, if there are some, or more than 112 tiles (not
+// linear_alike's); there a row differs from the one computed among few by float32's rounding. So does attention where more than 4
+// tokens of a row are looked at in blocks; with AVX-512 BF16 these round their softmax to bfloat16, as PyTorch's does, and on Zen
+// so do few.
 //
 // Vectors are the vector types of GCC and Clang, which become AVX2, AVX-512 or NEON as the machine has them. What they
 // can't express, products that are rounded once with their sum, or small ones added in pairs or fours, is named where x86
