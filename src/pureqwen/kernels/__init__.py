@@ -7,7 +7,8 @@
     store_pages, paged_attention         keys and values into their slots; queries over them
     attention, feed_forward, blocks      the halves of a block, or all blocks, in one call: with few rows an
                                          operation takes about as long to start as to run
-    route, experts                       a mixture of experts in two calls, where each gets few rows
+    route, experts                       a mixture of experts: which of them a few rows go to, and all of
+                                         them in one call
 
 On a CPU native code runs, if there is some (ops.h, amx.h, products.cpp, blocks.cpp); elsewhere, or without
 it, the twin. `native()` says which, and compiles at its first call (some seconds, once a machine where it
@@ -361,7 +362,7 @@ def takes_experts(x: Tensor, weight: Tensor | None = None) -> bool:
     if weight is None:
         return len(x) <= MANY or multiplies_many() or not twins.faster_int8()
     most = _most(x, weight)
-    return len(x) <= min(SEVERAL, most) or most >= SEVERAL
+    return len(x) <= most or most >= SEVERAL
 
 
 def route(
@@ -376,7 +377,7 @@ def route(
 
 
 def experts(x: Tensor, weights: Tensor, chosen: Tensor, matrices: Sequence[Tensor]) -> Tensor:
-    """Few tokens x (T, D) through the experts chosen for each, weights and chosen (T, K): (T, D).
+    """Tokens x (T, D) through the experts chosen for each, weights and chosen (T, K): (T, D).
 
     matrices: gate, up and down of all experts, stacked (E, N, K); or those of whole numbers, each with its
     scales behind it, of every expert that was chosen, in the order of experts.

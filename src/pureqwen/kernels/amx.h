@@ -59,6 +59,13 @@ class Tiles {
   Tiles(const Tiles&) = delete;
 };
 
+// Uses of kept memory.
+struct ForPanels;
+struct ForSums;
+struct ForScales;
+struct ForBytes;  // that were of 4 bits
+struct ForEnd;    // weight rows of the last strip, filled up
+
 // ---- rows of x ---------------------------------------------------------------------------------------------------
 
 struct Panels {
@@ -71,7 +78,7 @@ struct Panels {
 template <class Line>
 Panels panels_of(const uint8_t* x, int64_t M, int64_t bytes, int64_t lines, const Line& line) {
   const int64_t num_tiles = (M + SIDE - 1) / SIDE;
-  uint8_t* memory = kept<struct ForPanels, uint8_t>(num_tiles * lines * TILE);
+  uint8_t* memory = kept<ForPanels, uint8_t>(num_tiles * lines * TILE);
   over_own_rows(num_tiles, 4 * SIDE * bytes, [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t)
       for (int64_t i = 0; i < lines; ++i) {
@@ -100,7 +107,8 @@ inline void put_turned(const Value& value, Y* y, int64_t N, int64_t M, int64_t m
       if constexpr (sizeof(Y) == 4) {
         v[i] = (__m512i)value(first + i);
       } else {
-        const auto even = (__m512i)nearest((Vector<float, 16>)value(2 * i)), odd = (__m512i)nearest((Vector<float, 16>)value(2 * i + 1));
+        using V = Vector<float, 16>;  // in software, as few rows are rounded
+        const auto even = (__m512i)nearest<V>((V)value(2 * i)), odd = (__m512i)nearest<V>((V)value(2 * i + 1));
         v[i] = _mm512_or_si512(_mm512_srli_epi32(even, 16), odd);
       }
     });
@@ -174,7 +182,7 @@ void over_strips(const Panels& x, const W* weights, int64_t N, const Function<in
   over_rows((N + WIDE - 1) / WIDE, WIDE * bytes, [&](int64_t begin, int64_t end) {
     const Tiles tiles;
     const int64_t num = (x.num_tiles + 1) / 2, near = std::clamp(NEAR / (WIDE * bytes), LEAST, MOST), pieces = (num + near - 1) / near;
-    auto* sums = reinterpret_cast<int32_t*>(kept<struct ForSums, uint8_t>(4 * TILE * std::min(num, near)));
+    auto* sums = reinterpret_cast<int32_t*>(kept<ForSums, uint8_t>(4 * TILE * std::min(num, near)));
     for (int64_t piece = 0; piece < pieces; ++piece) {
       const int64_t from = num * piece / pieces, to = num * (piece + 1) / pieces, ask = (WIDE + to - from - 1) / (to - from);
       for (int64_t strip = begin; strip < end; ++strip) {
@@ -182,7 +190,7 @@ void over_strips(const Panels& x, const W* weights, int64_t N, const Function<in
         const auto* w = reinterpret_cast<const uint8_t*>(weights) + n * bytes;
         const uint8_t* ahead = w + WIDE * bytes;
         if (count < WIDE) {  // a tile has 16 rows
-          uint8_t* memory = kept<struct ForEnd, uint8_t>(WIDE * bytes);
+          uint8_t* memory = kept<ForEnd, uint8_t>(WIDE * bytes);
           std::memcpy(memory, w, count * bytes);
           std::memset(memory + count * bytes, 0, (WIDE - count) * bytes);
           w = memory;
@@ -293,9 +301,9 @@ inline void over_groups(const Panels& x, const uint8_t* weights, int64_t N, int6
   over_rows((N + WIDE - 1) / WIDE, WIDE * K, [&](int64_t begin, int64_t end) {
     const Tiles tiles;
     const int64_t near = 2 * std::clamp(NEAR / (WIDE * x.lines * LINE), LEAST, MOST), pieces = (x.num_tiles + near - 1) / near;
-    auto* totals = reinterpret_cast<float*>(kept<struct ForSums, uint8_t>(2 * TILE * std::min(x.num_tiles, near)));
-    auto* theirs = reinterpret_cast<float*>(kept<struct ForScales, uint8_t>(WIDE * num * sizeof(float)));
-    uint8_t* bytes = kept<struct ForBytes, uint8_t>(WIDE * K);
+    auto* totals = reinterpret_cast<float*>(kept<ForSums, uint8_t>(2 * TILE * std::min(x.num_tiles, near)));
+    auto* theirs = reinterpret_cast<float*>(kept<ForScales, uint8_t>(WIDE * num * sizeof(float)));
+    uint8_t* bytes = kept<ForBytes, uint8_t>(WIDE * K);
     for (int64_t piece = 0; piece < pieces; ++piece)
       for (int64_t n = begin * WIDE; n < std::min(end * WIDE, N); n += WIDE) {
         const uint8_t* rows[WIDE];

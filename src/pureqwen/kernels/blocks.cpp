@@ -7,6 +7,13 @@
 namespace pureqwen {
 namespace {
 
+// Uses of kept memory.
+struct ForHead;
+struct ForScores;
+struct ForFound;
+struct ForBlock;
+struct ForExperts;
+
 // ---- between the products ----------------------------------------------------------------------------------------
 
 // K numbers scaled to a root-mean-square of 1, rounded, then times the weight: model/layers.py.
@@ -82,7 +89,7 @@ template <class T>
 void turn_heads(const T* x, const T* weight, double eps, const T* cos, const T* sin, int64_t num_tokens, int64_t H, int64_t Dh, T* to,
                 const int64_t* slots = nullptr) {
   over_rows(num_tokens * H, Dh * 16, [&](int64_t begin, int64_t end) {
-    float* head = kept<struct ForHead, float>(Dh);
+    float* head = kept<ForHead, float>(Dh);
     const int64_t half = Dh / 2;
     for (int64_t i = begin; i < end; ++i) {
       norm(x + i * Dh, weight, Dh, eps, head);
@@ -385,7 +392,7 @@ template <class Q, class T>
 void attend(const Q* q, float scale, const T* k, const T* v, Heads s, const Chunk& chunk, const Chunk& next, float* largest,
             float* total, float* o) {
   const int64_t G = s.H / s.Hkv, filled = s.filled(), count = chunk.count, near = std::min(NEAR, count);
-  float* scores = kept<struct ForScores, float>(filled * (MOST + WIDE));  // (count, filled)
+  float* scores = kept<ForScores, float>(filled * (MOST + WIDE));  // (count, filled)
   Wide* sums = reinterpret_cast<Wide*>(scores + filled * MOST);
   std::fill(sums + s.H, sums + filled, Wide{});
   for (int64_t i = 0; i < count; ++i) {
@@ -432,12 +439,12 @@ void attend(const Q* q, float scale, const T* k, const T* v, Heads s, const Chun
 #if defined(VALUES_IN_PAIRS)
           if constexpr (std::is_same_v<T, BFloat16>) {
             const auto run = wide > COLUMN ? gather_pairs<R(), 2> : gather_pairs<R(), 1>;
-            return run(i == 0, scores + i / 2 * filled + head, filled, values, rows, num, s.Dh, to);
-          }
+            run(i == 0, scores + i / 2 * filled + head, filled, values, rows, num, s.Dh, to);
+          } else
 #endif
-          gather<R()>(i == 0, scores + i * filled + head, filled, values, rows, num, s.Dh, to);
+            gather<R()>(i == 0, scores + i * filled + head, filled, values, rows, num, s.Dh, to);
         };
-        wide = WIDEST<T> > COLUMN && d + WIDEST<T> <= s.Dh ? WIDEST<T> : COLUMN;
+        wide = d + WIDEST<T> <= s.Dh ? WIDEST<T> : COLUMN;
         asking.next(num * wide);
         in_pieces(G, add);
       }
@@ -785,7 +792,7 @@ void attend_block(const T* q, const T* k, const T* v, Heads s, Block b, T* y) {
   const int64_t G = s.H / s.Hkv, count = (b.end - b.begin) * G, groups = (count + N - 1) / N;
   const int64_t most_keys = std::min(b.num_keys + (b.end - 1 - b.begin), b.limit), packed = CHUNK * s.Dh / PAIRED;
   const auto place = [&](int64_t i) { return ((b.begin + i / G) * s.H + b.h * G + i % G) * s.Dh; };  // of query i, in q and y
-  Packed* keys = kept<struct ForBlock, Packed>(2 * packed + groups * N * s.Dh * (AS_THEY_ARE ? 1 : 2));
+  Packed* keys = kept<ForBlock, Packed>(2 * packed + groups * N * s.Dh * (AS_THEY_ARE ? 1 : 2));
   Packed* values = keys + packed;
   float* o = reinterpret_cast<float*>(values + packed);
   Part* copy = reinterpret_cast<Part*>(o + groups * N * s.Dh);  // of the queries
@@ -983,7 +990,7 @@ Tensor paged_attention(const Tensor& q, const Tensor& k_pages, const Tensor& v_p
   Tensor y = torch::stable::new_empty(q, {q.size(0), q.size(1), q.size(2)});
   with_type(q, [&](auto* X) {
     using T = Pointed<decltype(X)>;
-    attend_pages(plan, data<T>(q), data<T>(k_pages), data<T>(v_pages), kept<struct ForFound, float>(plan.num_found()), data<T>(y));
+    attend_pages(plan, data<T>(q), data<T>(k_pages), data<T>(v_pages), kept<ForFound, float>(plan.num_found()), data<T>(y));
   });
   return y;
 }
@@ -1129,7 +1136,7 @@ class Step {
 
 // ---- a mixture of experts ------------------------------------------------------------------------------------------
 
-constexpr int64_t MANY_PAIRS = 8;  // tokens of an expert, on average, from which on experts come one by one
+constexpr int64_t MANY_PAIRS = 8;  // tokens of an expert, on average, with more than which experts come one by one
 
 struct Pair {
   int64_t expert, token, place;  // the token's choice at `place` of (T, K)
@@ -1155,7 +1162,7 @@ std::vector<Hit> hits_of(const std::vector<Pair>& pairs, const std::vector<Tenso
     const Tensor& all = matrices[i];
     require(all.dim() == 3 && all.is_contiguous() && 0 <= e && e < all.size(0), "experts: bad stack");
     Matrix m{all.scalar_type(), ScalarType::Float, nullptr, nullptr, all.size(1), all.size(2), 0};
-    require(m.K % (CHAINS * LANES) == 0, "experts: bad shapes");
+    require(m.K > 0 && m.K % (CHAINS * LANES) == 0, "experts: bad shapes");
     with_type(all, [&](auto* W) { m.w = data<Pointed<decltype(W)>>(all) + e * m.N * m.K; });
     return m;
   };
@@ -1181,11 +1188,11 @@ void add_share(T* y, float weight, int64_t begin, int64_t end, float* total) {
   for (int64_t d = begin; d < end; d += WIDE) save(total + d, load<Wide>(total + d) + wide(y + d));
 }
 
-// Tokens as experts read them, and what stands between their matrices.
+// Tokens as experts read them.
 template <class T>
 struct Tokens {
   const T* x;
-  int64_t num, D;
+  int64_t D;
   bool whole;
   Rows<T> rows;  // if whole numbers
 
@@ -1211,7 +1218,7 @@ struct Room {
   T *rows, *first, *second, *inner;
 
   Room(int64_t num, int64_t D, int64_t F, bool whole) : q(whole ? num * std::max(D, F) : 0), a(whole ? num : 0) {
-    rows = kept<struct ForExperts, T>(num * (D + 3 * F)), first = rows + num * D, second = first + num * F, inner = second + num * F;
+    rows = kept<ForExperts, T>(num * (D + 3 * F)), first = rows + num * D, second = first + num * F, inner = second + num * F;
   }
   Rows<T> of(T* floats, int64_t begin, int64_t end, int64_t K) {
     if (q.empty()) return {end - begin, K, floats + begin * K};
@@ -1227,13 +1234,13 @@ void through_experts(const T* x, const T* weights, int64_t num_tokens, int64_t D
   const int64_t P = pairs.size(), F = hits[0].gate.N;
   const bool whole = hits[0].gate.whole(), many = P > MANY_PAIRS * int64_t(hits.size());
   std::vector<int8_t> q(whole ? num_tokens * D : 0);
-  std::vector<float> a(num_tokens), totals(many ? num_tokens * D : 0);
-  const Tokens<T> tokens{x, num_tokens, D, whole, {num_tokens, D, nullptr, q.data(), a.data()}};
+  std::vector<float> a(whole ? num_tokens : 0), totals(many ? num_tokens * D : 0);
+  const Tokens<T> tokens{x, D, whole, {num_tokens, D, nullptr, q.data(), a.data()}};
   int64_t bytes = 0, most = 0;
   for (const Hit& hit : hits) bytes += hit.gate.bytes(), most = std::max(most, hit.end - hit.begin);
   Room<T> room(many ? most : P, D, F, whole);
-  std::vector<std::vector<int64_t>> mine(num_tokens);  // each token's pairs
-  for (int64_t p = 0; p < P; ++p) mine[pairs[p].token].push_back(p);
+  std::vector<std::vector<int64_t>> mine(many ? 0 : num_tokens);  // each token's pairs
+  for (int64_t p = 0; p < P && !many; ++p) mine[pairs[p].token].push_back(p);
   const auto opened = [&](const Hit& hit, int64_t begin, int64_t end) {
     multiply(room.of(room.rows, begin, end, D), hit.gate, room.first + begin * F);
     multiply(room.of(room.rows, begin, end, D), hit.up, room.second + begin * F);
@@ -1332,7 +1339,7 @@ Tensor experts(const Tensor& x, const Tensor& weights, const Tensor& chosen, std
   std::stable_sort(pairs.begin(), pairs.end(), [](const Pair& a, const Pair& b) { return a.expert < b.expert; });
   Tensor y = output(x, num_tokens, D);
   const std::vector<Hit> hits = hits_of(pairs, matrices, D);
-  if (hits.empty()) return y;
+  if (hits.empty()) return torch::stable::fill_(y, 0.0), y;  // of tokens that chose none
   for (const Hit& hit : hits)
     require(hit.gate.whole() == hits[0].gate.whole() && hit.up.whole() == hit.gate.whole() && hit.down.whole() == hit.gate.whole(),
             "experts: matrices of floats and of whole numbers read other rows");
@@ -1359,7 +1366,7 @@ Tensor through(const Tensor& x, double eps, const std::vector<Attending>& attend
     T* to = data<T>(y);
     std::copy_n(data<T>(x), x.numel(), to);
     const Step<T> step(x.size(0), x.size(1), eps, widest);
-    float* found = kept<struct ForFound, float>(plan.num_found());
+    float* found = kept<ForFound, float>(plan.num_found());
     Team(num_blocks * Step<T>::PARTS + 1, bytes).run([&] {
       for (size_t n = 0; n < num_blocks; ++n) {
         if (n < attending.size()) step.attend(attending[n], plan, data<T>(*cos), data<T>(*sin), data<int64_t>(*slots), found, to);

@@ -18,7 +18,7 @@
 //   attends_blocks(q)            whether the latter is quick for many queries of a row, too
 //   attention, feed_forward      the two halves of a block, each in one call
 //   blocks                       all blocks of a step in one call
-//   route, experts               a mixture of experts, where each gets few rows: which, and through them
+//   route, experts               a mixture of experts: which a few rows go to; through those that any number chose
 //
 // Sums of int8 are exact, and those of int4 of part of a group; only scaling rounds. Each sum of floats has one fixed order
 // (lane by lane, then the lanes; chunk by chunk), so a row of a result depends neither on the rows beside it nor on the
@@ -68,8 +68,9 @@ struct VectorOf {
 template <class T, int N>
 using Vector = typename VectorOf<T, N>::type;
 
-// Zen 5 reads memory otherwise than what came before. An instruction gives it away that neither those have nor Intel's servers.
-#if defined(__AVX512VP2INTERSECT__)
+// Zen 5 reads memory otherwise than what came before. An instruction gives it away that neither those have nor Intel's servers, and
+// what of Intel's has it lacks bfloat16.
+#if defined(__AVX512VP2INTERSECT__) && defined(__AVX512BF16__)
 #define ZEN_5
 #endif
 
@@ -169,7 +170,7 @@ inline Wide wide(const float* from) { return load<Wide>(from); }
 inline Wide wide(const BFloat16* from) { return (Wide)_mm512_slli_epi32(_mm512_cvtepu16_epi32(load<__m256i>(from)), 16); }
 
 #if defined(__AVX512BF16__)
-// By the processor: it takes what is smaller than any normal number for 0.
+// By the processor: it takes what is smaller than any normal number for 0, which what has fewer lanes keeps.
 inline Wide nearest(const Wide& values) {
   return (Wide)_mm512_slli_epi32(_mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh((__m512)values)), 16);
 }
@@ -351,6 +352,8 @@ inline void transpose(__m512i* r) {
 
 // Memory of one thread and one use that is not asked for anew at each call, from a multiple of 64 bytes on: a vector that lies across
 // two lines is written, and read again, far slower.
+struct ForRow;
+
 template <class Use, class T>
 T* kept(int64_t count) {
   constexpr int64_t LINE = 64;
@@ -526,7 +529,7 @@ struct Rows {
 template <class T, class Row>
 void write(const Rows<T>& to, const Row& row) {
   over_rows(to.M, to.K * 16, [&](int64_t begin, int64_t end) {
-    float* numbers = kept<struct ForRow, float>(to.K);
+    float* numbers = kept<ForRow, float>(to.K);
     for (int64_t m = begin; m < end; ++m) {
       row(m, numbers);
       if (to.q) {

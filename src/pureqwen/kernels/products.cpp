@@ -10,6 +10,13 @@ namespace {
 #define BYTE_PRODUCTS
 #endif
 
+// Uses of kept memory.
+struct ForTiles;
+struct ForColumns;
+struct ForRows;    // widened
+struct ForPairs;   // rows apart from one another
+struct ForGroups;  // scales
+
 // ---- pieces of a product ------------------------------------------------------------------------------------------
 
 struct Shape {
@@ -381,9 +388,11 @@ __attribute__((noinline)) void pair_block(const BFloat16* const* w, const BFloat
   each<M>([&](auto m) { save(out + m * COLUMNS, sums_of_four(total[m])); });
 }
 
+#if defined(BYTE_PRODUCTS)
 constexpr int64_t FEW_PAIRS = 112;  // rows of x up to which weights of bfloat16 are multiplied as they lie
 
 void pair_tiles(const BFloat16* x, const BFloat16* w, BFloat16* y, Shape s);
+#endif
 
 // `alike`: with the same sums for a row however many there are.
 void linear_rows(const BFloat16* x, const BFloat16* w, BFloat16* y, Shape s, bool alike = false) {
@@ -551,7 +560,7 @@ void sum_rows(const int8_t* q, const float* a, const int8_t* w, Scales scales, R
 void short_columns(const int16_t* q, int64_t wide, const float* a, const int8_t* w, Scales scales, Results y, Shape s) {
   const int64_t N = s.N, K = s.K;
   over_rows((N + COLUMNS - 1) / COLUMNS, COLUMNS * K, [&](int64_t begin, int64_t end) {
-    int16_t* weights = kept<struct ForColumns, int16_t>(COLUMNS * BLOCK_K);
+    int16_t* weights = kept<ForColumns, int16_t>(COLUMNS * BLOCK_K);
     std::vector<int32_t> sums(std::min(MANY, s.M) * COLUMNS);
     for (int64_t top = 0; top < s.M; top += MANY)
       for (int64_t n = begin * COLUMNS; n < std::min(end * COLUMNS, N); n += COLUMNS) {
@@ -779,7 +788,7 @@ void byte_tiles(const int8_t* q, const float* a, const int8_t* w, Scales scales,
   const Bytes rows = bytes_of(q, s.M, s.K, s.K, sum_of, s.K % WAY == 0);
   const int64_t N = s.N, K = s.K;
   over_rows((N + TILE - 1) / TILE, TILE * K, [&](int64_t begin, int64_t end) {
-    uint8_t* tile = kept<struct ForTiles, uint8_t>(TILE * K);
+    uint8_t* tile = kept<ForTiles, uint8_t>(TILE * K);
     alignas(LINE) int32_t out[ROWS * TILE];
     float floats[TILE];
     for (int64_t n = begin * TILE; n < std::min(end * TILE, N); n += TILE) {
@@ -809,7 +818,7 @@ void pair_tiles(const BFloat16* x, const BFloat16* w, BFloat16* y, Shape s) {
   const int64_t N = s.N, size = s.K * 2, wide = size % WAY ? size : apart(size);
   const int8_t* rows = reinterpret_cast<const int8_t*>(x);
   if (wide > size) {
-    int8_t* copy = kept<struct ForPairs, int8_t>(s.M * wide);
+    int8_t* copy = kept<ForPairs, int8_t>(s.M * wide);
     over_own_rows(s.M, size, [&](int64_t begin, int64_t end) {
       for (int64_t m = begin; m < end; ++m) std::memcpy(copy + m * wide, x + m * s.K, size);
     });
@@ -821,7 +830,7 @@ void pair_tiles(const BFloat16* x, const BFloat16* w, BFloat16* y, Shape s) {
     return all;
   }();
   over_rows((N + TILE - 1) / TILE, TILE * size, [&](int64_t begin, int64_t end) {
-    uint8_t* tile = kept<struct ForTiles, uint8_t>(TILE * size);
+    uint8_t* tile = kept<ForTiles, uint8_t>(TILE * size);
     alignas(LINE) float out[ROWS * TILE];
     const Results to{ScalarType::BFloat16, y, N};
     for (int64_t n = begin * TILE; n < std::min(end * TILE, N); n += TILE) {
@@ -891,7 +900,7 @@ __attribute__((noinline)) void wide_rows(const int16_t* q, int64_t wide, const i
 void byte_tiles(const int16_t* q, int64_t wide, const float* a, const int8_t* w, Scales scales, Results to, Shape s) {
   const int64_t N = s.N, K = s.K;
   over_rows((N + WIDTH - 1) / WIDTH, WIDTH * K, [&](int64_t begin, int64_t end) {
-    int16_t* tiles = kept<struct ForTiles, int16_t>(WIDTH * K);
+    int16_t* tiles = kept<ForTiles, int16_t>(WIDTH * K);
     alignas(LINE) int32_t out[ROWS * WIDTH];
     float floats[WIDTH];
     for (int64_t n = begin * WIDTH; n < std::min(end * WIDTH, N); n += WIDTH) {
@@ -922,7 +931,7 @@ void int8_rows(const int8_t* q, const float* a, const int8_t* w, Scales scales, 
 #endif
   if (!tiles && (QUICK_BYTES || s.M <= BYTE_ROWS) && s.K % (4 * LANES) == 0) return (s.M <= 2 ? sum_rows<4> : sum_rows<2>)(q, a, w, scales, y, s);
   const int64_t M = s.M, K = s.K, wide = apart(filled(K) * 2) / 2;
-  int16_t* rows = kept<struct ForRows, int16_t>(M * wide);
+  int16_t* rows = kept<ForRows, int16_t>(M * wide);
   over_own_rows(M, K * 4, [&](int64_t begin, int64_t end) {
     for (int64_t m = begin; m < end; ++m) spread(q + m * K, K, wide, rows + m * wide);
   });
@@ -1098,7 +1107,7 @@ template <int BYTES, bool HALVES, int PLACES>
 void group_rows(const int8_t* q, const float* a, const uint8_t* p, Scales scales, Results y, Shape s, int64_t size) {
   const Groups x = grouped(q, s.M, s.K, size);
   const auto run = [&](int64_t top, int64_t M, const Fours& fours, float* all) {
-    float* memory = kept<struct ForGroups, float>(BLOCK_N * x.num);
+    float* memory = kept<ForGroups, float>(BLOCK_N * x.num);
     const int64_t alone = BYTES == LINE / 2 ? M % 2 : 0;
     if (M > alone)
       fours.each(all, [&](const Indices& rows, float* sums) {
@@ -1318,7 +1327,7 @@ void nibble_tiles(const int8_t* q, const float* a, const uint8_t* p, Scales scal
   const Bytes rows = bytes_of(q, s.M, s.K, part_of(size), begin_of, s.K % WAY == 0);
   const int64_t N = s.N, K = s.K, num_groups = K / size;
   over_rows((N + WIDTH - 1) / WIDTH, WIDTH * K, [&](int64_t begin, int64_t end) {
-    uint8_t* tiles = kept<struct ForTiles, uint8_t>(WIDTH * K);
+    uint8_t* tiles = kept<ForTiles, uint8_t>(WIDTH * K);
     std::vector<float> wide(WIDTH * num_groups), floats(num_groups);
     alignas(LINE) float out[ROWS * WIDTH];
     for (int64_t n = begin * WIDTH; n < std::min(end * WIDTH, N); n += WIDTH) {

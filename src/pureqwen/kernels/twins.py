@@ -29,7 +29,9 @@ def fast_bfloat16() -> bool:
 
 @cache
 def slower_bfloat16() -> bool:
-    """Whether ours outrun PyTorch's with several rows: with the instruction, without units for matrices."""
+    """Whether ours outrun PyTorch's with several rows, and in a mixture's experts with any number: with the
+    instruction, without units for matrices.
+    """
     return torch.cpu._is_avx512_bf16_supported() and not torch.cpu._is_amx_tile_supported()
 
 

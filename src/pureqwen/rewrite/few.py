@@ -2,7 +2,8 @@
 
 A step of generation multiplies each weight once, so it takes as long as reading them. F.linear reads at half
 of the memory's speed, and slower with two rows than with one. With many rows (a prompt) it stays F.linear,
-but where native code has units for matrices; and while gradients are kept.
+but where native code has units for matrices; and while gradients are kept. A mixture's experts get fewer rows
+each, so that in bfloat16 native code takes a prompt of theirs where it has the instruction, too.
 """
 
 import torch
@@ -22,7 +23,7 @@ class NativeLinear(nn.Linear):
 
 
 class NativeExperts(Experts):
-    """Experts whose products of few rows are native: of a few tokens each expert gets one or two."""
+    """Experts whose products are native, in one call where they are quicker than F.linear."""
 
     def forward(self, x: Tensor, weights: Tensor, chosen: Tensor) -> Tensor:
         if self.takes(x):
