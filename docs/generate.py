@@ -179,7 +179,7 @@ def pictures() -> Iterator[tuple[Path, dict[str, Any], Any]]:
 def peers(name: str) -> str:
     """Of the comparison with other programs: all rows (table), bars, the README's table (short), picture.
 
-    bars-avx2 are those of results/peers-avx2.json, of another machine; bars-avx512 of yet another.
+    bars-avx2 are those of results/peers-avx2.json, of another machine; bars-amx of yet another.
     """
     name, _, machine = name.partition("-")
     path = PEERS.with_stem(f"{PEERS.stem}-{machine}") if machine else PEERS
