@@ -6,6 +6,7 @@ from functools import partial
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from pureqwen import kernels
 from pureqwen.kernels import twins
@@ -398,6 +399,16 @@ def test_shapes_that_do_not_fit_are_an_error_and_not_a_crash() -> None:
         torch.ops.pureqwen.product_int8(*none, weight[:, :0].contiguous(), scale, x)
     with pytest.raises(RuntimeError, match="product_int4: bad groups"):
         torch.ops.pureqwen.product_int4(*none, packed[:, :0].contiguous(), groups[:, :0].contiguous(), x)
+
+
+@needs_native
+def test_tensors_that_only_have_a_shape_ask_what_the_processor_can() -> None:
+    kernels._known.cache_clear()
+    with FakeTensorMode():
+        x, weight = torch.empty(2, 64, dtype=torch.bfloat16), torch.empty(32, 64, dtype=torch.bfloat16)
+        assert kernels.linear(x, weight).shape == (2, 32)
+        there = kernels.attends_blocks(x.view(2, 2, 32))
+    assert there == kernels.attends_blocks(torch.zeros(2, 2, 32, dtype=torch.bfloat16))
 
 
 @needs_native

@@ -22,6 +22,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import _disable_current_modes
 
 from pureqwen.kernels import twins
 from pureqwen.kernels.build import NoKernels, library
@@ -159,12 +160,14 @@ def _most(x: Tensor, weight: Tensor) -> int:
 
 def multiplies_many() -> bool:
     """Whether native products of bfloat16 and of whole numbers are the quickest for any number of rows."""
-    return _has_units()
+    return _ready() and _known("multiplies_many", torch.bfloat16)
 
 
 @cache
-def _has_units() -> bool:
-    return _ready() and bool(torch.ops.pureqwen.multiplies_many(torch.empty(0, device="cpu")))
+def _known(name: str, dtype: torch.dtype) -> bool:
+    """What the operation of this name says of the processor, for tensors of this dtype."""
+    with _disable_current_modes():  # FakeTensorMode's tensors would ask for a shape
+        return bool(getattr(torch.ops.pureqwen, name)(torch.empty(0, dtype=dtype, device="cpu")))
 
 
 multiplies_many._dynamo_marked_constant = True  # type: ignore[attr-defined]
@@ -269,7 +272,14 @@ def paged_attention(q: Tensor, k_pages: Tensor, v_pages: Tensor, table: Table) -
 
 def attends_blocks(q: Tensor) -> bool:
     """Whether `paged_attention` is quick for many tokens q (T, H, Dh) of a row, too."""
-    return _attends(q) and bool(torch.ops.pureqwen.attends_blocks(q))
+    return _attends(q) and _in_blocks(q.dtype)
+
+
+def _in_blocks(dtype: torch.dtype) -> bool:
+    return _known("attends_blocks", dtype)
+
+
+_in_blocks._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def _attends(q: Tensor) -> bool:
