@@ -280,7 +280,8 @@ def bars_of(runs: Runs) -> list[dict[str, Any]]:
         least = min(leads, default=None)
         verdict = "not measured" if least is None else "reached" if least >= asked else "not reached"
         found.append({"over": peer, "asked": f"at least {asked:g}", "found": least, "verdict": verdict})
-    waits = [one.longest / one.between for key, each in runs.items() if key[0] == STALL.name for one in each]
+    stalls = [one for key, each in runs.items() if key[0] == STALL.name for one in each]
+    waits = [one.longest / one.between for one in stalls if one.between]  # not where all came in one piece
     if waits:
         verdict = "reached" if max(waits) < 3 else "not reached"
         words = "waits for a token: the longest beside 4,000 of a prompt, in medians"

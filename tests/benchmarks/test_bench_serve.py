@@ -5,6 +5,7 @@ import socketserver
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -244,6 +245,11 @@ def test_the_longest_wait_beside_a_long_prompt_is_seen_in_medians() -> None:
     for longest, verdict in ((0.14, "reached"), (0.16, "not reached")):
         *_, bar = bench.bars_of({("stall", "pureqwen", 8): [fig(50), fig(50, longest=longest)]})
         assert (bar["found"], bar["verdict"]) == (round(longest / 0.05, 1), verdict)
+
+
+def test_answers_in_one_piece_say_nothing_of_waits() -> None:
+    quick = replace(fig(50), between=0.0, longest=0.0)
+    assert bench.bars_of({("stall", "pureqwen", 8): [quick]}) == bench.bars_of({})
 
 
 # ---- all of it -------------------------------------------------------------------------------------------
