@@ -163,14 +163,14 @@ def multiplies_many() -> bool:
     return _ready() and _known("multiplies_many", torch.bfloat16)
 
 
+multiplies_many._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
 @cache
 def _known(name: str, dtype: torch.dtype) -> bool:
     """What the operation of this name says of the processor, for tensors of this dtype."""
     with _disable_current_modes():  # FakeTensorMode's tensors would ask for a shape
         return bool(getattr(torch.ops.pureqwen, name)(torch.empty(0, dtype=dtype, device="cpu")))
-
-
-multiplies_many._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def linear_int8(x: Tensor, weight: Tensor, scale: Tensor) -> Tensor:

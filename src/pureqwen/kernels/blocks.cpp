@@ -1234,51 +1234,37 @@ void through_experts(const T* x, const T* weights, int64_t num_tokens, int64_t D
   const int64_t P = pairs.size(), F = hits[0].gate.N;
   const bool whole = hits[0].gate.whole(), many = P > MANY_PAIRS * int64_t(hits.size());
   std::vector<int8_t> q(whole ? num_tokens * D : 0);
-  std::vector<float> a(whole ? num_tokens : 0), totals(many ? num_tokens * D : 0);
+  std::vector<float> a(whole ? num_tokens : 0), totals(num_tokens * D);
   const Tokens<T> tokens{x, D, whole, {num_tokens, D, nullptr, q.data(), a.data()}};
   int64_t bytes = 0, most = 0;
   for (const Hit& hit : hits) bytes += hit.gate.bytes(), most = std::max(most, hit.end - hit.begin);
   Room<T> room(many ? most : P, D, F, whole);
-  std::vector<std::vector<int64_t>> mine(many ? 0 : num_tokens);  // each token's pairs
-  for (int64_t p = 0; p < P && !many; ++p) mine[pairs[p].token].push_back(p);
-  const auto opened = [&](const Hit& hit, int64_t begin, int64_t end) {
-    multiply(room.of(room.rows, begin, end, D), hit.gate, room.first + begin * F);
-    multiply(room.of(room.rows, begin, end, D), hit.up, room.second + begin * F);
+  const auto pass = [&](const Hit* from, const Hit* to) {
+    const int64_t first = from->begin, num = to[-1].end - first;
+    tokens.copy(pairs, first, room.of(room.rows, 0, num, D)), meet();
+    for (const Hit* hit = from; hit < to; ++hit) {
+      const Rows<T> rows = room.of(room.rows, hit->begin - first, hit->end - first, D);
+      multiply(rows, hit->gate, room.first + (hit->begin - first) * F);
+      multiply(rows, hit->up, room.second + (hit->begin - first) * F);
+    }
+    meet();
+    write(room.of(room.inner, 0, num, F), gated(room.first, room.second, F)), meet();
+    for (const Hit* hit = from; hit < to; ++hit)
+      multiply(room.of(room.inner, hit->begin - first, hit->end - first, F), hit->down, room.rows + (hit->begin - first) * D);
+    meet();
+    over_rows(D / WIDE, num * WIDE * 8, [&](int64_t begin, int64_t end) {
+      for (int64_t p = first; p < first + num; ++p)
+        add_share(room.rows + (p - first) * D, weights[pairs[p].place], begin * WIDE, end * WIDE, &totals[pairs[p].token * D]);
+    });
+    meet();
   };
-  const auto closed = [&](int64_t num) { write(room.of(room.inner, 0, num, F), gated(room.first, room.second, F)), meet(); };
   Team(8 + 6 * hits.size(), bytes).run([&] {
     if (whole) write(tokens.rows, copied(x, D)), meet();
-    if (many) {
-      for (const Hit& hit : hits) {
-        const int64_t num = hit.end - hit.begin;
-        tokens.copy(pairs, hit.begin, room.of(room.rows, 0, num, D)), meet();
-        opened(hit, 0, num), meet();
-        closed(num);
-        multiply(room.of(room.inner, 0, num, F), hit.down, room.rows), meet();
-        over_rows(D / WIDE, num * WIDE * 8, [&](int64_t begin, int64_t end) {
-          for (int64_t p = hit.begin; p < hit.end; ++p)
-            add_share(room.rows + (p - hit.begin) * D, weights[pairs[p].place], begin * WIDE, end * WIDE, &totals[pairs[p].token * D]);
-        });
-        meet();
-      }
-    } else {
-      tokens.copy(pairs, 0, room.of(room.rows, 0, P, D)), meet();
-      for (const Hit& hit : hits) opened(hit, hit.begin, hit.end);
-      meet();
-      closed(P);
-      for (const Hit& hit : hits) multiply(room.of(room.inner, hit.begin, hit.end, F), hit.down, room.rows + hit.begin * D);
-      meet();
-    }
-    over_rows(num_tokens, D * 64, [&](int64_t begin, int64_t end) {
-      std::vector<float> total(many ? 0 : D);
-      for (int64_t t = begin; t < end; ++t) {
-        float* all = many ? &totals[t * D] : total.data();
-        if (!many) {
-          std::fill(total.begin(), total.end(), 0.0f);
-          for (int64_t p : mine[t]) add_share(room.rows + p * D, weights[pairs[p].place], 0, D, all);
-        }
-        for (int64_t d = 0; d < D; d += WIDE) store(out + t * D + d, load<Wide>(all + d));
-      }
+    const Hit *begin = hits.data(), *end = begin + hits.size();
+    for (const Hit* hit = begin; many && hit < end; ++hit) pass(hit, hit + 1);
+    if (!many) pass(begin, end);
+    over_rows(num_tokens * D / WIDE, WIDE * 8, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin * WIDE; i < end * WIDE; i += WIDE) store(out + i, load<Wide>(&totals[i]));
     });
   });
 }

@@ -803,6 +803,7 @@ void byte_tiles(const int8_t* q, const float* a, const int8_t* w, Scales scales,
     }
   });
 }
+
 #if defined(__AVX512BF16__)
 // M rows of x, `wide` bytes apart, with a tile of pairs: out (M, TILE).
 template <int M>
@@ -824,11 +825,8 @@ void pair_tiles(const BFloat16* x, const BFloat16* w, BFloat16* y, Shape s) {
     });
     rows = copy;
   }
-  constexpr auto ones = [] {
-    std::array<float, ROWS> all{};
-    for (float& one : all) one = 1;
-    return all;
-  }();
+  constexpr float ones[] = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1};  // products are not scaled
+  static_assert(std::size(ones) == ROWS);
   over_rows((N + TILE - 1) / TILE, TILE * size, [&](int64_t begin, int64_t end) {
     uint8_t* tile = kept<ForTiles, uint8_t>(TILE * size);
     alignas(LINE) float out[ROWS * TILE];
@@ -839,7 +837,7 @@ void pair_tiles(const BFloat16* x, const BFloat16* w, BFloat16* y, Shape s) {
       in_tiles(s.M, [&](auto M, int64_t m) {
         to.ask<M()>(m, n);
         pair_tile<M()>(rows + m * wide, wide, tile, size, out);
-        put_rows(out, TILE, M(), std::min<int64_t>(TILE, N - n), ones.data(), to, m, n);
+        put_rows(out, TILE, M(), std::min<int64_t>(TILE, N - n), ones, to, m, n);
       });
     }
   });
